@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -41,6 +41,8 @@ class Subject(NamedTuple):
     """Whether a prior is part of it."""
     weights: Mapping[str, float] = MappingProxyType({})
     """Of a detector's components: what their standard deviations were multiplied by."""
+    made_of: tuple[str, Callable[[float], float]] | None = None
+    """Of a function of one column that can be undone, such as log1p: that column, and what undoes it."""
     behind: tuple[str, ...] | None = None
     """Of a column that is the score itself: the columns that it is made of."""
 

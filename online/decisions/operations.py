@@ -83,6 +83,7 @@ _NO_POSITIVE: Final = "no {kind}{positive} known at {this} yet"
 _NO_RUN: Final = "no run of known {kind}{positives} at {this}"
 _NO_NEGATIVE: Final = "no event of {this} known to be no {positive} yet"
 _NO_GAP: Final = "no time from one {one} of {this} to the next known{span_or_yet}"
+_NO_TREND: Final = "no change known of the time from one {one} of {this} to the next{span_or_yet}"
 _OF_VALUE: Final = "{this}'s {adjective}%s {subject} is {shown}{usually}"
 _SURPRISE: Final = "%s of {this}'s {subject} surprises by {shown}{usually}"
 # Of labels: ``since_...`` counts from when a label became known, ``run_since_...`` from its event.
@@ -107,7 +108,7 @@ OPERATIONS: Final[dict[Of, dict[str, Operation]]] = {
             "the time from one {one} of {this} to the next{span} varies by {shown}{usually}", duration, _NO_GAP
         ),
         "gap_trend": Operation(
-            "the time from one {one} of {this} to the next{span} is lately {shown} what it was", times, _NO_GAP
+            "the time from one {one} of {this} to the next{span} is lately {shown} what it was", times, _NO_TREND
         ),
         "distinct": Operation("about {shown} different {subjects} of {this}{span}{usually}", whole),
         "over_mean": Operation(
@@ -121,12 +122,10 @@ OPERATIONS: Final[dict[Of, dict[str, Operation]]] = {
         "count": Operation("{shown} {kind}{noun} {known} at {this}{span}{usually}", plain),
         "positives": Operation("{shown} {kind}{counted} {known} at {this}{span}{usually}", plain),
         "share": Operation(
-            "{estimated}{shown} of {kind}labels that {known} at {this}{span} are {positives}{usually}", percent
+            "{estimated}{shown} of {kind}labels that {known} at {this}{span} are {are}{usually}", percent
         ),
         "last": Operation("the last {kind}label known at {this} says {verdict}", plain),
-        "ewmean": Operation(
-            "{shown} of {kind}labels at {this} are {positives}, newer ones counting more{usually}", percent
-        ),
+        "ewmean": Operation("{shown} of {kind}labels at {this} are {are}, newer ones counting more{usually}", percent),
         "since_last": Operation("{shown} since a {kind}label of {this} became known{usually}", duration),
         "since_positive": Operation(
             "{shown} since {this}'s last {kind}{positive} became known{usually}", duration, _NO_POSITIVE
@@ -148,7 +147,9 @@ OPERATIONS: Final[dict[Of, dict[str, Operation]]] = {
     },
     "anomaly": {
         "": Operation("{this}'s {subject} has an anomaly score of {shown} of 1{usually}", plain),
-        "expected": Operation("{this}'s {subject} was expected to be {shown}{usually}"),
+        "expected": Operation(
+            "{this}'s {subject} was expected to be {shown}{usually}", None, "no earlier {subject} of {this} to go by"
+        ),
         "level": Operation(_SURPRISE % "the level", deviations),
         "change": Operation(_SURPRISE % "the last step", deviations),
         "spread": Operation(_SURPRISE % "the roughness", deviations),

@@ -97,15 +97,19 @@ class ReasonWriter:
         self.features = features
         self.policy = policy or ReasonPolicy()
         self.entity = entity
-        self._names = [FeatureName.parse(name, subjects) for name in features]
+        self._own = [FeatureName.parse(name, subjects) for name in features]
+        # A value that is log1p of a feature is told as that feature.
+        made_of = [(n, n.declared.made_of if n.declared and not n.missing else None) for n in self._own]
+        self._names = [FeatureName.parse(made[0], subjects) if made else n for n, made in made_of]
+        self._back = {c: made[1] for c, (_, made) in enumerate(made_of) if made}
         self._column = {name: column for column, name in enumerate(features)}
         self._templates = self._resolve(templates or {})
-        self._indicated = indicated(self._names, self._column)
-        self._stems = [(n.entity, n.subject, absent_of(n)) if n.entity else None for n in self._names]
+        self._indicated = indicated(self._own, self._column)
+        self._stems = [(n.entity, n.subject, absent_of(n)) if n.entity else None for n in self._own]
         self._behind = {
             c: [self._column[part] for part in n.declared.behind if part in self._column]
-            for c, n in enumerate(self._names)
-            if n.declared is not None and n.declared.behind is not None
+            for c, n in enumerate(self._own)
+            if n.declared is not None and n.declared.behind is not None and not n.op
         }
         counts = [(n.entity, n.subject, n.op) if n.window and not n.missing else n.full for n in self._names]
         number = {count: g for g, count in enumerate(dict.fromkeys(counts))}
@@ -149,7 +153,8 @@ class ReasonWriter:
         raised = np.maximum(np.bincount(self._group, added, len(self._members)), 0.0)
         least = max(self.policy.min_contribution, self.policy.min_share * float(raised.sum()))
         # The window that added most speaks for all of its count.
-        first = np.array([max(members, key=lambda c: (added[c], -self._rank[c])) for members in self._members])
+        ordered = np.lexsort((self._rank, -added))
+        first = ordered[np.unique(self._group[ordered], return_index=True)[1]]
         order = np.lexsort((self._rank[first], -raised, row.shares[first] > _USUAL))
         told: dict[str, Reason] = {}
         for group in order.tolist():
@@ -170,37 +175,43 @@ class ReasonWriter:
         return min(same, key=lambda c: self._names[c].span_s if shortest else -self._names[c].span_s)
 
     def _reason(self, column: int, row: _Row, contribution: float) -> Reason:
-        name, value = self._names[column], float(row.values[column])
-        if row.missing[column] or (name.missing and value > 0.0):
+        own, value = self._own[column], float(row.values[column])
+        if row.missing[column] or (own.missing and (value > 0.0 or row.missing[self._indicated.get(column, [])].any())):
             # A missing value is 0 in the matrix; what raises the score is that it is missing.
-            text = missing_sentence(self._fact(self._widest(column, row), row, contribution))
-            return Reason(name.full, value if name.missing else 0.0, contribution, text)
+            text = missing_sentence(self._fact(self._widest(column, row), row, contribution, missing=True))
+            return Reason(own.full, value if own.missing else 0.0, contribution, text)
         if (template := self._templates.get(column)) is not None:
-            text = self._fill(template, name, value, float(row.typical[column]))
+            text = self._fill(template, own, value, float(row.typical[column]))
+            text = f"not {text}" if own.declared and own.declared.flag and value <= 0.0 else text
         else:
             text = sentence(self._fact(column, row, contribution))
         known = [c for c in self._behind.get(column, ()) if not row.missing[c]]
         if known:
             part = min(known, key=lambda c: (row.shares[c], -row.values[c], self._rank[c]))
             text += f": {self._reason(part, row, contribution).text}"
-        return Reason(name.full, value, contribution, text)
+        return Reason(own.full, value, contribution, text)
 
     def _widest(self, column: int, row: _Row) -> int:
-        """The missing column that says the most of what is missing: nothing known at all, or in the longest window."""
-        missing = [c for c in self._indicated.get(column, ()) if row.missing[c]]
-        column = missing[0] if missing else column
-        name = self._names[column]
-        stem = (name.entity, name.subject, absent_of(name))
-        same = [c for c in np.flatnonzero(row.missing).tolist() if self._stems[c] == stem] if name.entity else []
-        return max([column, *same], key=lambda c: self._names[c].span_s)
+        """The missing column that says the most of what is missing: no entity, nothing known, or the longest window."""
+        absent = [c for c in self._indicated.get(column, ()) if row.missing[c]]
+        column = absent[0] if absent else column
+        name = self._own[column]
+        if name.entity is None:
+            return column
+        missing = [column, *np.flatnonzero(row.missing).tolist()]
+        unnamed = [c for c in missing if self._own[c].entity == name.entity and self._own[c].op in ALWAYS_KNOWN]
+        same = [c for c in missing if self._stems[c] == self._stems[column]]
+        return unnamed[0] if unnamed else max(same, key=lambda c: self._own[c].span_s)
 
-    def _fact(self, column: int, row: _Row, contribution: float) -> Fact:
-        name = self._names[column]
-        # An aggregate called amount need not be of the column amount, so the task's word goes before the name.
-        own = self._column.get((name.declared.value or "") if name.declared else name.subject)
-        subject = math.nan if own is None or row.missing[own] else float(row.values[own])
-        other = self.entity is not None and name.entity != self.entity
+    def _fact(self, column: int, row: _Row, contribution: float, *, missing: bool = False) -> Fact:
         value, typical = float(row.values[column]), float(row.typical[column])
+        name = self._own[column] if missing else self._names[column]
+        if not missing and (back := self._back.get(column)) is not None:
+            value, typical = back(value), back(typical)
+        # An aggregate called amount need not be of the column amount, so the task's word goes before the name.
+        at = self._column.get((name.declared.value or "") if name.declared else name.subject)
+        subject = math.nan if at is None or row.missing[at] else float(row.values[at])
+        other = self.entity is not None and name.entity != self.entity
         return Fact(name, value, contribution, typical, subject, self.policy.positive, other)
 
     def _resolve(self, templates: Mapping[str, str]) -> dict[int, str]:

@@ -97,7 +97,7 @@ def absent_of(name: FeatureName) -> str:
 
 def _known_sentence(fact: Fact) -> str:
     said = missing_sentence(fact).removesuffix("is missing")
-    return f"{said}is known" if fact.name.entity is None else said.removeprefix("no ").removesuffix(" yet")
+    return f"{said}is known" if fact.name.entity is None else f"some {said.removeprefix('no ').removesuffix(' yet')}"
 
 
 def _weightless(fact: Fact) -> Fact:
@@ -125,7 +125,7 @@ def _filled(template: str, fact: Fact) -> str:
         own=own,
         shown=show(value),
         usually=fact.usually(show),
-        noun=name.one if value == 1 else name.noun,
+        noun=name.one if show(value) == "1" else name.noun,
         one=name.one,
         kind=f"{words(name.subject)} " if declared.chosen else "",
         known="became known" if name.span else "known",
@@ -133,8 +133,9 @@ def _filled(template: str, fact: Fact) -> str:
         least=words(_value_of(name, "value")),
         positive=fact.positive,
         positives=many,
+        are=many.removesuffix(" labels"),
         counted=fact.positive if value == 1 else many,
-        verdict=fact.positive if value > 0 else f"no {fact.positive}",
+        verdict=fact.positive.removesuffix(" label") if value > 0 else f"no {fact.positive}",
     )
 
 
@@ -171,7 +172,8 @@ def _odds(logit: float) -> str:
 def _column(fact: Fact) -> str:
     subject, value = fact.name.subject, fact.value
     if subject == "hour":
-        return f"at {int(value) % 24:02d}:{int(value % 1 * 60):02d}"
+        minutes = int(value * 60.0 + 1e-6)  # 11.7 h is 702 minutes, if not to the last bit
+        return f"at {minutes // 60 % 24:02d}:{minutes % 60:02d}"
     if subject in ("night", "weekend"):
         when = "at night" if subject == "night" else "on a weekend"
         return when if value > 0 else f"not {when}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from weir.online.anomaly.detector import build_detector
 from weir.online.decisions.feature_name import FeatureName, Subject
@@ -14,6 +15,12 @@ from weir.online.features.timecolumns import TIME_COLUMNS
 from weir.online.learners.factory import LearnerSpec
 from weir.online.task.spec import TaskSpec
 
+_UNDONE: dict[str, Callable[[float], float]] = {
+    "log": lambda value: math.exp(min(value, 700.0)),
+    "log1p": lambda value: math.expm1(min(value, 700.0)),
+    "log10": lambda value: float(10.0 ** min(value, 300.0)),
+    "sqrt": lambda value: value * value,
+}
 _KEEPS_UNIT = ("abs", "ceil", "clip", "floor", "max", "min", "or_else", "round", "where")
 
 
@@ -45,10 +52,12 @@ def subjects_of(task: TaskSpec) -> dict[str, Subject]:
                 "anomaly", d.value, given=_given(d.value, d.name), weights=weights
             )
     for name, source in task.values.items():
-        flag = isinstance(_parsed(source), ast.Compare | ast.BoolOp) or source.startswith(("not ", "isnan("))
-        found[name] = Subject(value=source, unit_s=_unit_of(source, task), flag=flag)
+        tree = _parsed(source)
+        found[name] = Subject(
+            value=source, unit_s=_unit_of(source, task), flag=_is_flag(tree), made_of=_undone(tree, task)
+        )
     for name in _scores(task.model):
-        found[name] = found.get(name, Subject())._replace(behind=tuple(_behind(name, task)))
+        found[name] = found.get(name, Subject())._replace(made_of=None, behind=tuple(_behind(name, task)))
     return found
 
 
@@ -61,10 +70,40 @@ def _given(source: str | None, name: str) -> str:
     if source is None or source in TIME_COLUMNS:
         return ""
     tree = _parsed(source)
-    if isinstance(tree, ast.Compare | ast.BoolOp | ast.Constant) or source.startswith(("or_else(", "isnan(")):
+    if isinstance(tree, ast.Constant) or source.startswith("or_else(") or _is_flag(tree):
         return ""
     column = re.fullmatch(r"hash\((\w+)\)|(\w+)", source)
     return (column[1] or column[2]) if column else name
+
+
+def _is_flag(tree: ast.expr) -> bool:
+    """Whether an expression says yes or no, or nothing."""
+    match tree:
+        case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()) | ast.Call(func=ast.Name(id="isnan")):
+            return True
+        case ast.IfExp(body=a, orelse=b) | ast.Call(func=ast.Name(id="where"), args=[_, a, b]):
+            said = [part for part in (a, b) if ast.unparse(part) != "nan()"]
+            return bool(said) and all(map(_is_flag, said))
+    return False
+
+
+def _undone(tree: ast.expr, task: TaskSpec) -> tuple[str, Callable[[float], float]] | None:
+    """The one column that a value is a function of, and what gives it back."""
+    match tree:
+        case ast.Name(id=name) if name in task.values:
+            return _undone(_parsed(task.values[name]), task) or (name, float)
+        case ast.Name() | ast.Attribute():
+            return ast.unparse(tree), float
+        case ast.Call(func=ast.Name(id=function), args=[inner]) if function in _UNDONE:
+            back = _UNDONE[function]
+        case ast.BinOp(left=inner, op=ast.Div(), right=ast.Constant(value=int() | float() as by)) if by:
+            back = lambda value: value * by  # noqa: E731
+        case ast.BinOp(left=inner, op=ast.Mult(), right=ast.Constant(value=int() | float() as by)) if by:
+            back = lambda value: value / by  # noqa: E731
+        case _:
+            return None
+    made = _undone(inner, task)
+    return made and (made[0], lambda value: made[1](back(value)))
 
 
 def _scores(model: LearnerSpec) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from weir.online.decisions.reasons import ReasonPolicy, ReasonWriter
 from weir.online.decisions.typical import TypicalValues
 from weir.online.errors import StateError, TaskError
+from weir.online.task.reason_subjects import subjects_of
+from weir.online.task.spec import TaskSpec
 
 DAY = 86400.0
 
@@ -152,3 +155,87 @@ def test_usual_values_know_the_shared_indicator_of_a_window() -> None:
     assert usual.values().tolist() == [9.0, 0.0, 1.0]
     with pytest.raises(StateError, match="other features"):
         TypicalValues(("b",)).restore(usual.snapshot())
+
+
+def counted(contributions: tuple[float, ...], values: tuple[float, ...]) -> list[tuple[str, float]]:
+    names = ("user.visits_count_1h", "user.visits_count_1d", "user.visits_count_7d", "amount")
+    writer = ReasonWriter(names, ReasonPolicy(top=3))
+    (reasons,) = writer.write(np.array([values]), np.array([contributions]))
+    return [(reason.text, round(reason.contribution, 9)) for reason in reasons]
+
+
+def test_windows_of_one_count_are_one_reason_the_one_that_says_most() -> None:
+    """What the windows added together counts; of equal values the shortest says most, of none the longest."""
+    assert counted((0.4, 0.9, 0.5, 0.2), (3.0, 3.0, 8.0, 5.0)) == [("3 visits in 1 h", 1.8), ("amount is 5.00", 0.2)]
+    assert counted((0.4, 0.1, 0.2, 0.0), (0.0, 0.0, 2.0, 5.0)) == [("0 visits in 1 d", 0.7)]
+    assert counted((0.9, -0.5, -0.5, 0.2), (3.0, 3.0, 8.0, 5.0)) == [("amount is 5.00", 0.2)]
+
+
+def test_what_is_missing_is_one_reason_the_one_that_says_most() -> None:
+    names = ("user.amount_mean_1d", "user.amount_max_7d", "user.amount_last", "shop.risk_share_7d")
+    (reasons,) = ReasonWriter(names, ReasonPolicy(top=4)).write(np.array([[-0.0, -0.0, 0.0, -0.0]]), np.ones((1, 4)))
+    assert {reason.text for reason in reasons} == {
+        "no earlier amount known of this user in 7 d",
+        "this user's last amount is 0.00",
+        "no label became known at this shop in 7 d",
+    }
+
+
+def test_what_holds_for_many_is_told_after_what_does_not() -> None:
+    usual, writer = TypicalValues(("night", "amount"), every=1), ReasonWriter(("night", "amount"))
+    usual.update(np.array([[0.0, float(k)] for k in range(100)]))
+    x, added = np.array([[0.0, 97.0], [0.0, 50.0], [1.0, 50.0]]), np.array([[2.0, 0.3]] * 3)
+    told = writer.write(x, added, usual.values(), usual.shares(x))
+    assert [[reason.feature for reason in reasons] for reasons in told] == [
+        ["amount", "night"],
+        ["night", "amount"],
+        ["night", "amount"],
+    ]
+
+
+def task_with(values: dict[str, str], model: Mapping[str, object], inputs: list[str]) -> TaskSpec:
+    machine = {
+        "name": "machine",
+        "key": "device_id",
+        "aggregates": [{"name": "readings", "ops": ["count", "since_last"], "windows": ["1d"]}],
+        "anomalies": [{"name": "heat", "value": "temperature"}, {"name": "shake", "value": "vibration"}],
+    }
+    document = {"name": "t", "stream": "device-events", "entity": "machine", "entities": [machine]}
+    return TaskSpec.model_validate(document | {"values": values, "model": model, "inputs": inputs})
+
+
+def told_of(task: TaskSpec, **values: float) -> str:
+    writer = ReasonWriter(tuple(values), entity="machine", subjects=subjects_of(task))
+    ((reason,),) = writer.write(np.array([[*values.values()]]), np.eye(1, len(values)))
+    return reason.text
+
+
+def test_a_score_that_is_a_column_tells_what_is_behind_it() -> None:
+    odd, column = {"odd": "max(machine.heat, machine.shake)"}, {"kind": "column", "params": {"column": "odd"}}
+    both = {"machine.heat": 0.2, "machine.shake": 0.978}
+    task = task_with(odd, column, ["odd", "machine.*"])
+    says = "the detector's score is 0.978"
+    assert told_of(task, odd=0.978) == says
+    assert told_of(task, odd=0.978, **both) == (f"{says}: this machine's vibration has an anomaly score of 0.978 of 1")
+    one = {"kind": "column", "params": {"column": "machine.heat"}}
+    assert told_of(task_with({}, one, ["machine.*"]), **{"machine.heat": 0.9, "machine.heat_level": 2.0}) == (
+        "this machine's temperature has an anomaly score of 0.9 of 1: "
+        "the level of this machine's temperature surprises by 8.0 standard deviations"
+    )
+
+
+def test_a_value_is_told_in_its_unit_and_as_what_it_is_made_of() -> None:
+    values = {
+        "quiet": "or_else(machine.readings_since_last, 0)",
+        "days": "log1p(machine.readings_since_last / 86400)",
+        "busy": "log1p(machine.readings_count_1d)",
+        "hot": "temperature > 70",
+        "jump": "temperature - 20",
+    }
+    task = task_with(values, {"kind": "logistic"}, ["*"])
+    assert told_of(task, quiet=7200.0) == "quiet is 2 h"
+    assert told_of(task, days=math.log1p(2.0)) == "2 d since this machine's last reading"
+    assert told_of(task, busy=math.log1p(1.0)) == "1 reading in 1 d"
+    assert [told_of(task, hot=1.0), told_of(task, hot=0.0)] == ["hot", "not hot"]
+    assert told_of(task, jump=3.0) == "jump is 3"
+    assert told_of(task, days=-0.0) == "days is missing"

@@ -54,7 +54,7 @@ TASK = TaskSpec.model_validate(
 )
 TOLD: dict[str, tuple[float, str]] = {
     "amount": (512.0, "amount is 512.00"),
-    "entropy": (7.5, "entropy is 7.5"),
+    "entropy": (7.5, "amount is 1,808.04"),
     "ts": (1.7e9, "on 2023-11-14T22:13:20"),
     "day": (19_675.0, "on 2023-11-14"),
     "hour": (3.2, "at 03:12"),
@@ -148,7 +148,9 @@ ABSENT = {
     "shop.risk_7d": "no label became known at this shop in 7 d",
     "user.paid_gap_mean_30d": "no time from one event with amount of this user to the next known in 30 d",
     "user.paid_gap_std_30d": "no time from one event with amount of this user to the next known in 30 d",
-    "user.paid_gap_trend_30d": "no time from one event with amount of this user to the next known in 30 d",
+    "user.paid_gap_trend_30d": (
+        "no change known of the time from one event with amount of this user to the next in 30 d"
+    ),
     "user.life_ever": "no earlier life known of this user yet",
     "user.life_10s": "no earlier life known of this user in 10 s",
     "user.pace_gap_mean": "no time from one event of this user to the next known yet",
@@ -202,9 +204,9 @@ def test_what_is_missing_is_told_as_missing(name: str) -> None:
 
 def test_each_feature_that_can_be_missing_finds_its_indicator() -> None:
     columns = {name: k for k, name in enumerate(SEEN)}
-    found = {indicator_of(name, columns) for name in WRITER._names}
+    found = {indicator_of(name, columns) for name in WRITER._own}
     assert {SEEN[k] for k in found if k is not None} == {name for name in SEEN if name.endswith("_missing")}
-    for name in ("shop.risk_run_min", "shop.risk_run_since_first", "user.heat_level", "user.heat_expected"):
+    for name in ("shop.risk_run_min", "shop.risk_run_since_first", "user.heat_level"):
         stem = "shop.risk_run" if "run" in name else "user.heat"
         assert say(**{name: 0.0, f"{stem}_missing": 1.0}) == ABSENT[stem]
 
