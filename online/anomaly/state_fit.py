@@ -33,8 +33,7 @@ from weir.online.jit import njit
 
 Floats = NDArray[np.float64]
 
-FARTHEST = 1e3
-"""Limit of one view, in its scales: a constant sensor that moves has nearly none."""
+_FAR = 10.0  # scales of a view beyond which it grows by its logarithm: a constant sensor that moves has nearly no scale
 LEAST_KEPT = 30
 """Kept rows without which nothing is learned, of an entity or of a sensor."""
 _PARTS = 4
@@ -94,7 +93,8 @@ def measure(state: State, level: Floats, step: Floats, gap: Floats, z: Floats) -
         z[2, j] = np.log(step[j] + learned[j, STEP_FLOOR])
         for v in range(VIEWS):
             z[v, j] = (z[v, j] - learned[j, VIEW + 2 * v]) / learned[j, VIEW + 2 * v + 1]
-            z[v, j] = min(max(z[v, j], -FARTHEST), FARTHEST)
+            if abs(z[v, j]) > _FAR:
+                z[v, j] = np.sign(z[v, j]) * _FAR * (1.0 + np.log(abs(z[v, j]) / _FAR))
             total += z[v, j] ** 4
     return float(total**0.25)
 
@@ -153,14 +153,16 @@ def fit(state: State, shrinkage: float) -> None:
 
 @njit(cache=True)
 def p_value(state: State, distance: float) -> float:
-    """Share of the reference at least as far, the row itself counted; beyond all of it the tail falls by the 4th power.
+    """Share of the reference at least as far, the row itself counted; beyond all of it the tail falls by the 3rd power.
 
-    The tail is no promise: it keeps the order of what is farther than everything in the reference.
+    Between two rows of the reference it is interpolated. The tail is no promise: it keeps the order of what is farther
+    than everything in the reference.
     """
     n = int(state.head[KEPT])
     known = state.calibration[:n]
-    farther = n - np.searchsorted(known, np.float32(distance))
-    p = (1.0 + farther) / (n + 1.0)
-    if distance > known[n - 1]:
-        p *= (known[n - 1] / distance) ** 4
-    return float(p)
+    nearer = np.searchsorted(known, np.float32(distance))
+    if nearer == n:
+        return float(((1.0 + known[n - 1]) / (1.0 + distance)) ** 3 / (n + 1.0))
+    below = known[nearer - 1] if nearer > 0 else 0.0
+    between = (known[nearer] - distance) / max(known[nearer] - below, 1e-12)
+    return float(min((1.0 + n - nearer + between) / (n + 1.0), 1.0))
