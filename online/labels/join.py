@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any, Final, NamedTuple, cast
@@ -13,7 +14,7 @@ from weir.online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector
 from weir.online.digests import Digests, digests, pair_digests
 from weir.online.errors import UNREADABLE, StateError
 from weir.online.labels.join_policy import JoinPolicy, JoinResult, JoinStats
-from weir.online.labels.kernel import UNLABELLED, chain, claim, exchange, link
+from weir.online.labels.kernel import COUNTED, UNLABELLED, WAITS, chain, claim, exchange, link
 from weir.online.labels.logged_rows import FEATURES, SCORE, Columns, LoggedRows, StoredPiece
 from weir.online.labels.upgrade import is_old, upgraded
 from weir.online.labels.waiting import PendingLabels, StoredWaiting, unpacked
@@ -30,11 +31,16 @@ class _Pairs(NamedTuple):
     weight: FloatVector
     known_at: FloatVector
     before: IntVector
-    """How many examples the row had made."""
+    """How many labels the row had had."""
+    new: BoolVector
+    """The label is: no second mention, at the maturity of the row."""
+    ripe: BoolVector
+    """To be learned now."""
 
     def take(self, at: IntVector | BoolVector) -> _Pairs:
         """Some of them."""
-        return _Pairs(self.rows[at], self.y[at], self.weight[at], self.known_at[at], self.before[at])
+        columns: list[Any] = [column[at] for column in self]
+        return _Pairs(*columns)
 
 
 class RowsToRead(NamedTuple):
@@ -76,6 +82,10 @@ class LabelJoiner:
       so results do not depend on batch cuts. A row whose clock was ahead is as old as the watermark was at its arrival.
     - With ``negative_after_s`` an event becomes a negative, in arrival order, when the watermark has moved that far
       since it was logged without a label for it.
+    - With ``matures`` an event is learned when its ``ripens_s`` (``keep_s`` at most) have passed since: a label known
+      sooner is told at once and learned then, with the last value said by then. So a value that becomes known sooner
+      than the other is not learned more often (what learning at once costs: Chapelle, 2014, "Modeling delayed feedback
+      in display advertising").
 
     What waits is an index of some 60 bytes a prediction. What was logged with it stays in memory too, unless it has an
     offset, and so can be read back: then the newest rows do, and before a step the caller brings the others that the
@@ -88,6 +98,7 @@ class LabelJoiner:
     n_extra : E, columns of the opaque ``extra`` matrix logged with each prediction.
     entities : names of the secondary identifiers logged with each prediction.
     unlogged : so many extra columns, the first ones, cannot be read back; they are part of the index.
+    matures : whether each prediction says after what event time it is learned at the earliest (``ripens_s``).
 
     Examples
     --------
@@ -108,8 +119,9 @@ class LabelJoiner:
         n_extra: int = 0,
         entities: tuple[str, ...] = (),
         unlogged: int = 0,
+        matures: bool = False,
     ) -> None:
-        self.policy = policy
+        self.policy, self.matures = policy, matures
         self.n_features, self.n_extra, self.entities, self.unlogged = n_features, n_extra, entities, unlogged
         self.watermark = -np.inf
         self.cap: int | None = None
@@ -119,8 +131,9 @@ class LabelJoiner:
         self._stats = JoinStats()
         self._last_mark = self._cut_mark = -np.inf
         self._next_negative = 0
+        self._ripening = list[tuple[float, int]]()  # a heap: when rows that wait are mature
         self._ranged = policy.match == "entity_range"
-        self._columns = _columns_of(unlogged, self._ranged)
+        self._columns = _columns_of(unlogged, self._ranged, matures)
         self._index = NumberedRows(self._columns)
         self._by_event = RowIndex(self._index)
         self._by_entity = RowIndex(self._index, "entity") if self._ranged else None
@@ -177,6 +190,7 @@ class LabelJoiner:
         entities: dict[str, list[str | None]] | None = None,
         marks: FloatVector | None = None,
         offsets: IntVector | None = None,
+        ripens_s: FloatVector | None = None,
     ) -> JoinResult:
         """Keep what was scored and return the examples of labels that had come before.
 
@@ -187,6 +201,7 @@ class LabelJoiner:
         entities : secondary identifiers by name; a missing one is absent in all rows.
         marks : ``(n,)`` watermark at each row; the largest prediction time so far when not given.
         offsets : ``(n,)`` by which each can be read back; without them all stay in memory.
+        ripens_s : ``(n,)`` event time after which each is learned at the earliest, where the joiner ``matures``.
 
         Raises
         ------
@@ -203,11 +218,12 @@ class LabelJoiner:
             predictions, marks, events, extra = predictions.take(rows), marks[rows], events[rows], extra[rows]
             columns = [[column[i] for i in rows.tolist()] for column in columns]
             offsets = None if offsets is None else offsets[rows]
+            ripens_s = None if ripens_s is None else ripens_s[rows]
         first = self._index.stop - len(rows)
         owners = digests(predictions.entity_id) if self._ranged else None
-        self._append(first, predictions, marks, extra, columns, offsets, owners)
+        self._append(first, predictions, marks, extra, columns, offsets, owners, ripens_s)
         pairs, positions = self._meet_waiting(events, owners, predictions.ts, marks, first)
-        joined = self._emit(self._with_negatives(pairs, positions, marks, first))
+        joined = self._emit(self._with_due(pairs, positions, marks, first))
         self._free()
         return joined
 
@@ -223,6 +239,7 @@ class LabelJoiner:
                 self._index.buffers["mark"] = self._index.buffers["mark"].copy()  # a snapshot may hold the old one
                 held = self._index["mark"]
                 held[held == -np.inf] = began
+                self._find_waiting()
         return marks
 
     def _check(
@@ -276,6 +293,7 @@ class LabelJoiner:
         columns: list[list[str | None]],
         offsets: IntVector | None,
         owners: Digests | None,
+        ripens_s: FloatVector | None,
     ) -> None:
         """Fill in the rest of rows that were claimed."""
         n, index, k = len(batch), self._index, self.unlogged
@@ -286,6 +304,8 @@ class LabelJoiner:
             "offset": -1 if offsets is None else offsets,
             "unlogged": extra[:, :k],
             "entity": owners,
+            "weight": 1.0,
+            "ripens_s": 0.0 if ripens_s is None else np.minimum(ripens_s, self.policy.keep_s),
         }
         start = first - index.base
         for name in self._columns.keys() & filled.keys():
@@ -315,11 +335,12 @@ class LabelJoiner:
             numbers.append(room.meet(events[i : i + 1], entity, float(ts[i]), float(marks[i]) - wait_s, range_s))
             counts.append(len(numbers[-1]))
         if not sum(counts):
-            return _Pairs(_NO_ROWS, np.empty(0, np.bool_), np.empty(0), np.empty(0), _NO_ROWS), _NO_ROWS
+            return self._exchange(_NO_ROWS, np.empty(0, np.bool_), *[np.empty(0)] * 3)[0], _NO_ROWS
         positions = np.repeat(concerned, counts)
         value, weight, known_at = room.columns(np.concatenate(numbers))
         arrived = np.where(marks > -np.inf, np.minimum(ts, marks), ts)[positions]
-        pairs, told = self._exchange(first + positions, value, weight, np.maximum(known_at, arrived))
+        known_at, now = np.maximum(known_at, arrived), np.maximum(known_at, marks[positions])
+        pairs, told = self._exchange(first + positions, value, weight, known_at, now)
         return pairs, positions[~told]
 
     # -- labels --------------------------------------------------------------------------------------------------
@@ -340,7 +361,8 @@ class LabelJoiner:
         events, named = _event_digests(labels)
         owners = digests(labels.entity_id) if len(labels) else events
         rows, of = self._find(labels.ts, events, owners, named)
-        joined = self._emit(self._exchange(rows, labels.value[of], labels.weight[of], known[of])[0])
+        now = np.maximum(known[of], self.watermark)
+        joined = self._emit(self._exchange(rows, labels.value[of], labels.weight[of], known[of], now)[0])
         self._let_wait(labels, known, events, owners, named, np.isin(np.arange(len(labels)), of))
         self._free()
         return joined
@@ -395,17 +417,33 @@ class LabelJoiner:
         live[live] = kept >= self.watermark - self.policy.keep_s
         return live
 
+    def _give(
+        self, rows: IntVector, y: BoolVector, weight: FloatVector, known_at: FloatVector, now: FloatVector
+    ) -> tuple[_Pairs, BoolVector]:
+        """Give rows labels, in order, each at a time ``now``; the pairs that are news, and which labels were none."""
+        index, before, at = self._index, np.empty(len(rows), np.uint32), rows - self._index.base
+        ripe_at = self._ripe_at(rows) if self.matures else now
+        exchange(index.buffers["state"], at, y.astype(np.uint32), now < ripe_at, before)
+        ripe = (now >= ripe_at) & ((before & WAITS) == 0)
+        told, new = (before & 3) == y, (before & 3) == UNLABELLED
+        if not ripe.all():
+            index.buffers["weight"][at[~told]] = weight[~told]
+            for i in np.flatnonzero(~ripe & ~told & ((before & WAITS) == 0)).tolist():
+                self._stats.early += bool(new[i])
+                heapq.heappush(self._ripening, (float(ripe_at[i]), int(rows[i])))
+        count = ((before & COUNTED) >> 2).astype(np.int64)
+        return _Pairs(rows, y, weight, known_at, count, np.ones(len(rows), np.bool_), ripe).take(~told), told
+
     def _exchange(
-        self, rows: IntVector, y: BoolVector, weight: FloatVector, known_at: FloatVector
+        self, rows: IntVector, y: BoolVector, weight: FloatVector, known_at: FloatVector, now: FloatVector
     ) -> tuple[_Pairs, BoolVector]:
         """Give rows their labels, in order; the pairs that say something new, and which labels did not."""
-        index, before = self._index, np.empty(len(rows), np.uint32)
-        exchange(index.buffers["state"], rows - index.base, y.astype(np.uint32), before)
-        told, new = (before & 3) == y, (before & 3) == UNLABELLED
+        pairs, told = self._give(rows, y, weight, known_at, now)
+        new = int(np.count_nonzero(pairs.before == 0))
         self._stats.repeated_values += int(np.count_nonzero(told))
-        self._stats.joined += int(np.count_nonzero(new))
-        self._stats.corrections += int(np.count_nonzero(~new & ~told))
-        return _Pairs(rows, y, weight, known_at, (before >> 2).astype(np.int64)).take(~told), told
+        self._stats.joined += new
+        self._stats.corrections += len(pairs.rows) - new
+        return pairs, told
 
     def _let_wait(
         self, labels: LabelBatch, known: FloatVector, events: Digests, owners: Digests, named: BoolVector,
@@ -420,7 +458,7 @@ class LabelJoiner:
             chosen = {name: column[at] for name, column in columns.items()}
             self._waiting.add(events[at], owners[at], named[at], chosen, matched[at])
 
-    # -- negatives -----------------------------------------------------------------------------------------------
+    # -- what falls due ------------------------------------------------------------------------------------------
 
     def _due(self, mark: float) -> tuple[IntVector, FloatVector, int]:
         """Rows without a label whose watermark at arrival was at most ``mark``, not looked at yet.
@@ -434,26 +472,62 @@ class LabelJoiner:
         at = np.flatnonzero((index["state"][start - index.first :][:n] & 3) == UNLABELLED)
         return start + at, marks[at], start + n
 
-    def _with_negatives(self, pairs: _Pairs, positions: IntVector, marks: FloatVector, first: int) -> _Pairs:
-        """Add the negatives that fell due during a batch, each before the pairs of the row that made it due."""
+    def _with_due(self, pairs: _Pairs, positions: IntVector, marks: FloatVector, first: int) -> _Pairs:
+        """Add what fell due during a batch, each row before the pairs of the one that made it due."""
         after = self.policy.negative_after_s
-        if after is None or len(marks) == 0 or self.watermark == -np.inf:
+        if len(marks) == 0 or self.watermark == -np.inf or (after is None and not self._ripening):
             return pairs
-        floors = marks - after
+        # Even before odd: what fell due comes before the pairs of the row that made it due.
+        made = [(pairs, 2 * positions + 1)]
+        if after is not None:
+            made.append(self._negatives(marks - after, after, first))
+        made.append(self._ripened(marks, first))
+        places = np.concatenate([place for _, place in made])
+        joined = _Pairs(*(np.concatenate(column) for column in zip(*(some for some, _ in made), strict=True)))
+        return joined.take(np.lexsort((joined.rows, places)))
+
+    def _negatives(self, floors: FloatVector, after: float, first: int) -> tuple[_Pairs, IntVector]:
         rows, logged_at, self._next_negative = self._due(floors[-1])
         at = np.searchsorted(floors, logged_at)
         # What max_rows would have evicted by then, had the batch been cut there, stays out.
         kept = rows >= first + at + 1 - self._most
         rows, due, at = rows[kept], logged_at[kept] + after, at[kept]
         self._stats.assumed_negatives += len(rows)
-        no, before = np.zeros(len(rows), np.bool_), np.empty(len(rows), np.uint32)
-        exchange(self._index.buffers["state"], rows - self._index.base, no.astype(np.uint32), before)
-        negatives = _Pairs(rows, no, np.ones(len(rows)), due, (before >> 2).astype(np.int64))
-        if not len(positions):
-            return negatives
-        # Even before odd: a negative comes before the pairs of the row that made it due.
-        order = np.argsort(np.concatenate([2 * at, 2 * positions + 1]), kind="stable")
-        return _Pairs(*(np.concatenate(both)[order] for both in zip(negatives, pairs, strict=True)))
+        return self._give(rows, np.zeros(len(rows), np.bool_), np.ones(len(rows)), due, due)[0], 2 * at
+
+    def _ripened(self, marks: FloatVector, first: int) -> tuple[_Pairs, IntVector]:
+        """What was told early of rows that are mature now, as the last label said."""
+        index, found = self._index, self._pop_ripe(marks[-1])
+        ripe_at, rows = np.array([at for at, _ in found], np.float64), np.array([row for _, row in found], np.int64)
+        at = np.searchsorted(marks, ripe_at)
+        kept = rows >= np.maximum(first + at + 1 - self._most, index.first)
+        rows, ripe_at, at = rows[kept], ripe_at[kept], at[kept]
+        held = index.at("state", rows)
+        index.buffers["state"][rows - index.base] = held & COUNTED
+        weight = index.at("weight", rows) if self.matures else np.ones(0)
+        before, yes = ((held & COUNTED) >> 2).astype(np.int64) - 1, np.ones(len(rows), np.bool_)
+        return _Pairs(rows, (held & 3) == 1, weight, ripe_at, before, ~yes, yes), 2 * at
+
+    def _pop_ripe(self, mark: float) -> list[tuple[float, int]]:
+        """Rows that wait and are mature by a watermark, with the time at which they are."""
+        out = list[tuple[float, int]]()
+        while self._ripening and self._ripening[0][0] <= mark:
+            out.append(heapq.heappop(self._ripening))
+        return out
+
+    def _ripe_at(self, rows: IntVector) -> FloatVector:
+        """When rows are mature; one whose clock was ahead is as old as the watermark was at its arrival."""
+        index = self._index
+        ts, mark = index.at("ts", rows), index.at("mark", rows)
+        base: FloatVector = np.where(mark > -np.inf, np.minimum(ts, mark), ts)
+        ripe_at: FloatVector = base + index.at("ripens_s", rows)
+        return ripe_at
+
+    def _find_waiting(self) -> None:
+        """Find the rows that wait by their states."""
+        if self.matures:
+            rows = self._index.first + np.flatnonzero(self._index["state"] & WAITS)
+            self._ripening = sorted(zip(self._ripe_at(rows).tolist(), rows.tolist(), strict=True))
 
     # -- what was logged -----------------------------------------------------------------------------------------
 
@@ -467,10 +541,17 @@ class LabelJoiner:
 
     def wanted_due(self, marks: FloatVector) -> RowsToRead:
         """What ``log`` of predictions at watermarks ``marks (n,)`` will need that is not in memory; changes nothing."""
-        after = self.policy.negative_after_s
-        if after is None or len(marks) == 0:
-            return self._missing(_NO_ROWS)
-        return self._missing(self._due(max(self.watermark, float(marks.max())) - after)[0])
+        after, rows = self.policy.negative_after_s, _NO_ROWS
+        if len(marks) == 0:
+            return self._missing(rows)
+        newest = max(self.watermark, float(marks.max()))
+        if after is not None:
+            rows = self._due(newest - after)[0]
+        ripe = self._pop_ripe(newest)
+        for each in ripe:
+            heapq.heappush(self._ripening, each)
+        live = [row for _, row in ripe if row >= self._index.first]
+        return self._missing(np.append(rows, np.array(live, np.int64)))
 
     def _missing(self, rows: IntVector) -> RowsToRead:
         rows = np.unique(rows)
@@ -511,7 +592,7 @@ class LabelJoiner:
             score=numbers[:, SCORE].copy(),
             y=pairs.y,
             weight=pairs.weight,
-            correction=pairs.before > 0,
+            correction=(pairs.before > 0) & pairs.new,
             n=pairs.before,
             entity_id=entity_id,
         )
@@ -522,6 +603,8 @@ class LabelJoiner:
             entities=dict(zip(self.entities, entities, strict=True)),
             # Where there is no watermark yet, not before its event.
             label_ts_known=np.where(pairs.known_at > -np.inf, pairs.known_at, ts),
+            new=pairs.new,
+            ripe=pairs.ripe,
         )
 
     def _free(self) -> None:
@@ -546,7 +629,7 @@ class LabelJoiner:
         """Copy everything held; the call of what it returns makes a snapshot of it, in any thread."""
         marks = self.watermark, self._last_mark, self._cut_mark
         stats, first, pieces = list(astuple(self.stats)), self._index.first, self._logged.snapshot()
-        columns, label_ids = self._index.frozen("state"), self._label_ids["digest"]
+        columns, label_ids = self._index.frozen("state", "weight"), self._label_ids["digest"]
         waiting, next_negative = self._waiting.snapshot(), self._next_negative
 
         def encode() -> bytes:
@@ -580,10 +663,16 @@ class LabelJoiner:
             )
         self.watermark, self._last_mark, self._cut_mark = held.watermark, held.last_mark, held.cut_mark
         self._next_negative, self._stats = held.next_negative, JoinStats(*held.stats)
-        columns: dict[str, Any] = unpacked(self._columns, held.columns)
+        known = {name: column for name, column in held.columns.items() if name in self._columns}
+        columns: dict[str, Any] = unpacked(self._columns, known)
+        if self.matures and "weight" not in columns:  # of a task that did not wait: what was labelled is learned
+            columns |= {"weight": np.ones(len(columns["ts"])), "ripens_s": np.zeros(len(columns["ts"]))}
+        elif not self.matures:
+            columns["state"] = columns["state"] & np.uint32(COUNTED)
         if self._by_entity is not None:
             columns["before"] = np.empty(len(columns["ts"]), np.int64)
         self._index.restore(held.first, columns)
+        self._find_waiting()
         self._by_event.rebuild()
         if self._by_entity is not None:
             self._by_entity.clear(len(self._index))
@@ -595,7 +684,7 @@ class LabelJoiner:
         self._by_label.rebuild()
 
 
-def _columns_of(unlogged: int, ranged: bool) -> dict[str, tuple[Any, int]]:
+def _columns_of(unlogged: int, ranged: bool, matures: bool) -> dict[str, tuple[Any, int]]:
     """The index: digest of entity and event id, time, the watermark at arrival, label state, where it was logged."""
     columns: dict[str, tuple[Any, int]] = {
         "digest": (np.uint64, 2),
@@ -606,6 +695,8 @@ def _columns_of(unlogged: int, ranged: bool) -> dict[str, tuple[Any, int]]:
     }
     if unlogged:
         columns["unlogged"] = (np.float64, unlogged)
+    if matures:
+        columns |= {"weight": (np.float64, 0), "ripens_s": (np.float64, 0)}
     if ranged:
         columns |= {"entity": (np.uint64, 2), "before": (np.int64, 0)}
     return columns

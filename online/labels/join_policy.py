@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from weir.online.batch import ExampleBatch, FloatMatrix, FloatVector
+from weir.online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector
 from weir.online.durations import Seconds
 from weir.online.frozen import FrozenModel
 
@@ -72,6 +73,8 @@ class JoinStats:
     """Predictions that left before ``keep_s`` was over: ``max_rows``, or memory."""
     lost: int = 0
     """Labels that met a prediction whose record could not be read back: retention, or a changed task."""
+    early: int = 0
+    """Labels that became known before their event was mature: they are learned when it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,8 @@ class JoinResult:
     """Examples and the logged columns behind each, in the order in which the pairs became known.
 
     Every labelled event is here, whatever is later sampled for learning, so aggregates fed by labels stay exact. For
-    a row with ``examples.correction`` the value to take back is ``~examples.y``.
+    a row with ``examples.correction`` the value to take back is ``~examples.y``. Where events have to be mature, one
+    whose label was early is here twice: when the label came (``new``), and when it is to be learned (``ripe``).
     """
 
     examples: ExampleBatch
@@ -89,7 +93,22 @@ class JoinResult:
     entities: dict[str, list[str | None]]
     """The secondary identifiers as given to ``log``."""
     label_ts_known: FloatVector
-    """``(n,)`` event time at which label and prediction were both known."""
+    """``(n,)`` event time at which label and prediction were both known; for what was early, that of maturity."""
+    new: BoolVector
+    """``(n,)``: the label is."""
+    ripe: BoolVector
+    """``(n,)``: it is to be learned now."""
+
+    def take(self, which: BoolVector) -> JoinResult:
+        """Some of them."""
+        if which.all():
+            return self
+        at = np.flatnonzero(which)
+        entities = {name: [column[i] for i in at.tolist()] for name, column in self.entities.items()}
+        return JoinResult(
+            self.examples.take(at), [self.entity_id[i] for i in at.tolist()], self.extra[at], entities,
+            self.label_ts_known[at], self.new[at], self.ripe[at],
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.examples)

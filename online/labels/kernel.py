@@ -15,8 +15,12 @@ from weir.online.rows import Slots, slot_of
 UNLABELLED: Final = 2
 """Value of a row: 0, 1, or this."""
 
+WAITS: Final = 1 << 31
+"""Bit of a row whose label came before the row was mature, and is not learned yet."""
+COUNTED: Final = WAITS - 1
+
 States = NDArray[np.uint32]
-"""Of each row, its value and, from bit 2 on, how many examples it has made."""
+"""Of each row, its value, from bit 2 on how many labels it has had, and `WAITS`."""
 
 
 @njit(cache=True, nogil=True)
@@ -80,13 +84,17 @@ def link(slots: Slots, origin: int, held: Digests, before: IntVector, base: int,
 
 
 @njit(cache=True, nogil=True)
-def exchange(states: States, places: IntVector, values: States, before: States) -> None:
-    """Give rows values, in order, and tell the state of each before; an equal value changes nothing."""
+def exchange(states: States, places: IntVector, values: States, early: BoolVector, before: States) -> None:
+    """Give rows values, in order, and tell the state of each before; an equal value changes nothing.
+
+    What is ``early`` waits, and so do all values that come while the row waits.
+    """
     for i in range(len(places)):
         state = states[places[i]]
         before[i] = state
         if (state & 3) != values[i]:
-            states[places[i]] = (((state >> 2) + 1) << 2) | values[i]
+            waits = state & WAITS if not early[i] else WAITS
+            states[places[i]] = ((((state & COUNTED) >> 2) + 1) << 2) | values[i] | waits
 
 
 @njit(cache=True, nogil=True)

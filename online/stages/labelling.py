@@ -29,11 +29,13 @@ from weir.online.decisions.threshold import BudgetThreshold, PrecisionThreshold,
 from weir.online.decisions.typical import TypicalValues
 from weir.online.drift.detection import Detection
 from weir.online.drift.monitor import DriftMonitor
+from weir.online.errors import TaskError
 from weir.online.event_time import EventTime
 from weir.online.features.plan import LabelFeed, label_feeds
 from weir.online.labels.join import LabelJoiner, RowsToRead
 from weir.online.labels.join_policy import JoinResult
 from weir.online.labels.sampling import NegativeSampler
+from weir.online.mistakes import did_you_mean
 from weir.online.stages.evaluation import Evaluation
 from weir.online.stages.reasons_full import FullReasons
 from weir.online.stages.retrain_policy import RetrainAsked, RetrainTrigger
@@ -98,7 +100,9 @@ class LabellingStage:
         self.task, self._contributions = task, contributions
         self.time = EventTime()
         # The threshold in force is the one thing noted with a score that its record does not carry.
-        self.joiner = LabelJoiner(task.labels.join, len(features), 1 + masks, secondary, unlogged=1)
+        self.joiner = LabelJoiner(
+            task.labels.join, len(features), 1 + masks, secondary, unlogged=1, matures=task.labels.matures
+        )
         self._feeds = label_feeds(task.entities)
         self._sampler = NegativeSampler(task.labels.negative_rate, task.name)
         self.seen = SeenPredictions() if dedupe else None
@@ -107,7 +111,11 @@ class LabellingStage:
         self.book = AlertBook(task.alerts, task.name, features.index("amount") if "amount" in features else None)
         self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity, subjects_of(task))
         self._full = FullReasons(task.full, features)
-        self.typical = TypicalValues(features)
+        self.typical, self._features = TypicalValues(features), features
+        maturity = task.labels.maturity
+        if isinstance(maturity, str) and maturity not in {"none", *features}:
+            hint = did_you_mean(maturity, ["none", *features])
+            raise TaskError(f"task {task.name}: labels.maturity = {maturity!r} is no duration and no input; {hint}")
         self.evaluation = Evaluation(task.metrics)
         self.drift: DriftMonitor | None = None
         self.rate_drift: DriftMonitor | None = None
@@ -128,7 +136,7 @@ class LabellingStage:
         marks = self.time.advance(p.ts, self._senders(p))
         thresholds = self.threshold.thresholds(marks, p.score)
         noted = np.column_stack([thresholds, scored.masks])
-        joined = self.joiner.log(p, noted, scored.entities, marks, scored.offsets)
+        joined = self.joiner.log(p, noted, scored.entities, marks, scored.offsets, self._ripens_s(p))
         self.typical.update(p.features)
         out.scored, out.thresholds = scored, thresholds
         if self.task.alerting:
@@ -155,7 +163,7 @@ class LabellingStage:
         """Which rows ``scored`` or ``labels`` will need that have to be read back; it changes nothing."""
         if isinstance(of, LabelBatch):
             return self.joiner.wanted(self._keyed(of))
-        if self.joiner.policy.negative_after_s is None:
+        if self.joiner.policy.negative_after_s is None and not self.joiner.matures:
             return self.joiner.wanted_due(np.empty(0))
         p, time = of.predictions, EventTime()
         if self.seen is not None:
@@ -175,6 +183,13 @@ class LabellingStage:
         """Bring such rows, ascending, for the next call; what is missing of them is lost, and counted."""
         self.joiner.lend(rows, logged.predictions, logged.masks, logged.entities)
 
+    def _ripens_s(self, p: PredictionBatch) -> FloatVector | None:
+        """After what event time each is learned at the earliest."""
+        maturity = self.task.labels.maturity
+        if isinstance(maturity, float):
+            return np.full(len(p), maturity)
+        return None if maturity == "none" else p.features[:, self._features.index(maturity)]
+
     def _new(self, scored: ScoredBatch) -> ScoredBatch:
         """What did not come before."""
         if self.seen is None:
@@ -192,12 +207,16 @@ class LabellingStage:
         return self._writer.write(x, added, self.typical.values(), self.typical.shares(x))
 
     def _learn(self, joined: JoinResult, out: LabelOutput) -> None:
-        """Feed what became known: metrics first (with the score given then), features, thresholds, then examples."""
+        """Feed what became known: metrics first (with the score given then), features, thresholds, then examples.
+
+        Features see each label when it becomes known; all else sees events that are mature.
+        """
+        told, joined = joined.take(joined.new), joined.take(joined.ripe)
         e, known = joined.examples, joined.label_ts_known
+        out.updates = self._updates(told.examples, told)
         if len(e):
             self.counts.labelled += len(e)
             self.evaluation.update(e, joined.extra[:, 0], self.joiner.watermark)
-            out.updates = self._updates(e, joined)
             self.threshold.update_labels(e.score, e.y, e.weight, e.correction)
             if self.rate_drift is not None:
                 out.detections += self.rate_drift.update(known, e.y.astype(np.float64)[:, None])
@@ -209,7 +228,7 @@ class LabellingStage:
 
     def _updates(self, e: ExampleBatch, joined: JoinResult) -> dict[str, UpdateBatch]:
         """What labels feed; a correction moves one label to the other side."""
-        if not self._feeds:
+        if not self._feeds or not len(e):
             return {}
         y = np.where(e.correction, np.where(e.y, 1.0, -1.0), e.y.astype(np.float64))
         unit = np.where(e.correction, 0.0, 1.0)

@@ -38,6 +38,29 @@ class LabelSpec(FrozenModel):
     """Scores on a timer after an entity's first event, and labels from what follows it (churn)."""
     negative_rate: float = Field(default=1.0, ge=NEGATIVE_RATE_MIN, le=1)
     """Share of negatives that become examples; each counts for 1 / rate, so probabilities stay calibrated."""
+    maturity: float | str = Field(default="none", exclude_if=lambda value: value == "none")
+    """How long after it an event is learned and judged, however soon its label is known: a duration, or an input that
+    tells the seconds; ``none`` for as soon as its label is known."""
+
+    @property
+    def matures(self) -> bool:
+        """Whether events wait for their maturity."""
+        return self.maturity != "none"
+
+    @field_validator("maturity")
+    @classmethod
+    def _seconds_or_name(cls, value: float | str) -> float | str:
+        return value if isinstance(value, str) and not value[:1].isdigit() else parse_duration(value)
+
+    @model_validator(mode="after")
+    def _mature_in_time(self) -> LabelSpec:
+        wait, keep, negative = self.maturity, self.join.keep_s, self.join.negative_after_s or 0.0
+        if isinstance(wait, float) and not negative <= wait <= keep:
+            raise ValueError(
+                f"maturity = {format_duration(wait)} is not between {format_duration(negative)}, when a 0 is known "
+                f"(join.negative_after_s), and {format_duration(keep)}, for which predictions are kept (join.keep_s)"
+            )
+        return self
 
 
 class MetricSpec(FrozenModel):

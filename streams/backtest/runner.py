@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from weir.online.codec.accept import Reject
+from weir.online.durations import format_duration
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
@@ -64,6 +65,13 @@ class BacktestResult:
         """What to correct where rows are refused."""
         return "correct " + ("the records" if self.task.source is None else "[source] in the task file, or the rows")
 
+    @property
+    def metrics_over(self) -> str:
+        """The rows that metrics are over: where events wait for their maturity, no early label is among them."""
+        wait = self.task.labels.maturity
+        shown = format_duration(wait) if isinstance(wait, float) else wait
+        return "all known labels" if wait == "none" else f"mature events (maturity = {shown})"
+
     def report(self) -> dict[str, Any]:
         """Everything a reader of the run may want, JSON-ready."""
         p = self.pipeline
@@ -86,6 +94,7 @@ class BacktestResult:
             "model_version": p.model.version,
             "features": list(p.features),
             "metrics": p.evaluation.get(),
+            "metrics_over": self.metrics_over,
             "metrics_over_time": p.evaluation.points(),
             "alerts": dict(self.alerts),
             "drift": self.detections,

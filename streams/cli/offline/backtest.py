@@ -128,6 +128,6 @@ def _summary(result: BacktestResult) -> Table:
     table.caption = (
         f"{r['scored']:,} scored, {r['labelled']:,} labelled, {r['model_version']:,} learned, "
         f"{r['rejected']:,} rejected, {r['repeats']:,} repeated, {r['alerts'].get('open', 0):,} alerts opened, "
-        f"{len(r['drift'])} drifts"
+        f"{len(r['drift'])} drifts; metrics over {r['metrics_over']}"
     )
     return table

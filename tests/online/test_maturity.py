@@ -1,0 +1,207 @@
+"""Maturity: what a label join has learn, and when, against an oracle that goes row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weir.online.batch import EventBatch, LabelBatch, PredictionBatch
+from weir.online.errors import TaskError
+from weir.online.labels.join import LabelJoiner
+from weir.online.labels.join_policy import JoinPolicy, JoinResult
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+
+KEEP = 40.0
+Event = tuple[str, float, float]
+"""Id, time, after how long it is mature."""
+Label = tuple[str, bool, float]
+"""Event, value, weight."""
+Learned = tuple[str, bool, bool, float]
+"""Event, value, correction, weight."""
+
+
+def log(to: LabelJoiner, events: list[Event]) -> JoinResult:
+    n, (names, ts, ripens) = len(events), tuple(zip(*events, strict=True))
+    at = np.array(ts)
+    batch = PredictionBatch(list(names), ["u"] * n, at, np.full(n, 0.5), np.zeros(n, np.int64), at[:, None])
+    return to.log(batch, ripens_s=np.array(ripens))
+
+
+def tell(to: LabelJoiner, label: Label, number: int) -> JoinResult:
+    event, value, weight = label
+    return to.label(
+        LabelBatch([f"l{number}"], ["u"], [event], np.zeros(1), np.array([value]), np.array([weight]))
+    )  # fmt: skip
+
+
+def rows(joined: JoinResult, which: str) -> list[Learned]:
+    e = joined.take(getattr(joined, which)).examples
+    return list(zip(e.event_id, e.y.tolist(), e.correction.tolist(), e.weight.tolist(), strict=True))
+
+
+@dataclass
+class Row:
+    name: str
+    ts: float
+    mark: float
+    ripe_at: float
+    value: bool | None = None
+    weight: float = 1.0
+    waits: bool = False
+
+
+@dataclass
+class Oracle:
+    """One row at a time, by the words of `LabelJoiner`."""
+
+    after: float | None
+    now: float = -np.inf
+    rows: list[Row] = field(default_factory=list)
+    early: list[Label] = field(default_factory=list)
+    told: list[Learned] = field(default_factory=list)
+    learned: list[Learned] = field(default_factory=list)
+
+    def event(self, event: Event) -> None:
+        name, ts, ripens = event
+        self.now = max(self.now, ts)
+        row = Row(name, ts, self.now, min(ts, self.now) + min(ripens, KEEP))
+        for each in self.rows:
+            if self.after is not None and each.value is None and each.mark + self.after <= self.now:
+                self._say(each, value=False, weight=1.0, at=each.mark + self.after)
+            if each.waits and each.ripe_at <= self.now:
+                each.waits = False
+                self.learned.append((each.name, bool(each.value), False, each.weight))
+        self.rows.append(row)
+        for told, value, weight in [label for label in self.early if label[0] == name]:
+            del told
+            self._say(row, value=value, weight=weight, at=self.now)
+        self.early = [label for label in self.early if label[0] != name]
+
+    def label(self, label: Label) -> None:
+        found = [row for row in self.rows if row.name == label[0]]
+        if not found:
+            self.early.append(label)
+        for row in found:
+            self._say(row, value=label[1], weight=label[2], at=self.now)
+
+    def _say(self, row: Row, *, value: bool, weight: float, at: float) -> None:
+        if row.value is value:
+            return
+        said = (row.name, value, row.value is not None, weight)
+        row.value, row.weight = value, weight
+        self.told.append(said)
+        row.waits = row.waits or at < row.ripe_at
+        if not row.waits:
+            self.learned.append(said)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("event"), st.sampled_from([0.0, 1.0, 4.0, -3.0]), st.sampled_from([0.0, 3.0, 9.0, 99.0])),
+            st.tuples(st.just("label"), st.integers(0, 12), st.booleans()),
+            st.tuples(st.just("cut"), st.just(0.0), st.just(0.0)),
+        ),
+        max_size=60,
+    ),
+    st.sampled_from([None, 5.0, 12.0]),
+)
+def test_an_event_is_learned_once_when_it_is_mature(ops: list[tuple[str, float, float]], after: float | None) -> None:
+    """Whatever is said of it before; how batches are cut, and restarts, change nothing, and no order."""
+    policy = JoinPolicy(keep_s=KEEP, wait_s=1e6, negative_after_s=after)
+    to, oracle = LabelJoiner(policy, 1, matures=True), Oracle(after)
+    told, learned, batch, at, n = list[Learned](), list[Learned](), list[Event](), 100.0, 0
+
+    def note(joined: JoinResult) -> None:
+        told.extend(rows(joined, "new"))
+        learned.extend(rows(joined, "ripe"))
+
+    for number, (what, a, b) in enumerate([*ops, ("cut", 0.0, 0.0)]):
+        if what == "event":
+            at += max(a, 0.0)
+            batch.append((f"e{n}", at + min(a, 0.0), b))
+            n += 1
+            oracle.event(batch[-1])
+            continue
+        if batch:
+            note(log(to, batch))
+            batch = []
+        if what == "label":
+            label = (f"e{int(a)}", bool(b), 1.0 + number % 3)
+            oracle.label(label)
+            note(tell(to, label, number))
+        else:
+            state, to = to.snapshot(), LabelJoiner(policy, 1, matures=True)
+            to.restore(state)
+    assert told == oracle.told
+    assert learned == oracle.learned
+
+
+def test_a_task_that_begins_to_wait_or_stops_goes_on_with_what_it_held() -> None:
+    policy = JoinPolicy(keep_s=KEEP)
+    old = LabelJoiner(policy, 1)
+    log_old = PredictionBatch(["a", "b"], ["u"] * 2, np.zeros(2), np.zeros(2), np.zeros(2, np.int64), np.zeros((2, 1)))
+    old.log(log_old)
+    tell(old, ("a", True, 1.0), 0)
+    to = LabelJoiner(policy, 1, matures=True)
+    to.restore(old.snapshot())
+    assert rows(tell(to, ("b", True, 1.0), 1), "ripe") == [("b", True, False, 1.0)]  # it was logged without maturity
+    log(to, [("c", 1.0, 9.0)])
+    assert rows(tell(to, ("c", True, 1.0), 2), "ripe") == []
+    old = LabelJoiner(policy, 1)
+    old.restore(to.snapshot())
+    assert rows(tell(old, ("c", False, 1.0), 3), "ripe") == [("c", False, True, 1.0)]
+
+
+TASK = """
+name = "lapse"
+entity = "user"
+inputs = ["amount", "wait", "user.*"]
+indicators = false
+[values]
+wait = "amount * 10"
+[[entities]]
+name = "user"
+key = "user_id"
+labels = [{ name = "bad", ops = ["count"], windows = ["7d"] }]
+[model]
+kind = "logistic"
+[labels]
+maturity = "MATURITY"
+"""
+
+
+def pipeline(maturity: str) -> TaskPipeline:
+    return TaskPipeline(TaskSpec.from_toml(TASK.replace("MATURITY", maturity)), MemoryFeatureStore())
+
+
+@pytest.mark.parametrize("maturity", ["100s", "wait"])
+def test_metrics_and_the_model_wait_and_features_do_not(maturity: str) -> None:
+    run = pipeline(maturity)
+
+    def event(name: str, ts: float) -> float:
+        numbers = {"amount": np.array([10.0])}
+        made = run.events(EventBatch([name], np.array([ts]), ["x"], {"user_id": ["u"]}, numbers)).predictions
+        assert made is not None
+        return float(made.features[0, run.features.index("user.bad_count_7d")])
+
+    event("a", 1e9)
+    run.labels(LabelBatch(["l"], ["u"], ["a"], np.array([1e9]), np.ones(1, np.bool_), np.ones(1)))
+    assert (event("b", 1e9 + 50.0), run.labelled, run.model.version) == (1.0, 0, 0)
+    assert "cumulative" not in run.evaluation.get() or run.evaluation.get()["cumulative"]["n"] == 0
+    event("c", 1e9 + 100.0)
+    assert (run.labelled, run.model.version, run.evaluation.get()["cumulative"]["n"]) == (1, 1, 1.0)
+
+
+def test_a_maturity_that_cannot_be_is_told() -> None:
+    with pytest.raises(TaskError, match="keep_s"):
+        pipeline("90d")
+    with pytest.raises(TaskError, match=r"'wiat' is no duration and no input; .*wait"):
+        pipeline("wiat")
