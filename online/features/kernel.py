@@ -12,22 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from weir.online.codec.forms.machine_words import jit_inline
-from weir.online.features.descriptors import (
-    F_OP,
-    F_OUT,
-    F_SOURCE,
-    LAST,
-    R_BEFORE,
-    R_GAP,
-    R_MASK,
-    R_VALUE,
-    S_MASK,
-    S_RUN,
-    S_RUN_TS,
-    S_RUN_VALUE,
-    S_VALUE,
-    TOTALS,
-)
+from weir.online.features import descriptors as d
 from weir.online.features.rings import add, advance, days_seen, panes_behind, ring_feature, totals
 from weir.online.features.scalars import gap_since, scalar_feature, update_run, update_scalar
 from weir.online.jit import njit
@@ -86,7 +71,7 @@ def run_rows(
     out : (n, C) float64, filled for EVENT and READ rows.
     """
     n_rings, n_scalars, n_features = rings.shape[0], scalars.shape[0], features.shape[0]
-    stats = np.zeros((n_rings, TOTALS))
+    stats = np.zeros((n_rings, d.TOTALS))
     counted = np.zeros(n_rings)
     index = np.zeros(n_rings)
     behind = np.zeros(n_rings, dtype=np.int64)
@@ -97,50 +82,50 @@ def run_rows(
         if row < 0:
             if reads:
                 for k in range(n_features):
-                    out[i, features[k, F_OUT]] = np.nan
+                    out[i, features[k, d.F_OUT]] = np.nan
             continue
         for r in range(n_rings):
             index[r] = np.floor(t / widths[r])
             if feeds:
                 advance(f64, f32, u32, row, rings, r, index[r])
             behind[r] = panes_behind(f64, row, rings, r, index[r])
-            if reads and rings[r, R_BEFORE] == 1:
+            if reads and rings[r, d.R_BEFORE] == 1:
                 totals(f64, f32, u32, row, rings, r, behind[r], stats)
         # Read before the row feeds them: the time since the last event is not 0 at every event.
         if reads:
             for k in range(n_features):
-                op, j = features[k, F_OP], features[k, F_SOURCE]
-                if op >= LAST:
-                    x = values[scalars[j, S_VALUE], i] if scalars[j, S_VALUE] >= 0 else 1.0
-                    out[i, features[k, F_OUT]] = scalar_feature(op, f64, row, scalars, j, t, x)
+                op, j = features[k, d.F_OP], features[k, d.F_SOURCE]
+                if op >= d.LAST:
+                    x = values[scalars[j, d.S_VALUE], i] if scalars[j, d.S_VALUE] >= 0 else 1.0
+                    out[i, features[k, d.F_OUT]] = scalar_feature(op, f64, row, scalars, j, t, x)
         for r in range(n_rings):
             counted[r] = 0.0
-            if _takes(rings[r, R_MASK], feeds, values, i):
-                x = _value(rings[r, R_VALUE], mode, values, y, i)
-                if x == x and rings[r, R_GAP] >= 0:
-                    x = gap_since(f64, row, scalars, rings[r, R_GAP], t)
+            if _takes(rings[r, d.R_MASK], feeds, values, i):
+                x = _value(rings[r, d.R_VALUE], mode, values, y, i)
+                if x == x and rings[r, d.R_GAP] >= 0:
+                    x = gap_since(f64, row, scalars, rings[r, d.R_GAP], t)
                 if x == x:
-                    b = bits[rings[r, R_VALUE], i] if rings[r, R_VALUE] >= 0 else 0
+                    b = bits[rings[r, d.R_VALUE], i] if rings[r, d.R_VALUE] >= 0 else 0
                     added = add(f64, f32, u32, row, rings, r, index[r], x, b, unit[i], t)
                     # What the row itself added, which ``over_mean`` leaves out of the mean that it is compared with.
-                    counted[r] = added * (1.0 - rings[r, R_BEFORE])
+                    counted[r] = added * (1.0 - rings[r, d.R_BEFORE])
         for j in range(n_scalars):
-            if feeds and scalars[j, S_RUN] >= 0:  # a negative ends a run whatever ``where`` says of it
-                x = values[scalars[j, S_RUN_VALUE], i] if scalars[j, S_RUN_VALUE] >= 0 else np.nan
-                counts = _takes(scalars[j, S_MASK], feeds, values, i)
-                update_run(f64, row, scalars[j, S_RUN], values[scalars[j, S_RUN_TS], i], y[i], counts, x)
-            if _takes(scalars[j, S_MASK], feeds, values, i):
-                x = _value(scalars[j, S_VALUE], mode, values, y, i)
+            if feeds and scalars[j, d.S_RUN] >= 0:  # a negative ends a run whatever ``where`` says of it
+                x = values[scalars[j, d.S_RUN_VALUE], i] if scalars[j, d.S_RUN_VALUE] >= 0 else np.nan
+                counts = _takes(scalars[j, d.S_MASK], feeds, values, i)
+                update_run(f64, row, scalars[j, d.S_RUN], values[scalars[j, d.S_RUN_TS], i], y[i], counts, x)
+            if _takes(scalars[j, d.S_MASK], feeds, values, i):
+                x = _value(scalars[j, d.S_VALUE], mode, values, y, i)
                 if x == x:
                     update_scalar(f64, row, scalars, j, decays, t, x, unit[i])
         if not reads:
             continue
         for r in range(n_rings):
-            if rings[r, R_BEFORE] == 0:
+            if rings[r, d.R_BEFORE] == 0:
                 totals(f64, f32, u32, row, rings, r, behind[r], stats)
         for k in range(n_features):
-            op, r = features[k, F_OP], features[k, F_SOURCE]
-            if op < LAST:
-                x = values[rings[r, R_VALUE], i] if rings[r, R_VALUE] >= 0 else 1.0
+            op, r = features[k, d.F_OP], features[k, d.F_SOURCE]
+            if op < d.LAST:
+                x = values[rings[r, d.R_VALUE], i] if rings[r, d.R_VALUE] >= 0 else 1.0
                 days = days_seen(f64, row, rings, r, widths[r], t)
-                out[i, features[k, F_OUT]] = ring_feature(op, stats, r, x, counted[r], priors, days)
+                out[i, features[k, d.F_OUT]] = ring_feature(op, stats, r, x, counted[r], priors, days)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from weir.online.durations import EVER, format_duration
 from weir.online.errors import TaskError
-from weir.online.features import descriptors, kernel
+from weir.online.features import descriptors as d
+from weir.online.features import kernel
 from weir.online.features.expression import Expression
 from weir.online.features.levels import Levels, feature_names
 from weir.online.features.quantiles import BIN_WORDS, SCALE_WORDS
@@ -38,13 +39,13 @@ EVENT_TIME = "ts"
 """The column that says when a label's event was; logged with the masks, as labels come at another time."""
 # Scalars of a row, in their order in it: which operations need each, and how many float64.
 _SLOTS = (
-    (descriptors.S_LAST_TS, {"last", "since_last", *GAP_OPS}, 1),
-    (descriptors.S_LAST, {"last"}, 1),
-    (descriptors.S_FIRST_TS, {"since_first"}, 1),
-    (descriptors.S_EW, {"ewmean", "over_ewmean"}, 3),
-    (descriptors.S_GAP, set(GAP_OPS), descriptors.GAP_WORDS),
-    (descriptors.S_POSITIVE_TS, {"since_positive"}, 1),
-    (descriptors.S_FIRST_POSITIVE_TS, {"since_first_positive"}, 1),
+    (d.S_LAST_TS, {"last", "since_last", *GAP_OPS}, 1),
+    (d.S_LAST, {"last"}, 1),
+    (d.S_FIRST_TS, {"since_first"}, 1),
+    (d.S_EW, {"ewmean", "over_ewmean"}, 3),
+    (d.S_GAP, set(GAP_OPS), d.GAP_WORDS),
+    (d.S_POSITIVE_TS, {"since_positive"}, 1),
+    (d.S_FIRST_POSITIVE_TS, {"since_first_positive"}, 1),
 )
 _CODES = {"positives": "SUM", "gap_mean": "MEAN", "gap_std": "STD", "gap_trend": "TREND"}
 """Windowed operations that are those of another name."""
@@ -175,12 +176,12 @@ class _Tables:
         self.features.append(Feature(name, group))
 
     def frozen(self, doubles: int) -> WindowPass:
-        rings = np.array(self.rings, dtype=np.int64).reshape(-1, descriptors.RING_COLUMNS)
-        for column in descriptors.RING_WORDS:
+        rings = np.array(self.rings, dtype=np.int64).reshape(-1, d.RING_COLUMNS)
+        for column in d.RING_WORDS:
             rings[:, column] += np.where(rings[:, column] >= 0, 2 * doubles, 0)
         widths, priors, decays = (np.array(rows, dtype=np.float64) for rows in (self.widths, self.priors, self.decays))
-        scalars = np.array(self.scalars, dtype=np.int64).reshape(-1, descriptors.SCALAR_COLUMNS)
-        table = np.array(self.table, dtype=np.int64).reshape(-1, descriptors.FEATURE_COLUMNS)
+        scalars = np.array(self.scalars, dtype=np.int64).reshape(-1, d.SCALAR_COLUMNS)
+        table = np.array(self.table, dtype=np.int64).reshape(-1, d.FEATURE_COLUMNS)
         pairs = (priors.reshape(-1, 2), scalars, decays.reshape(-1, 2))  # of no rows numpy makes one axis
         where, values = (self.layout, self.level, self.fed_by), tuple(self.values)
         return WindowPass(*where, values, rings, widths, *pairs, table, tuple(self.features))
@@ -231,7 +232,7 @@ def _layout(entity: Entity, fed_by: int, levels: Levels) -> tuple[EntityLayout, 
         meaning = entity.model_copy(update={"labels": (), "anomalies": ()})
     words = 2 * row.doubles + row.words
     # Of what feeds this row alone: a changed label aggregate must not make the rows of events unreadable.
-    said = f"{descriptors.LAYOUT} {meaning.model_dump_json()}"
+    said = f"{d.LAYOUT} {meaning.model_dump_json()}"
     digest = hashlib.blake2b(said.encode(), digest_size=4).digest()
     schema = int.from_bytes(digest, "little")
     layout = EntityLayout(name, entity.key, entity.kept_s, 4 * (words + words % 2), schema, fed_by)
@@ -278,8 +279,8 @@ def _allocate(tables: _Tables, row: _Row, entity: str, aggregate: Aggregate | La
             rings[of_gaps, window] = len(tables.rings)
             tables.rings.append(_ring(row, aggregate, ops, window, value, mask))
             if of_gaps:
-                tables.rings[-1][descriptors.R_GAP] = scalar
-            tables.widths.append(window / tables.rings[-1][descriptors.R_PANES])
+                tables.rings[-1][d.R_GAP] = scalar
+            tables.widths.append(window / tables.rings[-1][d.R_PANES])
             tables.priors.append((label.prior, label.prior_share) if label else (0.0, 0.0))
     if plain or gaps:
         logged = [tables.column(source) for source in _logged_values(label)] if label else []
@@ -287,7 +288,7 @@ def _allocate(tables: _Tables, row: _Row, entity: str, aggregate: Aggregate | La
         clip = aggregate.clip if isinstance(aggregate, Aggregate) else 0.0
         tables.decays.append((aggregate.half_life, clip))
     for name, op, op_window in feature_names(entity, aggregate):
-        code = getattr(descriptors, (op_window and _CODES.get(op)) or op.upper())
+        code = getattr(d, (op_window and _CODES.get(op)) or op.upper())
         source = scalar if op_window is None else rings[op in gaps, op_window]
         tables.emit(name, code, source, _missing_group(f"{entity}.{aggregate.name}", name, op, op_window, label))
 
@@ -310,39 +311,39 @@ def _ring(
 ) -> list[int]:
     """Places of what a window keeps for ``ops``; slots stand in the order of versions before, new ones behind them."""
     panes = 1 if window == EVER else aggregate.panes
-    ring = [-1] * descriptors.RING_COLUMNS
-    ring[descriptors.R_VALUE], ring[descriptors.R_MASK], ring[descriptors.R_PANES] = value, mask, panes
-    ring[descriptors.R_HEAD], ring[descriptors.R_COUNT] = row.double(), row.word(panes)
-    ring[descriptors.R_BIT_WORDS], ring[descriptors.R_TREND] = 0, int("gap_trend" in ops)
+    ring = [-1] * d.RING_COLUMNS
+    ring[d.R_VALUE], ring[d.R_MASK], ring[d.R_PANES] = value, mask, panes
+    ring[d.R_HEAD], ring[d.R_COUNT] = row.double(), row.word(panes)
+    ring[d.R_BIT_WORDS], ring[d.R_TREND] = 0, int("gap_trend" in ops)
     if ops & {"sum", "mean", "std", "over_mean", "positives", "share", *GAP_OPS}:
-        ring[descriptors.R_SUM] = row.double(panes)
+        ring[d.R_SUM] = row.double(panes)
     if ops & {"std", "gap_std"}:
         if window == EVER:
-            ring[descriptors.R_M2_EVER] = row.double()
+            ring[d.R_M2_EVER] = row.double()
         else:
-            ring[descriptors.R_M2] = row.word(panes)
+            ring[d.R_M2] = row.word(panes)
     if "min" in ops:
-        ring[descriptors.R_MIN] = row.double(panes)
+        ring[d.R_MIN] = row.double(panes)
     if "max" in ops:
-        ring[descriptors.R_MAX] = row.double(panes)
+        ring[d.R_MAX] = row.double(panes)
     if isinstance(aggregate, Aggregate) and "distinct" in ops:
-        ring[descriptors.R_BIT_WORDS] = aggregate.bits // 32
-        ring[descriptors.R_BITS] = row.word(panes * aggregate.bits // 32)
+        ring[d.R_BIT_WORDS] = aggregate.bits // 32
+        ring[d.R_BITS] = row.word(panes * aggregate.bits // 32)
     if ops & set(QUANTILE_OPS):
-        ring[descriptors.R_BINS], ring[descriptors.R_SCALE] = row.word(panes * BIN_WORDS), row.double(SCALE_WORDS)
+        ring[d.R_BINS], ring[d.R_SCALE] = row.word(panes * BIN_WORDS), row.double(SCALE_WORDS)
     if "rate" in ops:
-        ring[descriptors.R_FIRST] = row.double()
-    ring[descriptors.R_BEFORE] = int(isinstance(aggregate, Aggregate) and not aggregate.include_current)
+        ring[d.R_FIRST] = row.double()
+    ring[d.R_BEFORE] = int(isinstance(aggregate, Aggregate) and not aggregate.include_current)
     return ring
 
 
 def _scalar(row: _Row, ops: set[str], value: int, mask: int, logged: Sequence[int]) -> list[int]:
-    scalar = [-1] * descriptors.SCALAR_COLUMNS
-    scalar[descriptors.S_VALUE], scalar[descriptors.S_MASK] = value, mask
+    scalar = [-1] * d.SCALAR_COLUMNS
+    scalar[d.S_VALUE], scalar[d.S_MASK] = value, mask
     for slot, users, doubles in _SLOTS:
         if ops & users:
             scalar[slot] = row.double(doubles)
     if logged:
-        scalar[descriptors.S_RUN], scalar[descriptors.S_RUN_TS] = row.double(descriptors.RUN_WORDS), logged[0]
-        scalar[descriptors.S_RUN_VALUE] = logged[1] if len(logged) > 1 else -1
+        scalar[d.S_RUN], scalar[d.S_RUN_TS] = row.double(d.RUN_WORDS), logged[0]
+        scalar[d.S_RUN_VALUE] = logged[1] if len(logged) > 1 else -1
     return scalar

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from weir.online.codec.forms.machine_words import jit_inline
-from weir.online.features.descriptors import QUANTILES, R_BINS, R_COUNT, R_HEAD, R_PANES, R_SCALE, T_QUANTILES
+from weir.online.features import descriptors as d
 from weir.online.jit import njit
 
 BINS = 32
@@ -62,10 +62,10 @@ def _merge(u32, row, at, low, high):
 @njit(cache=True, nogil=True, error_model="numpy")
 def add_to_bins(f64, u32, row, rings, r, p, x):
     """Count ``x`` in pane ``p``, before the pane's own count goes up."""
-    scale, panes, bins = rings[r, R_SCALE], rings[r, R_PANES], rings[r, R_BINS]
+    scale, panes, bins = rings[r, d.R_SCALE], rings[r, d.R_PANES], rings[r, d.R_BINS]
     n = 0
     for k in range(panes):
-        n += u32[row, rings[r, R_COUNT] + k]
+        n += u32[row, rings[r, d.R_COUNT] + k]
     if n == 0:
         f64[row, scale] = 0.0
     y = np.arcsinh(x) / _FINEST
@@ -92,22 +92,22 @@ def quantiles(f64, u32, row, rings, r, behind, stats):
 
     Within a bin values are taken as even.
     """
-    panes, head = rings[r, R_PANES], int(f64[row, rings[r, R_HEAD]])
-    low, high = int(f64[row, rings[r, R_SCALE] + 1]), int(f64[row, rings[r, R_SCALE] + 2])
+    panes, head = rings[r, d.R_PANES], int(f64[row, rings[r, d.R_HEAD]])
+    low, high = int(f64[row, rings[r, d.R_SCALE] + 1]), int(f64[row, rings[r, d.R_SCALE] + 2])
     weights = np.zeros(BINS)
     total = 0.0
     for p in range(panes):
-        count = u32[row, rings[r, R_COUNT] + p]
+        count = u32[row, rings[r, d.R_COUNT] + p]
         if count > 0 and held(head, p, panes, behind):
-            at, binned = rings[r, R_BINS] + p * BIN_WORDS, 0
+            at, binned = rings[r, d.R_BINS] + p * BIN_WORDS, 0
             for place in range(BINS):
                 binned += int(_bin(u32, row, at, place))
             for place in range(BINS):
                 weights[place] += count * (int(_bin(u32, row, at, place)) / binned)
             total += count
-    width = _FINEST * 2.0 ** f64[row, rings[r, R_SCALE]]
-    for j in range(len(QUANTILES)):
-        left, wanted = 0.0, QUANTILES[j] * total
+    width = _FINEST * 2.0 ** f64[row, rings[r, d.R_SCALE]]
+    for j in range(len(d.QUANTILES)):
+        left, wanted = 0.0, d.QUANTILES[j] * total
         value = np.nan
         for key in range(low, high + 1):
             weight = weights[key % BINS]
@@ -116,4 +116,4 @@ def quantiles(f64, u32, row, rings, r, behind, stats):
                 left += weight
                 if left >= wanted - 1e-9 * total:
                     break
-        stats[r, T_QUANTILES + j] = value
+        stats[r, d.T_QUANTILES + j] = value

@@ -17,40 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from weir.online.codec.forms.machine_words import jit_inline
-from weir.online.features.descriptors import (
-    COUNT,
-    DISTINCT,
-    MEAN,
-    MIN,
-    OVER_MEAN,
-    Q50,
-    R_BINS,
-    R_BIT_WORDS,
-    R_BITS,
-    R_COUNT,
-    R_FIRST,
-    R_HEAD,
-    R_M2,
-    R_M2_EVER,
-    R_MAX,
-    R_MIN,
-    R_PANES,
-    R_SUM,
-    R_TREND,
-    RATE,
-    SHARE,
-    STD,
-    SUM,
-    T_COUNT,
-    T_DISTINCT,
-    T_M2,
-    T_MAX,
-    T_MIN,
-    T_QUANTILES,
-    T_SUM,
-    T_TREND,
-    TREND,
-)
+from weir.online.features import descriptors as d
 from weir.online.features.quantiles import BIN_WORDS, add_to_bins, held, quantiles
 
 DAY_S = 86_400.0
@@ -60,29 +27,29 @@ DAY_S = 86_400.0
 @jit_inline
 def advance(f64, f32, u32, row, rings, r, idx):
     """Move a ring's newest pane up to ``idx``, clearing the panes it skips; a late ``idx`` changes nothing."""
-    head = f64[row, rings[r, R_HEAD]]
+    head = f64[row, rings[r, d.R_HEAD]]
     if head == 0.0:
-        f64[row, rings[r, R_HEAD]] = idx
+        f64[row, rings[r, d.R_HEAD]] = idx
         return
     if idx <= head:
         return
-    panes = rings[r, R_PANES]
+    panes = rings[r, d.R_PANES]
     steps = min(int(idx - head), panes)
     first = int(idx) - steps + 1
     for k in range(first, int(idx) + 1):
         p = k % panes
-        u32[row, rings[r, R_COUNT] + p] = 0
-        if rings[r, R_SUM] >= 0:
-            f64[row, rings[r, R_SUM] + p] = 0.0
-        if rings[r, R_M2] >= 0:
-            f32[row, rings[r, R_M2] + p] = 0.0
-        if rings[r, R_BITS] >= 0:
-            for w in range(rings[r, R_BIT_WORDS]):
-                u32[row, rings[r, R_BITS] + p * rings[r, R_BIT_WORDS] + w] = 0
-        if rings[r, R_BINS] >= 0:
+        u32[row, rings[r, d.R_COUNT] + p] = 0
+        if rings[r, d.R_SUM] >= 0:
+            f64[row, rings[r, d.R_SUM] + p] = 0.0
+        if rings[r, d.R_M2] >= 0:
+            f32[row, rings[r, d.R_M2] + p] = 0.0
+        if rings[r, d.R_BITS] >= 0:
+            for w in range(rings[r, d.R_BIT_WORDS]):
+                u32[row, rings[r, d.R_BITS] + p * rings[r, d.R_BIT_WORDS] + w] = 0
+        if rings[r, d.R_BINS] >= 0:
             for w in range(BIN_WORDS):
-                u32[row, rings[r, R_BINS] + p * BIN_WORDS + w] = 0
-    f64[row, rings[r, R_HEAD]] = idx
+                u32[row, rings[r, d.R_BINS] + p * BIN_WORDS + w] = 0
+    f64[row, rings[r, d.R_HEAD]] = idx
 
 
 @jit_inline
@@ -92,9 +59,9 @@ def _set_bit(u32, row, rings, r, pane, bits):
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     h = h ^ (h >> np.uint64(33))
-    words = rings[r, R_BIT_WORDS]
+    words = rings[r, d.R_BIT_WORDS]
     bit = int(h % np.uint64(words * 32))
-    at = rings[r, R_BITS] + pane * words + bit // 32
+    at = rings[r, d.R_BITS] + pane * words + bit // 32
     u32[row, at] = u32[row, at] | np.uint32(1 << (bit % 32))
 
 
@@ -104,32 +71,32 @@ def add(f64, f32, u32, row, rings, r, idx, x, bits, unit, t):
 
     Returns 1 when the pane is still in the ring, else 0: nothing was added.
     """
-    panes = rings[r, R_PANES]
-    if idx <= f64[row, rings[r, R_HEAD]] - panes:
+    panes = rings[r, d.R_PANES]
+    if idx <= f64[row, rings[r, d.R_HEAD]] - panes:
         return 0.0
     p = int(idx) % panes
-    at = rings[r, R_FIRST]
+    at = rings[r, d.R_FIRST]
     if at >= 0 and (f64[row, at] == 0.0 or t < f64[row, at]):
         f64[row, at] = t
-    if rings[r, R_BINS] >= 0:
+    if rings[r, d.R_BINS] >= 0:
         add_to_bins(f64, u32, row, rings, r, p, x)
-    before = float(u32[row, rings[r, R_COUNT] + p])
-    u32[row, rings[r, R_COUNT] + p] += np.uint32(unit)
-    if rings[r, R_M2] >= 0:
-        mean = f64[row, rings[r, R_SUM] + p] if before > 0 else x
-        f64[row, rings[r, R_SUM] + p] = mean + (x - mean) / (before + 1.0)
-        f32[row, rings[r, R_M2] + p] += (x - mean) * (x - f64[row, rings[r, R_SUM] + p])
-    elif rings[r, R_M2_EVER] >= 0:
-        mean = f64[row, rings[r, R_SUM]] if before > 0 else x
-        f64[row, rings[r, R_SUM]] = mean + (x - mean) / (before + 1.0)
-        f64[row, rings[r, R_M2_EVER]] += (x - mean) * (x - f64[row, rings[r, R_SUM]])
-    elif rings[r, R_SUM] >= 0:
-        f64[row, rings[r, R_SUM] + p] += x
-    if rings[r, R_MIN] >= 0 and (before == 0.0 or x < f64[row, rings[r, R_MIN] + p]):
-        f64[row, rings[r, R_MIN] + p] = x
-    if rings[r, R_MAX] >= 0 and (before == 0.0 or x > f64[row, rings[r, R_MAX] + p]):
-        f64[row, rings[r, R_MAX] + p] = x
-    if rings[r, R_BITS] >= 0:
+    before = float(u32[row, rings[r, d.R_COUNT] + p])
+    u32[row, rings[r, d.R_COUNT] + p] += np.uint32(unit)
+    if rings[r, d.R_M2] >= 0:
+        mean = f64[row, rings[r, d.R_SUM] + p] if before > 0 else x
+        f64[row, rings[r, d.R_SUM] + p] = mean + (x - mean) / (before + 1.0)
+        f32[row, rings[r, d.R_M2] + p] += (x - mean) * (x - f64[row, rings[r, d.R_SUM] + p])
+    elif rings[r, d.R_M2_EVER] >= 0:
+        mean = f64[row, rings[r, d.R_SUM]] if before > 0 else x
+        f64[row, rings[r, d.R_SUM]] = mean + (x - mean) / (before + 1.0)
+        f64[row, rings[r, d.R_M2_EVER]] += (x - mean) * (x - f64[row, rings[r, d.R_SUM]])
+    elif rings[r, d.R_SUM] >= 0:
+        f64[row, rings[r, d.R_SUM] + p] += x
+    if rings[r, d.R_MIN] >= 0 and (before == 0.0 or x < f64[row, rings[r, d.R_MIN] + p]):
+        f64[row, rings[r, d.R_MIN] + p] = x
+    if rings[r, d.R_MAX] >= 0 and (before == 0.0 or x > f64[row, rings[r, d.R_MAX] + p]):
+        f64[row, rings[r, d.R_MAX] + p] = x
+    if rings[r, d.R_BITS] >= 0:
         _set_bit(u32, row, rings, r, p, bits)
     return 1.0
 
@@ -146,20 +113,20 @@ def _popcount(v):
 @jit_inline
 def panes_behind(f64, row, rings, r, idx):
     """How many of a ring's oldest panes are out of the window at pane ``idx``: those a feeding row would clear."""
-    return max(min(int(idx) - int(f64[row, rings[r, R_HEAD]]), rings[r, R_PANES]), 0)
+    return max(min(int(idx) - int(f64[row, rings[r, d.R_HEAD]]), rings[r, d.R_PANES]), 0)
 
 
 @jit_inline
 def _distinct(f64, u32, row, rings, r, behind):
     """Linear counting over the union of the panes (Whang et al. 1990); saturates at ``m ln m``."""
-    words = rings[r, R_BIT_WORDS]
-    head = int(f64[row, rings[r, R_HEAD]])
+    words = rings[r, d.R_BIT_WORDS]
+    head = int(f64[row, rings[r, d.R_HEAD]])
     filled = 0
     for w in range(words):
         union = np.uint32(0)
-        for p in range(rings[r, R_PANES]):
-            if held(head, p, rings[r, R_PANES], behind):
-                union |= u32[row, rings[r, R_BITS] + p * words + w]
+        for p in range(rings[r, d.R_PANES]):
+            if held(head, p, rings[r, d.R_PANES], behind):
+                union |= u32[row, rings[r, d.R_BITS] + p * words + w]
         filled += int(_popcount(union))
     m = words * 32.0
     return -m * np.log(max(m - filled, 1.0) / m)
@@ -168,74 +135,74 @@ def _distinct(f64, u32, row, rings, r, behind):
 @jit_inline
 def totals(f64, f32, u32, row, rings, r, behind, stats):
     """Count, sum, squared deviations, min, max, distinct values, trend and quantiles of a ring, into ``stats[r]``."""
-    panes = rings[r, R_PANES]
-    head = int(f64[row, rings[r, R_HEAD]])
+    panes = rings[r, d.R_PANES]
+    head = int(f64[row, rings[r, d.R_HEAD]])
     n = 0
     for p in range(panes):
         if held(head, p, panes, behind):
-            n += u32[row, rings[r, R_COUNT] + p]
-    stats[r, T_COUNT] = n
-    if rings[r, R_M2] >= 0:
+            n += u32[row, rings[r, d.R_COUNT] + p]
+    stats[r, d.T_COUNT] = n
+    if rings[r, d.R_M2] >= 0:
         _deviations(f64, f32, u32, row, rings, r, behind, n, stats)
-    elif rings[r, R_M2_EVER] >= 0:
-        stats[r, T_SUM] = n * f64[row, rings[r, R_SUM]]
-        stats[r, T_M2] = f64[row, rings[r, R_M2_EVER]]
-    elif rings[r, R_SUM] >= 0:
+    elif rings[r, d.R_M2_EVER] >= 0:
+        stats[r, d.T_SUM] = n * f64[row, rings[r, d.R_SUM]]
+        stats[r, d.T_M2] = f64[row, rings[r, d.R_M2_EVER]]
+    elif rings[r, d.R_SUM] >= 0:
         total = 0.0
         for p in range(panes):
             if held(head, p, panes, behind):
-                total += f64[row, rings[r, R_SUM] + p]
-        stats[r, T_SUM] = total
-    if rings[r, R_MIN] >= 0:
+                total += f64[row, rings[r, d.R_SUM] + p]
+        stats[r, d.T_SUM] = total
+    if rings[r, d.R_MIN] >= 0:
         low = np.inf
         for p in range(panes):
-            if u32[row, rings[r, R_COUNT] + p] > 0 and held(head, p, panes, behind):
-                low = min(low, f64[row, rings[r, R_MIN] + p])
-        stats[r, T_MIN] = low
-    if rings[r, R_MAX] >= 0:
+            if u32[row, rings[r, d.R_COUNT] + p] > 0 and held(head, p, panes, behind):
+                low = min(low, f64[row, rings[r, d.R_MIN] + p])
+        stats[r, d.T_MIN] = low
+    if rings[r, d.R_MAX] >= 0:
         high = -np.inf
         for p in range(panes):
-            if u32[row, rings[r, R_COUNT] + p] > 0 and held(head, p, panes, behind):
-                high = max(high, f64[row, rings[r, R_MAX] + p])
-        stats[r, T_MAX] = high
-    if rings[r, R_BITS] >= 0:
-        stats[r, T_DISTINCT] = _distinct(f64, u32, row, rings, r, behind)
-    if rings[r, R_TREND] == 1:
-        stats[r, T_TREND] = _trend(f64, u32, row, rings, r, behind)
-    if rings[r, R_BINS] >= 0:
+            if u32[row, rings[r, d.R_COUNT] + p] > 0 and held(head, p, panes, behind):
+                high = max(high, f64[row, rings[r, d.R_MAX] + p])
+        stats[r, d.T_MAX] = high
+    if rings[r, d.R_BITS] >= 0:
+        stats[r, d.T_DISTINCT] = _distinct(f64, u32, row, rings, r, behind)
+    if rings[r, d.R_TREND] == 1:
+        stats[r, d.T_TREND] = _trend(f64, u32, row, rings, r, behind)
+    if rings[r, d.R_BINS] >= 0:
         quantiles(f64, u32, row, rings, r, behind, stats)
 
 
 @jit_inline
 def _deviations(f64, f32, u32, row, rings, r, behind, n, stats):
     """Sum and squared deviations over the means of panes, taken from one of the means: no large numbers cancel."""
-    panes, head = rings[r, R_PANES], int(f64[row, rings[r, R_HEAD]])
+    panes, head = rings[r, d.R_PANES], int(f64[row, rings[r, d.R_HEAD]])
     origin, moved, m2 = np.nan, 0.0, 0.0
     for p in range(panes):
-        c = float(u32[row, rings[r, R_COUNT] + p])
+        c = float(u32[row, rings[r, d.R_COUNT] + p])
         if c > 0 and held(head, p, panes, behind):
             if origin != origin:
-                origin = f64[row, rings[r, R_SUM] + p]
-            moved += c * (f64[row, rings[r, R_SUM] + p] - origin)
+                origin = f64[row, rings[r, d.R_SUM] + p]
+            moved += c * (f64[row, rings[r, d.R_SUM] + p] - origin)
     for p in range(panes):
-        c = float(u32[row, rings[r, R_COUNT] + p])
+        c = float(u32[row, rings[r, d.R_COUNT] + p])
         if c > 0 and held(head, p, panes, behind):
-            d = f64[row, rings[r, R_SUM] + p] - origin - moved / n
-            m2 += f32[row, rings[r, R_M2] + p] + c * d * d
-    stats[r, T_SUM] = n * (origin + moved / n) if n > 0 else 0.0
-    stats[r, T_M2] = m2
+            off = f64[row, rings[r, d.R_SUM] + p] - origin - moved / n
+            m2 += f32[row, rings[r, d.R_M2] + p] + c * off * off
+    stats[r, d.T_SUM] = n * (origin + moved / n) if n > 0 else 0.0
+    stats[r, d.T_M2] = m2
 
 
 @jit_inline
 def _trend(f64, u32, row, rings, r, behind):
     """The mean of the newer half of the window over that of its older half; NaN where either has no value."""
-    panes, head = rings[r, R_PANES], int(f64[row, rings[r, R_HEAD]])
+    panes, head = rings[r, d.R_PANES], int(f64[row, rings[r, d.R_HEAD]])
     old_n, old_sum, new_n, new_sum = 0.0, 0.0, 0.0, 0.0
     for p in range(panes):
         age = (head - p) % panes + behind
-        c = float(u32[row, rings[r, R_COUNT] + p])
+        c = float(u32[row, rings[r, d.R_COUNT] + p])
         if c > 0 and age < panes:
-            total = f64[row, rings[r, R_SUM] + p] * (c if rings[r, R_M2] >= 0 else 1.0)
+            total = f64[row, rings[r, d.R_SUM] + p] * (c if rings[r, d.R_M2] >= 0 else 1.0)
             if 2 * age < panes:
                 new_n, new_sum = new_n + c, new_sum + total
             else:
@@ -251,40 +218,41 @@ def days_seen(f64, row, rings, r, width, t):
 
     A window shorter than a day counts whole.
     """
-    if rings[r, R_FIRST] < 0:
+    if rings[r, d.R_FIRST] < 0:
         return 1.0
-    window = width * rings[r, R_PANES]
-    return min(max(t - f64[row, rings[r, R_FIRST]], DAY_S), window) / DAY_S
+    window = width * rings[r, d.R_PANES]
+    return min(max(t - f64[row, rings[r, d.R_FIRST]], DAY_S), window) / DAY_S
 
 
 @jit_inline
 def ring_feature(op, stats, r, x, counted, priors, days):
     """One windowed feature from a ring's totals; NaN where it is not defined."""
-    n = stats[r, T_COUNT]
-    if op == COUNT:
+    n = stats[r, d.T_COUNT]
+    if op == d.COUNT:
         return n
-    if op == SUM:
-        return stats[r, T_SUM]
-    if op == RATE:
+    if op == d.SUM:
+        return stats[r, d.T_SUM]
+    if op == d.RATE:
         return n / days
-    if op == TREND:
-        return stats[r, T_TREND]
-    if op == DISTINCT:
-        return stats[r, T_DISTINCT]
-    if op == SHARE:
-        return (stats[r, T_SUM] + priors[r, 0] * priors[r, 1]) / (n + priors[r, 0]) if n + priors[r, 0] > 0 else np.nan
-    if op == OVER_MEAN:
+    if op == d.TREND:
+        return stats[r, d.T_TREND]
+    if op == d.DISTINCT:
+        return stats[r, d.T_DISTINCT]
+    if op == d.SHARE:
+        weight = n + priors[r, 0]
+        return (stats[r, d.T_SUM] + priors[r, 0] * priors[r, 1]) / weight if weight > 0 else np.nan
+    if op == d.OVER_MEAN:
         n -= counted
-        own = (stats[r, T_SUM] - (x if counted > 0 else 0.0)) / n if n > 0 else np.nan
+        own = (stats[r, d.T_SUM] - (x if counted > 0 else 0.0)) / n if n > 0 else np.nan
         return x / own if own != 0 else np.nan
     if n <= 0:
         return np.nan
-    if op == MEAN:
-        return stats[r, T_SUM] / n
-    if op == STD:
-        return np.sqrt(max(stats[r, T_M2], 0.0) / n)
-    if op == MIN:
-        return stats[r, T_MIN]
-    if op >= Q50:
-        return stats[r, T_QUANTILES + op - Q50]
-    return stats[r, T_MAX]
+    if op == d.MEAN:
+        return stats[r, d.T_SUM] / n
+    if op == d.STD:
+        return np.sqrt(max(stats[r, d.T_M2], 0.0) / n)
+    if op == d.MIN:
+        return stats[r, d.T_MIN]
+    if op >= d.Q50:
+        return stats[r, d.T_QUANTILES + op - d.Q50]
+    return stats[r, d.T_MAX]

@@ -6,37 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from weir.online.codec.forms.machine_words import jit_inline
-from weir.online.features.descriptors import (
-    EWMEAN,
-    GAP_FAST,
-    GAP_FAST_WEIGHT,
-    GAP_M2,
-    GAP_MEAN,
-    GAP_MEAN_AT,
-    GAP_STD,
-    GAP_TREND,
-    GAP_WEIGHT,
-    LAST,
-    OVER_EWMEAN,
-    RUN_COUNT,
-    RUN_FIRST,
-    RUN_LEAST,
-    RUN_MIN,
-    RUN_NEGATIVE,
-    RUN_SINCE_NEGATIVE,
-    RUN_SIZE,
-    S_EW,
-    S_FIRST_POSITIVE_TS,
-    S_FIRST_TS,
-    S_GAP,
-    S_LAST,
-    S_LAST_TS,
-    S_POSITIVE_TS,
-    S_RUN,
-    SINCE_FIRST,
-    SINCE_LAST,
-    SINCE_POSITIVE,
-)
+from weir.online.features import descriptors as d
 
 # A clipped mean accepts values whole until this much weight has been seen, so that one first value cannot pin it.
 _MIN_CLIP_WEIGHT = 2.0
@@ -45,7 +15,7 @@ _MIN_CLIP_WEIGHT = 2.0
 @jit_inline
 def gap_since(f64, row, scalars, j, t):
     """The gap that an event at ``t`` ends; NaN for a first event, and for a late one, which ends none."""
-    then = f64[row, scalars[j, S_LAST_TS]]
+    then = f64[row, scalars[j, d.S_LAST_TS]]
     return t - then if then != 0.0 and t >= then else np.nan
 
 
@@ -54,26 +24,26 @@ def _update_gaps(f64, row, at, half_life, gap):
     """Weigh one gap in, older ones by the time since (West 1979)."""
     if gap != gap:
         return
-    f64[row, at + GAP_WEIGHT] = f64[row, at + GAP_WEIGHT] * 0.5 ** (gap / half_life) + 1.0
-    off = gap - f64[row, at + GAP_MEAN_AT]
-    f64[row, at + GAP_MEAN_AT] += off / f64[row, at + GAP_WEIGHT]
-    left = f64[row, at + GAP_M2] * 0.5 ** (gap / half_life)
-    f64[row, at + GAP_M2] = left + off * (gap - f64[row, at + GAP_MEAN_AT])
-    f64[row, at + GAP_FAST_WEIGHT] = f64[row, at + GAP_FAST_WEIGHT] * 0.5 ** (4.0 * gap / half_life) + 1.0
-    f64[row, at + GAP_FAST] += (gap - f64[row, at + GAP_FAST]) / f64[row, at + GAP_FAST_WEIGHT]
+    f64[row, at + d.GAP_WEIGHT] = f64[row, at + d.GAP_WEIGHT] * 0.5 ** (gap / half_life) + 1.0
+    off = gap - f64[row, at + d.GAP_MEAN_AT]
+    f64[row, at + d.GAP_MEAN_AT] += off / f64[row, at + d.GAP_WEIGHT]
+    left = f64[row, at + d.GAP_M2] * 0.5 ** (gap / half_life)
+    f64[row, at + d.GAP_M2] = left + off * (gap - f64[row, at + d.GAP_MEAN_AT])
+    f64[row, at + d.GAP_FAST_WEIGHT] = f64[row, at + d.GAP_FAST_WEIGHT] * 0.5 ** (4.0 * gap / half_life) + 1.0
+    f64[row, at + d.GAP_FAST] += (gap - f64[row, at + d.GAP_FAST]) / f64[row, at + d.GAP_FAST_WEIGHT]
 
 
 @jit_inline
 def _gap_feature(op, f64, row, at):
     """One feature of the weighted gaps; NaN where there is none."""
-    mean, weight = f64[row, at + GAP_MEAN_AT], f64[row, at + GAP_WEIGHT]
+    mean, weight = f64[row, at + d.GAP_MEAN_AT], f64[row, at + d.GAP_WEIGHT]
     if weight == 0.0:
         return np.nan
-    if op == GAP_MEAN:
+    if op == d.GAP_MEAN:
         return mean
-    if op == GAP_STD:
-        return np.sqrt(max(f64[row, at + GAP_M2], 0.0) / weight)
-    return f64[row, at + GAP_FAST] / mean if mean > 0.0 else np.nan
+    if op == d.GAP_STD:
+        return np.sqrt(max(f64[row, at + d.GAP_M2], 0.0) / weight)
+    return f64[row, at + d.GAP_FAST] / mean if mean > 0.0 else np.nan
 
 
 @jit_inline
@@ -81,22 +51,22 @@ def update_scalar(f64, row, scalars, j, decays, t, x, unit):
     """Update last, first and exponentially weighted values of one aggregate."""
     half_life, clip = decays[j, 0], decays[j, 1]
     newest = True
-    if scalars[j, S_GAP] >= 0:
-        _update_gaps(f64, row, scalars[j, S_GAP], half_life, gap_since(f64, row, scalars, j, t))
-    if scalars[j, S_LAST_TS] >= 0:
-        newest = t >= f64[row, scalars[j, S_LAST_TS]]
-        f64[row, scalars[j, S_LAST_TS]] = max(t, f64[row, scalars[j, S_LAST_TS]])
-    at = scalars[j, S_FIRST_TS]
+    if scalars[j, d.S_GAP] >= 0:
+        _update_gaps(f64, row, scalars[j, d.S_GAP], half_life, gap_since(f64, row, scalars, j, t))
+    if scalars[j, d.S_LAST_TS] >= 0:
+        newest = t >= f64[row, scalars[j, d.S_LAST_TS]]
+        f64[row, scalars[j, d.S_LAST_TS]] = max(t, f64[row, scalars[j, d.S_LAST_TS]])
+    at = scalars[j, d.S_FIRST_TS]
     if at >= 0 and (f64[row, at] == 0.0 or t < f64[row, at]):
         f64[row, at] = t
-    if scalars[j, S_LAST] >= 0 and newest:
-        f64[row, scalars[j, S_LAST]] = x if unit > 0 else (1.0 if x > 0 else 0.0)
-    if scalars[j, S_POSITIVE_TS] >= 0 and x > 0:
-        f64[row, scalars[j, S_POSITIVE_TS]] = max(t, f64[row, scalars[j, S_POSITIVE_TS]])
-    at = scalars[j, S_FIRST_POSITIVE_TS]
+    if scalars[j, d.S_LAST] >= 0 and newest:
+        f64[row, scalars[j, d.S_LAST]] = x if unit > 0 else (1.0 if x > 0 else 0.0)
+    if scalars[j, d.S_POSITIVE_TS] >= 0 and x > 0:
+        f64[row, scalars[j, d.S_POSITIVE_TS]] = max(t, f64[row, scalars[j, d.S_POSITIVE_TS]])
+    at = scalars[j, d.S_FIRST_POSITIVE_TS]
     if at >= 0 and x > 0 and (f64[row, at] == 0.0 or t < f64[row, at]):
         f64[row, at] = t
-    at = scalars[j, S_EW]
+    at = scalars[j, d.S_EW]
     if at >= 0:  # weighted sum, weight, time of the newest value
         weight = f64[row, at + 1]
         if weight >= _MIN_CLIP_WEIGHT and clip > 0:
@@ -121,56 +91,56 @@ def update_run(f64, row, at, event_ts, y, counts, x):
     known negative's. A negative whose event is not before the run's first ends the whole run.
     """
     if y <= 0.0:
-        f64[row, at + RUN_NEGATIVE] = max(f64[row, at + RUN_NEGATIVE], event_ts)
-        if f64[row, at + RUN_SIZE] > 0.0 and event_ts >= f64[row, at + RUN_FIRST]:
-            f64[row, at + RUN_SIZE] = 0.0
+        f64[row, at + d.RUN_NEGATIVE] = max(f64[row, at + d.RUN_NEGATIVE], event_ts)
+        if f64[row, at + d.RUN_SIZE] > 0.0 and event_ts >= f64[row, at + d.RUN_FIRST]:
+            f64[row, at + d.RUN_SIZE] = 0.0
         return
-    if not counts or event_ts <= f64[row, at + RUN_NEGATIVE]:
+    if not counts or event_ts <= f64[row, at + d.RUN_NEGATIVE]:
         return
-    if f64[row, at + RUN_SIZE] == 0.0:
-        f64[row, at + RUN_FIRST] = event_ts
-        f64[row, at + RUN_LEAST] = np.nan
-    f64[row, at + RUN_SIZE] += 1.0
-    f64[row, at + RUN_FIRST] = min(f64[row, at + RUN_FIRST], event_ts)
-    if not x >= f64[row, at + RUN_LEAST] and x == x:
-        f64[row, at + RUN_LEAST] = x
+    if f64[row, at + d.RUN_SIZE] == 0.0:
+        f64[row, at + d.RUN_FIRST] = event_ts
+        f64[row, at + d.RUN_LEAST] = np.nan
+    f64[row, at + d.RUN_SIZE] += 1.0
+    f64[row, at + d.RUN_FIRST] = min(f64[row, at + d.RUN_FIRST], event_ts)
+    if not x >= f64[row, at + d.RUN_LEAST] and x == x:
+        f64[row, at + d.RUN_LEAST] = x
 
 
 @jit_inline
 def _run_feature(op, f64, row, at, t):
     """One feature of a label run; NaN where there is no run, or no negative."""
-    size = f64[row, at + RUN_SIZE]
-    if op == RUN_COUNT:
+    size = f64[row, at + d.RUN_SIZE]
+    if op == d.RUN_COUNT:
         return size
-    if op == RUN_SINCE_NEGATIVE:
-        then = f64[row, at + RUN_NEGATIVE]
+    if op == d.RUN_SINCE_NEGATIVE:
+        then = f64[row, at + d.RUN_NEGATIVE]
         return max(t - then, 0.0) if then != 0.0 else np.nan
     if size == 0.0:
         return np.nan
-    return f64[row, at + RUN_LEAST] if op == RUN_MIN else max(t - f64[row, at + RUN_FIRST], 0.0)
+    return f64[row, at + d.RUN_LEAST] if op == d.RUN_MIN else max(t - f64[row, at + d.RUN_FIRST], 0.0)
 
 
 @jit_inline
 def scalar_feature(op, f64, row, scalars, j, t, x):
     """One unwindowed feature, read before the row's own update; NaN where it is not defined."""
-    if op >= RUN_COUNT:
-        return _run_feature(op, f64, row, scalars[j, S_RUN], t)
-    if op in (EWMEAN, OVER_EWMEAN):
-        weight = f64[row, scalars[j, S_EW] + 1]
-        mean = f64[row, scalars[j, S_EW]] / weight if weight > 0 else np.nan
-        if op == EWMEAN:
+    if op >= d.RUN_COUNT:
+        return _run_feature(op, f64, row, scalars[j, d.S_RUN], t)
+    if op in (d.EWMEAN, d.OVER_EWMEAN):
+        weight = f64[row, scalars[j, d.S_EW] + 1]
+        mean = f64[row, scalars[j, d.S_EW]] / weight if weight > 0 else np.nan
+        if op == d.EWMEAN:
             return mean
         return x / mean if mean != 0 else np.nan
-    if GAP_MEAN <= op <= GAP_TREND:
-        return _gap_feature(op, f64, row, scalars[j, S_GAP])
-    if op == LAST:
-        return f64[row, scalars[j, S_LAST]] if f64[row, scalars[j, S_LAST_TS]] != 0.0 else np.nan
-    if op == SINCE_LAST:
-        then = f64[row, scalars[j, S_LAST_TS]]
-    elif op == SINCE_FIRST:
-        then = f64[row, scalars[j, S_FIRST_TS]]
-    elif op == SINCE_POSITIVE:
-        then = f64[row, scalars[j, S_POSITIVE_TS]]
+    if d.GAP_MEAN <= op <= d.GAP_TREND:
+        return _gap_feature(op, f64, row, scalars[j, d.S_GAP])
+    if op == d.LAST:
+        return f64[row, scalars[j, d.S_LAST]] if f64[row, scalars[j, d.S_LAST_TS]] != 0.0 else np.nan
+    if op == d.SINCE_LAST:
+        then = f64[row, scalars[j, d.S_LAST_TS]]
+    elif op == d.SINCE_FIRST:
+        then = f64[row, scalars[j, d.S_FIRST_TS]]
+    elif op == d.SINCE_POSITIVE:
+        then = f64[row, scalars[j, d.S_POSITIVE_TS]]
     else:
-        then = f64[row, scalars[j, S_FIRST_POSITIVE_TS]]
+        then = f64[row, scalars[j, d.S_FIRST_POSITIVE_TS]]
     return max(t - then, 0.0) if then != 0.0 else np.nan
