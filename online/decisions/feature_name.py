@@ -13,6 +13,7 @@ from weir.online.batch import BoolMatrix, FloatMatrix, missing_of
 from weir.online.decisions.operations import OPERATIONS, Of
 
 _WINDOW: Final = re.compile(r"(\d+)([smhdw])$|ever$")
+_RATIO: Final = re.compile(r"(\w+\.\w+_(?:\d+[smhdw]|ever))_over_(\d+[smhdw]|ever)$")
 # What an operation is of, where only its name says so: one that both events and labels have, of events.
 _NAMED: Final = {op: of for of in ("anomaly", "labels", "events") for op in OPERATIONS[of] if op}
 # Longest first: ``run_since_first`` also ends in ``since_first``.
@@ -59,6 +60,8 @@ class FeatureName:
     missing: bool = False
     of: Of = "events"
     declared: Subject | None = None
+    than: str = ""
+    """Of a ratio of windows: the other one, as ``span`` tells it."""
 
     @classmethod
     def parse(cls, full: str, subjects: Mapping[str, Subject] | None = None) -> FeatureName:
@@ -74,6 +77,11 @@ class FeatureName:
         entity, dot, rest = base.partition(".")
         if not dot:
             return cls(full, None, entity, missing=missing, declared=known.get(base))
+        if ratio := _RATIO.match(base):
+            inner, than = (cls.parse(part, known) for part in (ratio[1], f"{entity}.n_{ratio[2]}"))
+            return cls(
+                full, entity, f"{inner.subject}_{inner.op}", "over_window", inner.window, missing, than=than.span
+            )
         if declared := known.get(base):
             return cls(full, entity, rest, missing=missing, of=declared.of, declared=declared)
         stem, _, last = rest.rpartition("_")

@@ -101,6 +101,9 @@ OPERATIONS: Final[dict[Of, dict[str, Operation]]] = {
         "q90": Operation(_OF_VALUE % "90th percentile of"),
         "q99": Operation(_OF_VALUE % "99th percentile of"),
         "rate": Operation("{shown} {noun}{whose} a day{span}{usually}", plain),
+        "over_window": Operation(
+            "{subject} of {this}{span} is {shown} that{than}{usually}", times, "no {subject} of {this}{span} to compare"
+        ),
         "gap_mean": Operation(
             "{this}'s mean time from one {one} to the next{span} is {shown}{usually}", duration, _NO_GAP
         ),

@@ -118,6 +118,7 @@ def _filled(template: str, fact: Fact) -> str:
         whose=f" of {name.this}" if fact.other else "",
         adjective=name.adjective,
         span=name.span,
+        than=name.than,
         span_or_yet=name.span if name.span not in ("", " ever") else " yet",
         subject=subject,
         subjects=subject.removesuffix("s") if show(value) == "1" else _plural(subject),

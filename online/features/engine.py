@@ -185,8 +185,9 @@ class FeatureEngine:
     def _choose(self, inputs: Sequence[str], raw: Sequence[str], indicators: bool) -> None:
         """Resolve the inputs and lay out the matrix: values first, then one indicator a missing-group."""
         group = dict(self._made)
-        group |= {name: name for name in raw} | {name: name for name, _ in self.plan.values}
-        order = [*raw, *(name for name, _ in self.plan.values), *(name for name, _ in self._made)]
+        group |= {name: name for name in raw} | {name: name for name, each in self.plan.values if each.source[0] != "_"}
+        shown = [name for name, _ in self.plan.values if not name.startswith("_")]
+        order = [*raw, *shown, *(name for name, _ in self._made)]
         known = [*order, *(c for c in TIME_COLUMNS)]
         chosen: dict[str, None] = {}
         for pattern in inputs:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from weir.online.durations import format_duration
 from weir.online.errors import TaskError
 from weir.online.features.expression import Expression
-from weir.online.features.spec import Aggregate, Anomaly, Entity, LabelAggregate, over_windows
+from weir.online.features.spec import RATIO_OPS, Aggregate, Anomaly, Entity, LabelAggregate, over_windows
 from weir.online.features.timecolumns import TIME_COLUMNS
 from weir.online.mistakes import did_you_mean
 
@@ -32,6 +32,21 @@ def feature_names(entity: str, aggregate: Aggregate | LabelAggregate) -> list[tu
         else:
             out.append((stem, op, None))
     return out
+
+
+def ratio_values(entity: str, aggregate: Aggregate) -> dict[str, str]:
+    """The derived column of each ratio of windows, and its expression.
+
+    >>> ratio_values("user", Aggregate(name="n", ops=("rate",), windows=("1d", "7d"), ratios=("1d/7d",)))
+    {'user.n_rate_1d_over_7d': 'user.n_rate_1d / user.n_rate_7d'}
+    """
+    made = {(op, window): name for name, op, window in feature_names(entity, aggregate)}
+    return {
+        f"{made[op, a]}_over_{format_duration(b)}": f"{made[op, a]} / {made[op, b]}"
+        for op in aggregate.ops
+        for a, b in aggregate.pairs
+        if op in RATIO_OPS
+    }
 
 
 class Levels:

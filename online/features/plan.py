@@ -229,7 +229,8 @@ def _layout(entity: Entity, fed_by: int, levels: Levels) -> tuple[EntityLayout, 
         for aggregate in entity.aggregates:
             level = levels.aggregate(aggregate)
             _allocate(building.setdefault(level, _Tables(name, level, fed_by)), row, entity.name, aggregate)
-        meaning = entity.model_copy(update={"labels": (), "anomalies": ()})
+        kept = tuple(a.model_copy(update={"ratios": ()}) for a in entity.aggregates)  # ratios keep nothing in a row
+        meaning = entity.model_copy(update={"labels": (), "anomalies": (), "aggregates": kept})
     words = 2 * row.doubles + row.words
     # Of what feeds this row alone: a changed label aggregate must not make the rows of events unreadable.
     said = f"{d.LAYOUT} {meaning.model_dump_json()}"

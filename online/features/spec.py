@@ -23,6 +23,7 @@ LabelRunOp = Literal["run_count", "run_min", "run_since_first", "run_since_negat
 WINDOW_OPS: tuple[str, ...] = get_args(WindowOp)
 GAP_OPS: tuple[str, ...] = get_args(GapOp)
 """Of the time between an entity's events: over windows where there are any, else weighted by ``half_life``."""
+RATIO_OPS = ("mean", "std", "min", "max", "rate", "q50", "q90", "q99", "gap_mean", "gap_std")
 QUANTILE_OPS = ("q50", "q90", "q99")
 LABEL_WINDOW_OPS = ("count", "positives", "share")
 RUN_OPS = ("run_count", "run_min", "run_since_first", "run_since_negative")
@@ -87,6 +88,13 @@ class Aggregate(_Aggregate):
     """``ewmean``: a value counts for at most this many times the current mean (0: no limit), for a robust mean."""
     bits: int = Field(default=64, ge=32, le=1024, multiple_of=32)
     """``distinct``: bitmap bits a pane; the estimate saturates near ``bits * ln(bits)``."""
+    ratios: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Pairs of windows, as ``1d/30d``: a feature for each op that compares, the one window's value over the other's."""
+
+    @property
+    def pairs(self) -> list[tuple[float, ...]]:
+        """The windows of each of ``ratios``, in seconds."""
+        return [tuple(_window(part) for part in ratio.split("/")) for ratio in self.ratios]
 
     @model_validator(mode="after")
     def _check(self) -> Aggregate:
@@ -94,6 +102,11 @@ class Aggregate(_Aggregate):
         needs = [op for op in self.ops if op not in ("count", "rate", "since_last", "since_first", *GAP_OPS)]
         if needs and self.value is None:
             raise ValueError(f"{needs[0]} needs value = a column or an expression")
+        if self.ratios and not {*self.ops} & {*RATIO_OPS}:
+            raise ValueError(f"ratios compare {', '.join(RATIO_OPS)}; add one of these to ops (for count: rate)")
+        for ratio, pair in zip(self.ratios, self.pairs, strict=True):
+            if len(pair) != 2 or not {*pair} <= {*self.windows}:
+                raise ValueError(f"ratios: {ratio!r} is not two of the windows, such as '1d/30d'; write it so")
         if "gap_trend" in self.ops and EVER in self.windows:
             raise ValueError("gap_trend compares the halves of a window, and 'ever' has none; leave one of them out")
         return self

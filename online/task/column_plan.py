@@ -15,7 +15,7 @@ WIRE_IDS = ("user_id", "merchant_id", "device_id", "session_id")
 
 
 def _sources(task: TaskSpec) -> Iterator[str]:
-    yield from task.values.values()
+    yield from task.derived.values()
     for entity in task.entities:
         for aggregate in entity.windowed:
             if aggregate.value is not None:
@@ -38,7 +38,7 @@ def columns_of(task: TaskSpec) -> ColumnRequest:
         for name in sorted(expression.names):
             if name == "type" and name not in expression.texts:
                 numbers[name] = None  # which the check refuses
-            if "." in name or name in task.values or name in TIME_COLUMNS or name == "type":
+            if "." in name or name in task.derived or name in TIME_COLUMNS or name == "type":
                 continue
             (texts if name in expression.texts else numbers)[name] = None
     keys = {entity.key: None for entity in task.entities if entity.key != "*"}

@@ -51,7 +51,9 @@ def subjects_of(task: TaskSpec) -> dict[str, Subject]:
             found[f"{entity.name}.{d.name}"] = Subject(
                 "anomaly", d.value, given=_given(d.value, d.name), weights=weights
             )
-    for name, source in task.values.items():
+    for name, source in task.derived.items():
+        if "." in name:
+            continue
         tree = _parsed(source)
         found[name] = Subject(
             value=source, unit_s=_unit_of(source, task), flag=_is_flag(tree), made_of=_undone(tree, task)

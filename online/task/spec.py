@@ -5,7 +5,7 @@ The models here know shapes, defaults and limits; ``weir.online.stages.pipeline`
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -17,12 +17,14 @@ from weir.online.decisions.threshold import BudgetThreshold, ThresholdPolicy
 from weir.online.drift.drift_policy import DriftPolicy
 from weir.online.durations import Seconds, format_duration, parse_duration
 from weir.online.errors import TaskError
+from weir.online.features.levels import ratio_values
 from weir.online.features.spec import Entity, Formula, Name
 from weir.online.frozen import FrozenModel
 from weir.online.labels.join_policy import JoinPolicy
 from weir.online.labels.silence import SilencePolicy
 from weir.online.learners.factory import LearnerSpec
 from weir.online.mistakes import did_you_mean, mistakes, sentence, told
+from weir.online.task.categories import Category, with_entities
 from weir.online.task.full_spec import FullSpec
 from weir.online.toml_text import parse_toml
 
@@ -192,6 +194,8 @@ class TaskSpec(FrozenModel):
     """By numeric raw column, the values that stand for "no reading"; a list at the top, or ``"*"``, is for all."""
     values: dict[Name, Formula] = Field(default_factory=dict)
     entities: tuple[Entity, ...] = Field(min_length=1)
+    categories: tuple[Category, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Texts that the model is to see."""
     inputs: tuple[str, ...] = ("*",)
     indicators: bool = True
     model: LearnerSpec
@@ -228,6 +232,11 @@ class TaskSpec(FrozenModel):
     def _switched_off(cls, value: object) -> object:
         return None if value is False else value  # TOML has no null
 
+    @model_validator(mode="before")
+    @classmethod
+    def _entities_of_categories(cls, document: Any) -> Any:
+        return with_entities(document)
+
     @model_validator(mode="after")
     def _check(self) -> TaskSpec:
         names = [e.name for e in self.entities]
@@ -258,6 +267,13 @@ class TaskSpec(FrozenModel):
                     f"{name} make {format_duration(wait)}, but predictions wait for labels only "
                     f"labels.join.keep_s = {format_duration(keep_s)}; raise keep_s"
                 )
+
+    @property
+    def derived(self) -> dict[str, str]:
+        """Every derived column with its expression: of ``values``, of ratios of windows and of categories."""
+        ratios = [ratio_values(e.name, a) for e in self.entities for a in e.aggregates]
+        made = (*ratios, *(c.values() for c in self.categories))
+        return self.values | {name: source for each in made for name, source in each.items()}
 
     @property
     def key(self) -> str:

@@ -50,7 +50,7 @@ def engine_of(task: TaskSpec, store: FeatureStore, *, side: bool = False) -> Fea
             f"{key!r}: no worker sees all its events. Score an entity with key = {key!r}, or run the task embedded"
         )
     engine = FeatureEngine(
-        build_plan(task.entities, task.values),
+        build_plan(task.entities, task.derived),
         store,
         namespace=task.name,
         inputs=task.inputs,
@@ -97,7 +97,8 @@ def shape_with(task: TaskSpec, engine: FeatureEngine) -> TaskShape:
     """The shape of a task whose engine there is."""
     numbers = columns_of(task).numbers
     watched = tuple(task.watch or numbers)
-    known = {*numbers, *task.values, *TIME_COLUMNS, *engine.made}
+    shown = [name for name in task.derived if not name.startswith("_")]
+    known = {*numbers, *shown, *TIME_COLUMNS, *engine.made}
     if unknown := [name for name in watched if name not in known]:
         raise TaskError(
             f"task {task.name}: watch: no numeric column {', '.join(map(repr, unknown))}; there are: "
@@ -109,7 +110,7 @@ def shape_with(task: TaskSpec, engine: FeatureEngine) -> TaskShape:
     watched = watched if task.drift is not None else ()
     if task.full is None:
         return TaskShape(engine.features, masks, secondary, watched)
-    pool = (*numbers, *task.values, *engine.made)
+    pool = (*numbers, *shown, *engine.made)
     try:
         further = further_inputs(task.full, engine.features, pool, TIME_COLUMNS)
     except TaskError as exc:

@@ -36,6 +36,7 @@ TASK = TaskSpec.model_validate(
                     {"name": "paid", "value": "amount", "ops": EVENT_OPS, "windows": ["30d"]},
                     {"name": "life", "value": "amount", "ops": ["count", "mean", "rate"], "windows": ["ever", "10s"]},
                     {"name": "pace", "ops": ["gap_mean"]},
+                    {"name": "busy", "ops": ["rate"], "windows": ["1h", "1d", "ever"], "ratios": ["1h/1d", "1d/ever"]},
                     {"name": "small", "where": "amount < 5", "ops": ["count", "since_last"], "windows": ["1h"]},
                 ],
                 "anomalies": [{"name": "heat", "value": "amount"}],
@@ -89,6 +90,11 @@ TOLD: dict[str, tuple[float, str]] = {
     "user.life_rate_ever": (1.0, "1 event with amount a day ever"),
     "user.life_rate_10s": (2.0, "2 events with amount a day in 10 s"),
     "user.pace_gap_mean": (200.0, "this user's mean time from one event to the next is 3.3 min"),
+    "user.busy_rate_1h": (3.0, "3 events a day in 1 h"),
+    "user.busy_rate_1d": (3.0, "3 events a day in 1 d"),
+    "user.busy_rate_ever": (3.0, "3 events a day ever"),
+    "user.busy_rate_1h_over_1d": (2.31, "busy rate of this user in 1 h is 2.3x that in 1 d"),
+    "user.busy_rate_1d_over_ever": (2.31, "busy rate of this user in 1 d is 2.3x that ever"),
     "user.paid_last": (3.0, "this user's last paid is 3.00"),
     "user.paid_since_last": (200.0, "3.3 min since this user's last event with amount"),
     "user.paid_since_first": (2 * DAY, "2 d since this user's first event with amount"),
@@ -153,6 +159,8 @@ ABSENT = {
     ),
     "user.life_ever": "no earlier life known of this user yet",
     "user.life_10s": "no earlier life known of this user in 10 s",
+    "user.busy_rate_1h_over_1d": "no busy rate of this user in 1 h to compare",
+    "user.busy_rate_1d_over_ever": "no busy rate of this user in 1 d to compare",
     "user.pace_gap_mean": "no time from one event of this user to the next known yet",
     "shop.risk": "no label known at this shop yet",
     "shop.risk_since_positive": "no fraud known at this shop yet",
@@ -183,7 +191,7 @@ def test_the_lists_below_hold_every_feature_of_a_task_that_names_every_operation
     assert {name for name in SEEN if not name.endswith("_missing")} == {*TOLD}
     assert {name for name in SEEN if name.endswith("_missing")} == {f"{name}_missing" for name in ABSENT}
     assert {*OPERATIONS["anomaly"]} == {"", *COMPONENTS, "expected"}
-    assert {*OPERATIONS["events"]} == {*EVENT_OPS}
+    assert {*OPERATIONS["events"]} == {*EVENT_OPS, "over_window"}
     assert {*OPERATIONS["labels"]} == {*LABEL_OPS, "run"}
 
 

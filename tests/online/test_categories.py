@@ -1,0 +1,129 @@
+"""Texts as inputs: hashed groups, shares of positives among known labels, and ratios of windows beside them."""
+
+from __future__ import annotations
+
+import math
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+from tests.online.feature_rows import DAY, T0
+from weir.online.batch import EventBatch, UpdateBatch
+from weir.online.errors import TaskError
+from weir.online.features.plan import build_plan
+from weir.online.task.column_plan import columns_of
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import engine_of, shape_of
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+
+BARE = """
+name = "t"
+entity = "user"
+[model]
+kind = "logistic"
+[[entities]]
+name = "user"
+key = "user_id"
+[[entities.aggregates]]
+name = "amount"
+value = "amount"
+ops = ["mean", "rate"]
+windows = ["1d", "30d", "ever"]
+"""
+TASK = f"""{BARE}
+ratios = ["1d/30d", "24h/ever"]
+[[categories]]
+name = "country"
+columns = 4
+[[categories]]
+name = "shop"
+value = "merchant_id"
+encode = "target"
+prior = 3
+prior_share = 0.1
+"""
+
+
+def events(countries: list[str | None], shops: list[str | None], ts: list[float]) -> EventBatch:
+    n = len(ts)
+    amounts = np.arange(1.0, n + 1.0)
+    entities: dict[str, list[str | None]] = {"user_id": ["u"] * n, "merchant_id": shops}
+    return EventBatch(
+        [f"e{i}" for i in range(n)], np.array(ts), ["buy"] * n, entities, {"amount": amounts}, {"country": countries}
+    )
+
+
+def test_a_text_is_a_column_for_each_group_of_its_hash() -> None:
+    task = TaskSpec.from_toml(TASK)
+    engine = engine_of(task, MemoryFeatureStore())
+    texts = ["de", "fr", None, "it", "de", "jp", "us"]
+    x = engine.process(events(texts, [None] * 7, [T0 + i for i in range(7)])).x
+    hot = np.column_stack([x[:, engine.features.index(f"country_group_{k}")] for k in range(4)])
+    want = [[float(text is not None and crc32(text.encode()) % 4 == k) for k in range(4)] for text in texts]
+    assert hot.tolist() == want
+    assert not [name for name in engine.features if name.startswith(("_", "country_group_0_missing"))]
+
+
+def test_a_text_has_the_smoothed_share_of_its_known_labels() -> None:
+    """Never of one that is not known yet; what is new has the prior's share."""
+    task = TaskSpec.from_toml(TASK)
+    engine = engine_of(task, MemoryFeatureStore())
+
+    def share(shop: str, ts: float) -> float:
+        x = engine.process(events(["de"], [shop], [ts])).x
+        return float(x[0, engine.features.index("shop.target_share_ever")])
+
+    assert share("a", T0) == pytest.approx(0.1)
+    labels = np.column_stack([[1.0, 1.0, 0.0], np.ones(3)])
+    known_at = T0 + np.array([DAY, 2 * DAY, 3 * DAY])
+    engine.apply("shop.labels", UpdateBatch(["1", "2", "3"], ["a", "a", "b"], known_at, labels))
+    assert share("a", T0 + 400 * DAY) == pytest.approx((2 + 0.3) / 5)
+    assert share("b", T0 + 400 * DAY) == pytest.approx((0 + 0.3) / 4)
+    assert share("new", T0 + 400 * DAY) == pytest.approx(0.1)
+    assert shape_of(task).secondary == ("merchant_id",)
+    assert {*columns_of(task).entities} == {"user_id", "merchant_id"}
+
+
+def test_ratios_are_of_the_windows_and_keep_nothing_in_a_row() -> None:
+    task, bare = TaskSpec.from_toml(TASK), TaskSpec.from_toml(BARE)
+    engine = engine_of(task, MemoryFeatureStore())
+    ts = [T0, T0 + 5 * DAY, T0 + 5 * DAY + 60, T0 + 50 * DAY]
+    columns = engine.process(events(["de"] * 4, ["a"] * 4, ts)).columns
+    for op in ("mean", "rate"):
+        day, month, ever = (np.asarray(columns[f"user.amount_{op}_{w}"]) for w in ("1d", "30d", "ever"))
+        assert columns[f"user.amount_{op}_1d_over_30d"].tolist() == (day / month).tolist()  # type: ignore[union-attr]
+        assert columns[f"user.amount_{op}_1d_over_ever"].tolist() == (day / ever).tolist()  # type: ignore[union-attr]
+    plans = [build_plan(each.entities, each.derived) for each in (task, bare)]
+    assert plans[0].layouts[0] == plans[1].layouts[0]
+
+
+def test_a_task_without_them_is_as_it_was() -> None:
+    task = TaskSpec.from_toml(BARE)
+    assert not {"categories", "ratios"} & {*task.model_dump(), *task.model_dump()["entities"][0]["aggregates"][0]}
+    whole = TaskSpec.from_toml(TASK)
+    assert TaskSpec.model_validate(whole.model_dump()) == whole
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('ratios = ["1d/30d", "24h/ever"]', 'ratios = ["1d/7d"]', "'1d/7d' is not two of the windows"),
+        ('ratios = ["1d/30d", "24h/ever"]', 'ratios = ["1d"]', "'1d' is not two of the windows"),
+        ('ratios = ["1d/30d", "24h/ever"]', 'ratios = ["soon/1d"]', "is not a duration"),
+        ('ops = ["mean", "rate"]', 'ops = ["count"]', r"ratios compare mean, .*for count: rate"),
+        ("prior_share = 0.1", "", "encode = 'target' and prior_share"),
+        ("columns = 4", "columns = 1", "categories.*columns"),
+        ('name = "shop"', 'name = "user"', "an entity is declared twice"),
+        ("columns = 4", "colums = 4", "colums"),
+    ],
+)
+def test_what_is_wrong_is_told(old: str, new: str, says: str) -> None:
+    with pytest.raises(TaskError, match=f"(?s){says}"):
+        TaskSpec.from_toml(TASK.replace(old, new))
+
+
+def test_missing_texts_do_not_disturb() -> None:
+    engine = engine_of(TaskSpec.from_toml(TASK), MemoryFeatureStore())
+    block = engine.process(events([None], [None], [T0]))
+    assert math.isnan(float(np.asarray(block.columns["shop.target_share_ever"])[0]))
