@@ -42,6 +42,10 @@ class Subject(NamedTuple):
     """Whether a prior is part of it."""
     weights: Mapping[str, float] = MappingProxyType({})
     """Of a detector's components: what their standard deviations were multiplied by."""
+    op: str = ""
+    """What of a detector of states the column is."""
+    codes: tuple[str, ...] = ()
+    """What the values 1, 2, ... stand for."""
     made_of: tuple[str, Callable[[float], float]] | None = None
     """Of a function of one column that can be undone, such as log1p: that column, and what undoes it."""
     behind: tuple[str, ...] | None = None
@@ -83,7 +87,7 @@ class FeatureName:
                 full, entity, f"{inner.subject}_{inner.op}", "over_window", inner.window, missing, than=than.span
             )
         if declared := known.get(base):
-            return cls(full, entity, rest, missing=missing, of=declared.of, declared=declared)
+            return cls(full, entity, rest, declared.op, missing=missing, of=declared.of, declared=declared)
         stem, _, last = rest.rpartition("_")
         window = last if stem and _WINDOW.match(last) else None
         rest = stem if window else rest

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
-Of = Literal["events", "labels", "anomaly"]
-"""What a feature is computed of: ``anomaly`` is what a detector says of events."""
+Of = Literal["events", "labels", "anomaly", "state"]
+"""What a feature is computed of: ``anomaly`` is what a detector says of events, ``state`` what one of states says."""
 
 
 def plain(value: float) -> str:
@@ -53,6 +53,11 @@ def times(ratio: float) -> str:
     return f"{ratio:.1f}x" if abs(ratio) >= 0.95 else f"{ratio:.2g}x"
 
 
+def side(off: float) -> str:
+    """Return how far, and on which side: ``3.1 below``."""
+    return f"{plain(abs(off))} {'below' if off < 0 else 'above'}"
+
+
 def whole(value: float) -> str:
     """Return a count that may have been estimated."""
     return f"{value:,.0f}"
@@ -77,6 +82,7 @@ ABSENT: Final[dict[Of, str]] = {
     "events": "no earlier {what} known of {this}{span_or_yet}",
     "labels": "no {kind}label {known} at {this}{span_or_yet}",
     "anomaly": "no {subject} of {this} to judge",
+    "state": "no {subject} of {this} to judge by a reference",
 }
 _NO_COMPARISON: Final = "{subject} cannot be compared with {this}'s %smean"
 _NO_POSITIVE: Final = "no {kind}{positive} known at {this} yet"
@@ -160,6 +166,15 @@ OPERATIONS: Final[dict[Of, dict[str, Operation]]] = {
         "pattern": Operation(_SURPRISE % "the course over the last values", deviations),
         "context": Operation(_SURPRISE % "the course over a longer time", deviations),
         "density": Operation(_SURPRISE % "the rarity", deviations),
+    },
+    "state": {
+        "": Operation("{this} is farther from its reference than {shown} of the reference itself{usually}", percent),
+        "distance": Operation("{this} is {shown} usual deviations from its reference{usually}", plain),
+        "sensor": Operation("{this}'s {shown} is what is farthest from its reference{usually}", plain),
+        "view": Operation("it is {shown} that is farthest from {this}'s reference{usually}", plain),
+        "expected": Operation("{shown} was expected of {this}'s sensor that is farthest off{usually}", plain),
+        "part": Operation("{this}'s {subject} makes {shown} of its distance from its reference{usually}", percent),
+        "off": Operation("{this}'s {subject} is {shown} what was expected{usually}", side),
     },
 }
 """By what an operation is of, and by its name; ``run`` is the indicator of a label run, which three of them share."""

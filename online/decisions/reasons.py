@@ -187,9 +187,14 @@ class ReasonWriter:
             text = sentence(self._fact(column, row, contribution))
         known = [c for c in self._behind.get(column, ()) if not row.missing[c]]
         if known:
-            part = min(known, key=lambda c: (row.shares[c], -row.values[c], self._rank[c]))
+            part = min(known, key=lambda c: (-self._part(c, row), row.shares[c], -row.values[c], self._rank[c]))
             text += f": {self._reason(part, row, contribution).text}"
         return Reason(own.full, value, contribution, text)
+
+    def _part(self, column: int, row: _Row) -> float:
+        """A sensor's part in the distance of a state, where it is logged."""
+        at = self._column.get(self.features[column].replace("_off_", "_part_"))
+        return float(row.values[at]) if at is not None and at != column else 0.0
 
     def _widest(self, column: int, row: _Row) -> int:
         """The missing column that says the most of what is missing: no entity, nothing known, or the longest window."""

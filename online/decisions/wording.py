@@ -48,6 +48,8 @@ def money(value: float) -> str:
 def shower(name: FeatureName) -> Callable[[float], str]:
     """Return how values of a feature are written."""
     op = OPERATIONS[name.of].get(name.op)
+    if name.declared is not None and (codes := name.declared.codes):
+        return lambda value: words(codes[int(value) - 1]) if 1 <= value <= len(codes) else "none"
     if op is not None and op.show is not None:
         return op.show
     return _in_unit_of(name)
@@ -109,7 +111,7 @@ def _weightless(fact: Fact) -> Fact:
 def _filled(template: str, fact: Fact) -> str:
     name, value, show, declared = fact.name, fact.value, shower(fact.name), fact.name.declared or Subject()
     many = _plural(fact.positive)
-    subject = words((name.of == "anomaly" and declared.given) or name.subject or name.op or "value")
+    subject = words((name.of in ("anomaly", "state") and declared.given) or name.subject or name.op or "value")
     own = "" if math.isnan(fact.subject_value) else f" {_in_unit_of(name)(fact.subject_value)}"
     valued = declared.value is not None if name.declared else name.noun == "events"
     return template.format(

@@ -212,8 +212,9 @@ class FeatureEngine:
         self.features: tuple[str, ...] = (*self._inputs, *(f"{g}_missing" for g in groups))
         place = {name: j for j, (name, _) in enumerate(self._made)}
         self._from_made = np.array([place.get(name, -1) for name in self._inputs], dtype=np.int64)
-        # Added to a column, 0.0 makes a 0 of what came as -0.0; a detector says by -0.0 that there was no value.
-        detected = {name for p in self.plan.passes if isinstance(p, AnomalyPass) for name, _ in self._outputs(p)}
+        # Added to a column, 0.0 makes a 0 of what came as -0.0; detectors of onsets say by -0.0 that none was there.
+        onsets = [p for p in self.plan.passes if isinstance(p, AnomalyPass) and p.anomaly.score == "onset"]
+        detected = {name for p in onsets for name, _ in self._outputs(p)}
         self._zero = np.array([-0.0 if name in detected else 0.0 for name in self._inputs])
 
     def group(self, batch: EventBatch) -> dict[str, Grouping]:

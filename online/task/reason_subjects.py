@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from weir.online.anomaly.detector import build_detector
 from weir.online.decisions.feature_name import FeatureName, Subject
 from weir.online.decisions.operations import OPERATIONS, duration
-from weir.online.features.spec import Aggregate
+from weir.online.features.spec import Aggregate, Anomaly
 from weir.online.features.timecolumns import TIME_COLUMNS
 from weir.online.learners.factory import LearnerSpec
 from weir.online.task.spec import TaskSpec
@@ -21,6 +21,7 @@ _UNDONE: dict[str, Callable[[float], float]] = {
     "log10": lambda value: float(10.0 ** min(value, 300.0)),
     "sqrt": lambda value: value * value,
 }
+_VIEWS = ("the level of one sensor", "the level of one sensor given the others", "the roughness of one sensor")
 _KEEPS_UNIT = ("abs", "ceil", "clip", "floor", "max", "min", "or_else", "round", "where")
 
 
@@ -44,7 +45,7 @@ def subjects_of(task: TaskSpec) -> dict[str, Subject]:
             found[f"{entity.name}.{a.name}"] = Subject(of, a.value, chosen, given, unit_s, estimated=prior > 0.0)  # type: ignore[arg-type]
         for d in entity.anomalies:
             if d.score == "state":
-                found[f"{entity.name}.{d.name}"] = Subject("anomaly", given=d.name)
+                found |= {d.column(entity.name, output): _of_state(d, output) for output in d.outputs}
                 continue
             params = build_detector(d.params).params
             weights = {key.removesuffix("_weight"): value for key, value in params if key.endswith("_weight")}
@@ -61,6 +62,12 @@ def subjects_of(task: TaskSpec) -> dict[str, Subject]:
     for name in _scores(task.model):
         found[name] = found.get(name, Subject())._replace(made_of=None, behind=tuple(_behind(name, task)))
     return found
+
+
+def _of_state(detector: Anomaly, output: str) -> Subject:
+    op, _, sensor = output.partition("_")
+    codes = detector.values if op == "sensor" else _VIEWS if op == "view" else ()
+    return Subject("state", given=sensor or detector.name, op=op, codes=codes)
 
 
 def _parsed(source: str) -> ast.expr:
@@ -120,8 +127,9 @@ def _behind(name: str, task: TaskSpec) -> Iterator[str]:
     """What a column is made of, down to what is no value: features, raw columns, a detector's components."""
     for part in _names(_parsed(task.values[name])) if name in task.values else ():
         yield from _behind(part, task) if part in task.values else (part,)
-    if any(name == f"{e.name}.{d.name}" for e in task.entities for d in e.anomalies):
-        yield from (f"{name}_{op}" for op in OPERATIONS["anomaly"] if op not in ("", "expected"))
+    for d in (d for e in task.entities for d in e.anomalies if name == f"{e.name}.{d.name}"):
+        told = (o for o in d.outputs if o.startswith("off_") or (d.score == "onset" and o not in ("", "expected")))
+        yield from (f"{name}_{output}" for output in told)
 
 
 def _names(tree: ast.expr) -> list[str]:

@@ -239,3 +239,35 @@ def test_a_value_is_told_in_its_unit_and_as_what_it_is_made_of() -> None:
     assert [told_of(task, hot=1.0), told_of(task, hot=0.0)] == ["hot", "not hot"]
     assert told_of(task, jump=3.0) == "jump is 3"
     assert told_of(task, days=-0.0) == "days is missing"
+
+
+def test_a_state_names_the_sensor_that_is_off_and_by_how_much() -> None:
+    state = {"name": "state", "score": "state", "values": ["flow", "pressure"]}
+    machine = {"name": "machine", "key": "device_id", "anomalies": [state]}
+    model = {"kind": "column", "params": {"column": "machine.state"}}
+    document = {
+        "name": "t",
+        "stream": "device-events",
+        "entity": "machine",
+        "entities": [machine],
+        "inputs": ["machine.*"],
+    }
+    task = TaskSpec.model_validate(document | {"model": model})
+    told = {
+        "": (0.998, "this machine is farther from its reference than over 99 % of the reference itself"),
+        "distance": (7.5, "this machine is 7.5 usual deviations from its reference"),
+        "sensor": (2.0, "this machine's pressure is what is farthest from its reference"),
+        "view": (2.0, "it is the level of one sensor given the others that is farthest from this machine's reference"),
+        "expected": (3.5, "3.5 was expected of this machine's sensor that is farthest off"),
+        "part_flow": (0.3, "this machine's flow makes 30 % of its distance from its reference"),
+        "part_pressure": (0.7, "this machine's pressure makes 70 % of its distance from its reference"),
+        "off_flow": (9.0, "this machine's flow is 9 above what was expected"),
+        "off_pressure": (-3.1, "this machine's pressure is 3.1 below what was expected"),
+    }
+    detector = task.entities[0].anomalies[0]
+    assert {*told} == {*detector.outputs}
+    for output, (value, text) in told.items():
+        assert told_of(task, **{detector.column("machine", output): value}) == text
+    values = {detector.column("machine", output): value for output, (value, _) in told.items()}
+    assert told_of(task, **values) == f"{told[''][1]}: {told['off_pressure'][1]}"
+    assert told_of(task, **{"machine.state_off_flow": -0.0}) == "no flow of this machine to judge by a reference"
