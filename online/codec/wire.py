@@ -246,6 +246,8 @@ class Alert(WireModel):
     event_ids: Annotated[tuple[MadeId, ...], Field(strict=False, min_length=1, max_length=1_000)]
     amount: Finite | None = None
     """What is at stake: of the event with the highest score, where the task's inputs have it."""
+    events: Count | None = None
+    """How many events have been over the threshold; records of before do not tell."""
 
 
 class CaseEvent(WireModel):

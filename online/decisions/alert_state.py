@@ -50,10 +50,10 @@ class AlertState(msgspec.Struct, frozen=True, array_like=True):
     """What is at stake: of the event with the highest score, where the model sees it."""
 
     def to_wire_dict(self) -> dict[str, Any]:
-        """Return the fields of the wire's ``Alert``; ``events`` and ``verdict`` stay inside."""
+        """Return the fields of the wire's ``Alert``; ``verdict`` stays inside."""
         held = msgspec.structs.asdict(self)
         inside = {
             "reasons": [msgspec.structs.asdict(reason) for reason in self.reasons],
             "event_ids": [*self.event_ids],
         }
-        return {name: value for name, value in (held | inside).items() if name not in ("events", "verdict")}
+        return {name: value for name, value in (held | inside).items() if name != "verdict"}

@@ -7,14 +7,15 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 import msgspec
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from weir.online.batch import FloatVector, IntVector, LabelBatch, PredictionBatch
 from weir.online.decisions.alert_state import SEVERITIES, AlertState, Reason, Verdict
+from weir.online.decisions.threshold import Decide
 from weir.online.durations import Seconds
 from weir.online.errors import StateError, stored
 from weir.online.frozen import FrozenModel
@@ -23,6 +24,10 @@ VerdictReason = Annotated[str, Field(min_length=1, max_length=32)]
 """As long as a word of the wire may be."""
 ReasonsOf = Callable[[IntVector], list[list[Reason]]]
 """Explains rows of the batch being decided: ``(k,) int64`` row numbers to ``k`` lists of reasons."""
+Admit = Callable[[float, float], bool]
+"""Whether an alert may open at a watermark, by a row of a time: `Threshold.admit`."""
+PROBABLE: Final = 0.2
+"""No alert below it is critical by how far it is over the line, for lines may be very low."""
 
 
 class AlertPolicy(FrozenModel):
@@ -35,7 +40,18 @@ class AlertPolicy(FrozenModel):
     escalate_at: tuple[int, int, int] = (3, 10, 30)
     """Numbers of events at which an alert is at least medium, high and critical."""
     margin_step: float = Field(default=2.0, gt=0.0)
-    """Log-odds over the threshold that raise the severity by one step."""
+    """Log-odds over the threshold that raise the severity by one step, to critical only from a score of .2 on."""
+    severity_by: Literal["events", "probability", "expected_loss"] = Field(
+        default="events", exclude_if=lambda value: value == "events"
+    )
+    """``events``: by ``escalate_at`` and ``margin_step``; else by ``severity_at`` alone."""
+    severity_at: tuple[float, float, float] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """From where on an alert is medium, high and critical: its probability (.2, .5 and .8 when not given), or its
+    expected loss, the probability times the amount of the event."""
+    told_every_events: int = Field(default=100, ge=1, exclude_if=lambda value: value == 100)
+    """A record tells of repeats when their number has doubled since the last one, or by so many more at the latest."""
+    told_every_s: Seconds = Field(default=3600.0, gt=0.0, exclude_if=lambda value: value == 3600.0)
+    """A repeat so long after the last record is told."""
     max_event_ids: int = Field(default=20, ge=1, le=1000)
     max_open: int = Field(default=10_000, ge=1)
     """Open alerts; beyond, the one that has been quiet longest is resolved to make room."""
@@ -44,6 +60,14 @@ class AlertPolicy(FrozenModel):
     # Left out of a dump where it is empty, so that task files of before have the digest of before.
     verdict_reasons: tuple[VerdictReason, ...] = Field(default=(), max_length=32, exclude_if=lambda value: not value)
     """The reasons that a verdict may have; any short text without them."""
+
+    @model_validator(mode="after")
+    def _graded(self) -> Self:
+        if self.severity_by == "expected_loss" and self.severity_at is None:
+            raise ValueError('severity_by = "expected_loss" needs severity_at, three losses such as [100, 1000, 10000]')
+        if self.severity_at is not None and [*self.severity_at] != sorted(self.severity_at):
+            raise ValueError(f"severity_at = {[*self.severity_at]} falls; give the smallest first")
+        return self
 
 
 @dataclass(slots=True)
@@ -57,6 +81,8 @@ class AlertStats:
     repeated_events: int = 0
     resolved: int = 0
     displaced: int = 0
+    refused: int = 0
+    """Would have opened an alert, but the budget had none left."""
 
 
 class _Entry(msgspec.Struct, array_like=True):
@@ -68,6 +94,9 @@ class _Entry(msgspec.Struct, array_like=True):
     """When the alert goes quiet, or the cooldown ends."""
     cleared: set[str]
     """Listed events whose label says that nothing was wrong."""
+    told_events: int = 1
+    told_at: float = -math.inf
+    """How many events the last record told of, and when."""
 
     @property
     def is_open(self) -> bool:
@@ -116,12 +145,15 @@ class AlertBook:
     policy : how alerts open, escalate and end.
     task : the task's name, part of every ``alert_id``.
     amount : which of the F features is the amount of an event, where one is.
+    admit : asked before an alert opens; a row that it refuses has an infinite threshold from then on.
 
     Notes
     -----
     - A row is over its threshold when ``score >= threshold``. Only such rows cost Python time.
     - Severity is the higher of two steps: how many events (``escalate_at``) and how far over the threshold
-      (``margin_step``). It never falls while the alert is open.
+      (``margin_step``); or as ``severity_by`` says. It never falls while the alert is open.
+    - A state is told only where something changed: it opened, its severity rose, it resolved; and of repeats alone
+      every so often (``told_every_events``, ``told_every_s``).
     - An alert resolves by quiet time when the watermark reaches the time of its last event plus ``resolve_after_s``;
       alerts resolve in order of that time, before the row that moved the watermark. A row or label of a later time than
       the watermark counts as of the watermark: its clock does not mute the entity until then.
@@ -139,10 +171,11 @@ class AlertBook:
     [('fraud:u1:e1', 'open', 'medium')]
     """
 
-    def __init__(self, policy: AlertPolicy, task: str, amount: int | None = None) -> None:
+    def __init__(self, policy: AlertPolicy, task: str, amount: int | None = None, admit: Admit | None = None) -> None:
         self.policy = policy
         self.task = task
         self._amount = amount
+        self._admit = admit
         self.watermark = -math.inf
         self.stats = AlertStats()
         self._entries: dict[str, _Entry] = {}
@@ -179,16 +212,28 @@ class AlertBook:
         reasons : called at most once, with the rows that opened an alert or raised its score.
         marks : ``(n,)`` watermark at each row; the largest event time so far when not given.
         """
-        if len(predictions) == 0:
-            return BookDecision([], {})
+        return self.decide_by(predictions, lambda take: take(0, len(predictions), thresholds), reasons, marks)
+
+    def decide_by(
+        self,
+        predictions: PredictionBatch,
+        lines: Callable[[Decide], object],
+        reasons: ReasonsOf | None = None,
+        marks: FloatVector | None = None,
+    ) -> BookDecision:
+        """As ``decide``, where thresholds depend on what opened before: ``lines`` hands rows over run by run."""
         changed: list[_Change] = []
-        over = np.flatnonzero(predictions.score >= thresholds)
         marks = np.maximum.accumulate(predictions.ts if marks is None else marks)
-        # Rows under the threshold only move time, which the last one does for all of them.
-        for row in over.tolist():
-            self._move(float(marks[row]), changed)
-            self._take(row, predictions, float(thresholds[row]), changed)
-        self._move(float(marks[-1]), changed)
+
+        def take(start: int, stop: int, thresholds: FloatVector) -> None:
+            # Rows under the threshold only move time, which the last one does for all of them.
+            for row in (start + np.flatnonzero(predictions.score[start:stop] >= thresholds[start:stop])).tolist():
+                self._move(float(marks[row]), changed)
+                self._take(row, predictions, thresholds, changed)
+
+        lines(take)
+        if len(marks):
+            self._move(float(marks[-1]), changed)
         return _with_reasons(changed, reasons)
 
     def due(self, at: float) -> bool:
@@ -254,9 +299,10 @@ class AlertBook:
         self,
         row: int,
         predictions: PredictionBatch,
-        threshold: float,
+        thresholds: FloatVector,
         changed: list[_Change],
     ) -> None:
+        threshold = float(thresholds[row])
         event_id, entity_id = predictions.event_id[row], predictions.entity_id[row]
         if not self._remember(f"{entity_id}\n{event_id}"):  # no id holds a control character
             self.stats.repeated_events += 1
@@ -267,18 +313,32 @@ class AlertBook:
         ts, score = float(predictions.ts[row]), float(predictions.score[row])
         # A feature that is missing is 0: nothing is known to be at stake then.
         amount = None if self._amount is None else float(predictions.features[row, self._amount]) or None
+        told = True
         if entry is None:
+            if self._admit is not None and not self._admit(self.watermark, ts):
+                self.stats.refused += 1
+                thresholds[row] = math.inf
+                return
             if self._open >= self.policy.max_open:
                 self._displace(changed)
             entry, raised = self._start(event_id, entity_id, ts, score, threshold, amount), True
         elif entry.is_open:
-            raised = score > entry.alert.score
+            before, raised = entry.alert.severity, score > entry.alert.score
             self._repeat(entry, event_id, ts, score, threshold, amount)
+            told = before != entry.alert.severity or self._is_news(entry)
         else:
             self.stats.suppressed += 1
             changed.append(_Change(entry, entry.alert, row, told=False))
             return
-        changed.append(_Change(entry, entry.alert, row, raised))
+        if told:
+            entry.told_events, entry.told_at = entry.alert.events, entry.alert.updated_at
+        changed.append(_Change(entry, entry.alert, row, raised, told))
+
+    def _is_news(self, entry: _Entry) -> bool:
+        """Whether so much came since the last record that repeats alone are worth one."""
+        more = entry.alert.events - entry.told_events
+        later = entry.alert.updated_at - entry.told_at
+        return more >= min(entry.told_events, self.policy.told_every_events) or later >= self.policy.told_every_s
 
     def _start(
         self, event_id: str, entity_id: str, ts: float, score: float, threshold: float, amount: float | None
@@ -288,7 +348,7 @@ class AlertBook:
             task=self.task,
             entity_id=entity_id,
             status="open",
-            severity=SEVERITIES[self._step(1, score, threshold)],
+            severity=SEVERITIES[self._step(1, score, threshold, amount)],
             score=score,
             threshold=threshold,
             reasons=(),
@@ -310,7 +370,7 @@ class AlertBook:
     ) -> None:
         self.stats.repeats += 1
         alert, events = entry.alert, entry.alert.events + 1
-        step = max(SEVERITIES.index(alert.severity), self._step(events, score, threshold))
+        step = max(SEVERITIES.index(alert.severity), self._step(events, score, threshold, amount))
         listed = alert.event_ids
         if len(listed) < self.policy.max_event_ids:
             listed = (*listed, event_id)
@@ -332,10 +392,14 @@ class AlertBook:
         """A time told from outside as far as it has come: nothing stays open or cools down beyond the watermark."""
         return ts if self.watermark == -math.inf else min(ts, self.watermark)
 
-    def _step(self, events: int, score: float, threshold: float) -> int:
-        by_count = sum(events >= number for number in self.policy.escalate_at)
-        margin = _logit(score) - _logit(threshold)
-        return min(max(by_count, int(margin / self.policy.margin_step)), len(SEVERITIES) - 1)
+    def _step(self, events: int, score: float, threshold: float, amount: float | None) -> int:
+        policy = self.policy
+        if policy.severity_by != "events":
+            value = score if policy.severity_by == "probability" else score * (amount or 0.0)
+            return sum(value >= at for at in policy.severity_at or (0.2, 0.5, 0.8))
+        by_count = sum(events >= number for number in policy.escalate_at)
+        by_margin = int((_logit(score) - _logit(threshold)) / policy.margin_step)
+        return max(by_count, min(by_margin, len(SEVERITIES) - (1 if score >= PROBABLE else 2)))
 
     def _move(self, mark: float, changed: list[_Change]) -> None:
         self.watermark = max(self.watermark, mark)

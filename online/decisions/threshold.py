@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -10,13 +12,26 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from weir.online.batch import BoolVector, FloatVector
+from weir.online.decisions.alert_cap import DAY_S, AlertCap
 from weir.online.decisions.histogram import bin_edges, bin_of, tail
 from weir.online.errors import UNREADABLE, StateError
 from weir.online.frozen import FrozenModel
 
-DAY_S = 86400.0
+HOUR_S = 3600.0
 NEVER = math.inf
 """A threshold that no score reaches."""
+Worth = Literal["amount"] | None
+"""What is at stake in an event: its amount, so that the line is one of expected loss; the same for all where None."""
+Decide = Callable[[int, int, FloatVector], None]
+"""Opens the alerts of rows ``start`` to ``stop`` by their thresholds, and makes those ``NEVER`` that may open none."""
+
+
+def is_none(value: object) -> bool:
+    """Whether a setting is left out of a dump: task files of before keep their digest."""
+    return value is None
+
+
+WORTH: Any = Field(default=None, exclude_if=is_none)
 
 
 class FixedThreshold(FrozenModel):
@@ -31,51 +46,65 @@ class CostThreshold(FrozenModel):
 
     An alert costs ``review``, and ``false_positive`` when nothing is wrong; no alert costs ``false_negative`` when
     something is. Alerting is cheaper from ``p = (false_positive + review) / (false_positive + false_negative)`` on
-    (Elkan, "The foundations of cost-sensitive learning", IJCAI 2001).
+    (Elkan, "The foundations of cost-sensitive learning", IJCAI 2001). With ``value`` no alert costs the event's amount
+    times ``false_negative`` when something is.
     """
 
     kind: Literal["cost"] = "cost"
     false_positive: float = Field(ge=0.0, allow_inf_nan=False)
     false_negative: float = Field(gt=0.0, allow_inf_nan=False)
     review: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    value: Worth = WORTH
 
     @model_validator(mode="after")
     def _worth_it(self) -> Self:
-        if self.review >= self.false_negative:
+        if self.value is None and self.review >= self.false_negative:
             raise ValueError(
                 f"review={self.review:g} costs no less than the false_negative={self.false_negative:g} it prevents: no "
                 "alert would ever pay; correct the costs"
             )
         return self
 
-    @property
-    def value(self) -> float:
-        """The Bayes threshold on the probability."""
-        return (self.false_positive + self.review) / (self.false_positive + self.false_negative)
+    def line(self, amount: FloatVector | float = 1.0) -> FloatVector:
+        """The Bayes threshold on the probability, by the amount at stake; above 1 where no alert pays."""
+        lost = np.maximum(amount, 0.0) * self.false_negative
+        return np.asarray((self.false_positive + self.review) / np.maximum(self.false_positive + lost, 1e-300))
 
 
 class BudgetThreshold(FrozenModel):
-    """As many scores over the threshold as the budget allows, by a fading histogram of recent scores.
+    """As many alerts as the budget allows, never more: the line follows a fading histogram of scores, a cap holds it.
 
-    Before ``min_scores`` scores and ``min_days`` of event time nothing is over it. A gap in the stream counts for a day
-    at most, and for no longer than the stream has been seen: time without events earns no alerts for later. D days of
-    event time, gaps counted so, have about D days' budget of rows over it, and never more than ``burst`` beside that,
-    whatever scores, pauses and clocks do: rows beyond are under the line until the time has earned them.
-    Rows are counted, not opened alerts: repeats of an open alert use up budget too, so the number of alerts stays at or
-    below it.
+    No span of a day or an hour of event time, wherever it begins, has more alerts than ``alerts_per_day`` and
+    ``alerts_per_hour``, whatever scores, pauses and clocks do (see ``AlertCap``); events of an open alert cost nothing.
+    Before ``min_scores`` scores and ``min_days`` of event time nothing is over the line. A gap in the stream counts for
+    a day at most, and for no longer than the stream has been seen. Where the cap is not used up the line falls, where
+    the level of scores jumps the past is forgotten; it is never below ``min_score`` nor the mean score.
     """
 
     kind: Literal["budget"] = "budget"
     alerts_per_day: float = Field(gt=0.0, allow_inf_nan=False)
+    """24 times ``alerts_per_hour`` where only that is given."""
+    alerts_per_hour: float | None = Field(default=None, gt=0.0, allow_inf_nan=False, exclude_if=is_none)
+    """The burst: a quarter of the day's when not given, and at least 1."""
+    min_score: float = Field(default=0.0, ge=0.0, lt=1.0, exclude_if=lambda value: value == 0.0)
+    """No score below it alerts, whatever is left of the budget."""
+    value: Worth = WORTH
     half_life_days: float = Field(default=7.0, gt=0.0, allow_inf_nan=False)
     min_scores: int = Field(default=1000, ge=1)
     min_days: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
     bins: int = Field(default=2048, ge=16, le=65536)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_the_hour(cls, held: Any) -> Any:
+        hourly = held.get("alerts_per_hour") if isinstance(held, dict) else None
+        return {"alerts_per_day": 24 * hourly, **held} if isinstance(hourly, int | float) else held
+
     @property
-    def burst(self) -> float:
-        """How many rows may be over the threshold at once: what four days earn, and ten."""
-        return 4.0 * self.alerts_per_day + 10.0
+    def limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The most alerts in any day and in any hour, each with its seconds."""
+        hourly = self.alerts_per_hour or max(self.alerts_per_day / 4.0, 1.0)
+        return (self.alerts_per_day, DAY_S), (hourly, HOUR_S)
 
 
 class PrecisionThreshold(FrozenModel):
@@ -105,8 +134,14 @@ _NUMBERS = (
 # What a snapshot holds of a threshold, in this order: numbers, the pending histogram, the faded ones.
 _COUNTS = ("_scores", "_positives", "_negatives", "_labels")
 _OLD = len(_NUMBERS) + 1 + len(_COUNTS)
-# What was added later, and what it is in older ones.
-_ADDED: dict[str, float] = {"_by_budget": True, "_lived_s": 0.0, "_paid_s": 0.0}
+# What was added later, and what it is in older ones; two that were rows' own budget are no longer read.
+_ADDED: dict[str, float] = {"_by_budget": True, "_unused": 0.0, "_unused_too": 0.0, "_pull": 0.0}
+PULL_TO, PULL_A_DAY, MOST_PULL = 0.93, 4.0, 7.0
+"""How much of the cap is to be used, and how strongly what is not moves the line, in log of rows a day; its limit."""
+JUMP, JUMP_ROWS, KEPT_DAYS = 3.0, 10.0, 0.25
+"""So many times as many rows over the line as it was made for, and some, are a new level: few days before it count."""
+UNUSED, FASTER = 0.75, 8.0
+"""While so much of the cap is unused, the past fades so many times as fast: the level may have fallen."""
 
 
 class Threshold:
@@ -137,7 +172,12 @@ class Threshold:
         self.policy, self.every_rows, self.every_s = policy, every_rows, every_s
         self._budget = policy if isinstance(policy, BudgetThreshold) else getattr(policy, "fallback", None)
         self._adaptive = isinstance(policy, BudgetThreshold | PrecisionThreshold)
-        self._threshold = policy.value if isinstance(policy, FixedThreshold | CostThreshold) else NEVER
+        self._threshold = NEVER
+        if isinstance(policy, FixedThreshold):
+            self._threshold = policy.value
+        elif isinstance(policy, CostThreshold) and policy.value is None:
+            self._threshold = float(policy.line())
+        self._cap = None if self._budget is None else AlertCap(self._budget.limits)
         bins = getattr(policy, "bins", 16)
         self._edges = bin_edges(bins)
         self._watermark = -math.inf
@@ -147,8 +187,9 @@ class Threshold:
         self._started_at = 0.0
         self._exposure_days = 0.0
         self._by_budget = self._budget is not None
-        self._lived_s = self._paid_s = 0.0
-        """Event time, a day of each gap at most, and up to where the rows over the threshold have used it up."""
+        self._unused = self._unused_too = 0.0
+        self._pull = 0.0
+        """Log of how many more rows than alerts are to be over the line, so that the alerts come to the budget."""
         # Whole numbers until a boundary fades them in: sums of whole numbers do not depend on cuts.
         self._pending = np.zeros(bins, dtype=np.int64)
         self._scores = np.zeros(bins)
@@ -161,7 +202,13 @@ class Threshold:
         """The threshold in force: a score at or over it is an alert; infinite while nothing is to alert."""
         return self._threshold
 
-    def thresholds(self, ts: FloatVector, score: FloatVector) -> FloatVector:
+    def admit(self, mark: float, ts: float) -> bool:
+        """Take in an alert that is to open at watermark ``mark`` by a row of time ``ts``; whether the cap lets it."""
+        return self._cap is None or not self._by_budget or self._cap.admit(mark, ts)
+
+    def thresholds(
+        self, ts: FloatVector, score: FloatVector, decide: Decide | None = None, amount: FloatVector | None = None
+    ) -> FloatVector:
         """Return the threshold in force at each row and take the rows in.
 
         Parameters
@@ -169,26 +216,35 @@ class Threshold:
         ts : ``(n,) float64`` event time at each row, epoch seconds; the largest so far counts. Minus infinity while it
             is not known: such rows are counted, and nothing is over the threshold by them.
         score : ``(n,) float64`` probabilities; NaN counts as 0.
+        decide : called for rows in order, once their thresholds are there; it asks ``admit`` before an alert opens.
+            Without it each row over the threshold is an alert.
+        amount : ``(n,) float64``, for policies with ``value``; no row without an amount is over the threshold by them.
         """
-        out = np.full(len(ts), self._threshold)
-        if not self._adaptive or len(ts) == 0:
+        n, start = len(ts), 0
+        out = np.full(n, self._threshold)
+        score = np.where(score == score, score, 0.0)
+        if decide is None:
+            decide = partial(self._each_row, np.maximum.accumulate(ts), score)
+        if not self._adaptive or n == 0:
+            if isinstance(self.policy, CostThreshold) and self.policy.value is not None:
+                assert amount is not None
+                out = self.policy.line(amount)
+                out[out > 1.0] = NEVER
+            decide(0, n, out)
             return out
-        times = np.maximum.accumulate(np.concatenate(([self._watermark], ts)))
-        marks = times[1:]
+        marks = np.maximum.accumulate(np.concatenate(([self._watermark], ts)))[1:]
         if self._watermark == -math.inf < marks[-1]:
             self._refreshed_at = self._started_at = float(marks[marks > -math.inf][0])
-        score = np.where(score == score, score, 0.0)
-        index, lived = bin_of(score, self._edges), self._lived_until(times)
-        start, n = 0, len(ts)
+        worth = None if self._budget is None or self._budget.value is None else amount
+        index = bin_of(score if worth is None else _rank(score, worth), self._edges)
         while start < n:
             if self._due(float(marks[start])):
                 self._fade_in(float(marks[start]))
             by_time = int(np.searchsorted(marks, self._refreshed_at + self.every_s))
             by_rows = start + self.every_rows - self._rows
             end = min(n, max(min(by_rows, by_time), start + 1))
-            out[start:end] = self._threshold
-            if self._by_budget:
-                self._hold_back(lived[start:end], score[start:end], out[start:end])
+            out[start:end] = self._threshold if worth is None else self._of_amounts(worth[start:end])
+            decide(start, end, out)
             self._pending += np.bincount(index[start:end], minlength=len(self._pending))
             self._rows += end - start
             self._seen += end - start
@@ -217,7 +273,8 @@ class Threshold:
         """Return the whole state as MessagePack."""
         counts = [array.tobytes() for array in (self._pending, *(getattr(self, name) for name in _COUNTS))]
         numbers, added = ([getattr(self, name) for name in names] for names in (_NUMBERS, _ADDED))
-        return msgspec.msgpack.encode([self.policy.kind, len(self._pending), *numbers, *counts, *added])
+        cap = b"" if self._cap is None else self._cap.snapshot()
+        return msgspec.msgpack.encode([self.policy.kind, len(self._pending), *numbers, *counts, *added, cap])
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another policy."""
@@ -225,6 +282,7 @@ class Threshold:
             kind, bins, *held = msgspec.msgpack.decode(state, type=list[Any])
             numbers = msgspec.convert(held[: len(_NUMBERS)], list[int | float])
             pending, *counts = msgspec.convert(held[len(_NUMBERS) : _OLD], list[bytes])
+            cap = held.pop() if isinstance(held[-1], bytes) and len(held) > _OLD else b""
             added = _ADDED | dict(zip(_ADDED, msgspec.convert(held[_OLD:], list[bool | int | float]), strict=False))
         except (*UNREADABLE, ValueError) as error:
             raise StateError(f"not a snapshot of a threshold: {error}") from error
@@ -236,29 +294,26 @@ class Threshold:
         fixed = {} if self._adaptive else {"_threshold": self._threshold}
         self.__dict__.update(dict(zip(_NUMBERS, numbers, strict=True)) | added | fixed)
         self._by_budget = bool(self._by_budget) and self._budget is not None
+        if self._cap is not None and cap:
+            self._cap.restore(cap)
         self._pending = np.frombuffer(pending, dtype=np.int64).copy()
         self.__dict__.update(zip(_COUNTS, (np.frombuffer(each).copy() for each in counts), strict=True))
 
-    def _lived_until(self, times: FloatVector) -> FloatVector:
-        """Seconds lived at each of ``times`` but the first, a day of each gap at most; cuts change no bit of it."""
-        if times[0] > -math.inf:
-            gaps = np.minimum(np.diff(times), DAY_S)
-        else:
-            with np.errstate(invalid="ignore"):  # before the time is known it is infinitely early
-                gaps = np.nan_to_num(np.minimum(np.diff(times), DAY_S), nan=0.0)
-        lived = np.cumsum(np.concatenate(([self._lived_s], gaps)))[1:]
-        self._lived_s = float(lived[-1])
-        return lived
+    def _each_row(self, ts: FloatVector, score: FloatVector, start: int, stop: int, out: FloatVector) -> None:
+        """Each row over its threshold is an alert."""
+        for row in (start + np.flatnonzero(score[start:stop] >= out[start:stop])).tolist():
+            mark = max(self._watermark, float(ts[row]))
+            if not self.admit(mark, mark):
+                out[row] = NEVER
 
-    def _hold_back(self, lived: FloatVector, score: FloatVector, out: FloatVector) -> None:
-        """In place: nothing reaches the threshold where the rows over it are a whole burst ahead of the time."""
+    def _of_amounts(self, amount: FloatVector) -> FloatVector:
+        """The line of expected loss as one of probability for each row; ``NEVER`` where its amount cannot reach it."""
         assert self._budget is not None
-        a_row, burst = DAY_S / self._budget.alerts_per_day, self._budget.burst
-        for i in np.flatnonzero(score >= out).tolist():
-            if self._paid_s - lived[i] > (burst - 1.0) * a_row:
-                out[i] = NEVER
-            else:
-                self._paid_s = max(self._paid_s, float(lived[i])) + a_row
+        if not self._threshold < 1.0:
+            return np.full(len(amount), NEVER)
+        loss = self._threshold / (1.0 - self._threshold)
+        out = np.maximum(loss / np.maximum(amount, 1e-300), self._budget.min_score)
+        return np.where(out > 1.0, NEVER, out)
 
     def _due(self, mark: float) -> bool:
         full = self._rows >= self.every_rows
@@ -268,7 +323,7 @@ class Threshold:
         """Close the rows since the last boundary at time ``mark`` and compute the threshold anew."""
         days = self._lived(mark - self._refreshed_at) / DAY_S
         if self._budget is not None:
-            fade = 0.5 ** (days / self._budget.half_life_days)
+            fade = 0.5 ** (days / self._budget.half_life_days * self._follow(mark, days))
             self._exposure_days = self._exposure_days * fade + days
             self._scores = self._scores * fade + self._pending
         if isinstance(self.policy, PrecisionThreshold):
@@ -305,10 +360,41 @@ class Threshold:
         if self._seen < policy.min_scores or days < policy.min_days or self._exposure_days <= 0.0:
             return NEVER
         mass = np.cumsum(self._scores[::-1])  # of the most certain bin, of the two most certain, ...
-        within = int(np.searchsorted(mass, policy.alerts_per_day * self._exposure_days, side="right"))
-        if not within:
-            return 1.0  # more certain scores than the budget: only scores of exactly 1 are over
-        return float(self._edges[len(mass) - within])
+        wanted = self._a_day(policy) * math.exp(self._pull) * self._exposure_days
+        within = int(np.searchsorted(mass, wanted, side="right"))
+        if (mass[within - 1] if within else 0.0) < 0.5 * math.floor(wanted) and within < len(mass):
+            within += 1  # many scores are one and the same: the first of them are the alerts
+        line = float(self._edges[len(mass) - within]) if within else 1.0
+        return max(line, self._floor(policy))
+
+    def _floor(self, policy: BudgetThreshold) -> float:
+        """No alert is as improbable as the mean of all scores: a budget may be larger than the stream."""
+        mean = float(self._scores @ self._edges[:-1]) / max(float(self._scores.sum()), 1e-300)
+        return mean if policy.value else max(mean, policy.min_score)
+
+    def _a_day(self, policy: BudgetThreshold) -> float:
+        return min(alerts * DAY_S / seconds for alerts, seconds in policy.limits)
+
+    def _follow(self, mark: float, days: float) -> float:
+        """Lower the line where the cap is not used up, and forget the past where the level of scores has changed.
+
+        Returns how many times as fast as usual the past fades.
+        """
+        if self._threshold == NEVER or self._cap is None or self._budget is None or not self._by_budget:
+            return 1.0
+        unused = 1.0 - self._cap.used(mark)
+        missing = unused - (1.0 - PULL_TO)
+        if self._threshold <= self._floor(self._budget):
+            missing = min(missing, 0.0)  # it cannot fall
+        over = int(np.searchsorted(self._edges, self._threshold))
+        expected = float(self._scores[over:].sum()) / self._exposure_days * days
+        if self._pending[over:].sum() > JUMP * expected + JUMP_ROWS:
+            keep = min(1.0, KEPT_DAYS / self._exposure_days)
+            self._scores *= keep
+            self._exposure_days *= keep
+        step = PULL_A_DAY * missing * min(days, 2.0 * self.every_s / DAY_S)
+        self._pull = min(max(self._pull + step, 0.0), MOST_PULL)
+        return FASTER if unused > UNUSED else 1.0
 
     def _of_precision(self, policy: PrecisionThreshold) -> float | None:
         positives = tail(np.maximum(self._positives, 0.0))
@@ -316,3 +402,9 @@ class Threshold:
         enough = tail(self._labels) >= policy.min_labels
         met = enough & (positives >= policy.precision * (positives + negatives)) & (positives > 0.0)
         return float(self._edges[int(np.argmax(met))]) if met.any() else None
+
+
+def _rank(score: FloatVector, amount: FloatVector) -> FloatVector:
+    """Expected loss on the scale of the histogram: its logarithm takes the place of the log-odds."""
+    loss = score * np.maximum(amount, 0.0)
+    return loss / (1.0 + loss)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from math import floor
 
 import numpy as np
 
@@ -63,6 +65,8 @@ class LabelOutput:
     alerts: list[AlertState] = field(default_factory=list)
     decided: dict[int, AlertState] = field(default_factory=dict)
     """By row of ``scored`` that was over its threshold: its alert as it was then; see `Decided.of_rows`."""
+    refused: int = 0
+    """Rows that would have opened an alert, but the budget had none left."""
     examples: list[ExampleBatch] = field(default_factory=list)
     """What models are to learn, in this order: the records of the ``examples`` topic."""
     updates: dict[str, UpdateBatch] = field(default_factory=dict)
@@ -107,8 +111,10 @@ class LabellingStage:
         self._sampler = NegativeSampler(task.labels.negative_rate, task.name)
         self.seen = SeenPredictions() if dedupe else None
         """What came before."""
-        self.threshold = Threshold(share_of(task.threshold, share))
-        self.book = AlertBook(task.alerts, task.name, features.index("amount") if "amount" in features else None)
+        self._amount = features.index("amount") if "amount" in features else None
+        _check_amount(task, self._amount)
+        self.threshold = Threshold(share_of(task.threshold, share, int(lane or 0)))
+        self.book = AlertBook(task.alerts, task.name, self._amount, self.threshold.admit)
         self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity, subjects_of(task))
         self._full = FullReasons(task.full, features)
         self.typical, self._features = TypicalValues(features), features
@@ -134,19 +140,27 @@ class LabellingStage:
             return out
         p = scored.predictions
         marks = self.time.advance(p.ts, self._senders(p))
-        thresholds = self.threshold.thresholds(marks, p.score)
-        noted = np.column_stack([thresholds, scored.masks])
-        joined = self.joiner.log(p, noted, scored.entities, marks, scored.offsets, self._ripens_s(p))
         self.typical.update(p.features)
-        out.scored, out.thresholds = scored, thresholds
-        if self.task.alerting:
-            made = self.book.decide(p, thresholds, lambda at: self._explain(scored, at), marks)
-            out.alerts, out.decided = made.alerts, made.of_rows
+        out.scored, out.thresholds = scored, self._decide(scored, marks, out)
+        noted = np.column_stack([out.thresholds, scored.masks])
+        joined = self.joiner.log(p, noted, scored.entities, marks, scored.offsets, self._ripens_s(p))
         self.counts.scored += len(scored)
         if self.drift is not None:
             out.detections += self.drift.update(marks, np.column_stack([scored.watched, p.score]))
         self._learn(joined, out)
         return out
+
+    def _decide(self, scored: ScoredBatch, marks: FloatVector, out: LabelOutput) -> FloatVector:
+        """Open, repeat and end alerts; the thresholds that rows met, ``(n,)``."""
+        p, refused = scored.predictions, self.book.stats.refused
+        amount = None if self._amount is None else p.features[:, self._amount]
+        lines = partial(self.threshold.thresholds, marks, p.score, amount=amount)
+        if not self.task.alerting:
+            return lines()
+        met: list[FloatVector] = []
+        made = self.book.decide_by(p, lambda take: met.append(lines(take)), lambda at: self._explain(scored, at), marks)
+        out.alerts, out.decided, out.refused = made.alerts, made.of_rows, self.book.stats.refused - refused
+        return met[0]
 
     def labels(self, labels: LabelBatch, known_at: FloatVector | None = None) -> LabelOutput:
         """Take in labels in the order in which they became known; at ``known_at (n,)``, now when not given."""
@@ -287,18 +301,41 @@ class LabellingStage:
         return {name: part for name, part in parts.items() if part is not None}
 
 
-def share_of(policy: ThresholdPolicy, share: float) -> ThresholdPolicy:
-    """The policy of one lane among several: an alerts-per-day budget is split, other thresholds need no splitting.
+def share_of(policy: ThresholdPolicy, share: float, lane: int = 0) -> ThresholdPolicy:
+    """The policy of one lane among several: a budget is split, other thresholds need no splitting.
 
-    >>> share_of(BudgetThreshold(alerts_per_day=20), 0.25).alerts_per_day
-    5.0
+    The whole alerts of all lanes come to those of the task, so that its cap holds. Where there are fewer alerts than
+    lanes, each lane has its part: one alert in so many more days, so that the task's cap holds on average alone.
+
+    >>> [share_of(BudgetThreshold(alerts_per_day=10), 0.25, lane).alerts_per_day for lane in range(4)]
+    [2.0, 3.0, 2.0, 3.0]
     """
     if share == 1.0:
         return policy
     if not 0.0 < share <= 1.0:
         raise ValueError(f"share is {share}; it must be in (0, 1], such as 1 / lanes")
     if isinstance(policy, BudgetThreshold):
-        return policy.model_copy(update={"alerts_per_day": policy.alerts_per_day * share})
+        hourly = policy.alerts_per_hour
+        split = {"alerts_per_day": _part(policy.alerts_per_day, share, lane)}
+        return policy.model_copy(
+            update=split | ({} if hourly is None else {"alerts_per_hour": _part(hourly, share, lane)})
+        )
     if isinstance(policy, PrecisionThreshold) and policy.fallback is not None:
-        return policy.model_copy(update={"fallback": share_of(policy.fallback, share)})
+        return policy.model_copy(update={"fallback": share_of(policy.fallback, share, lane)})
     return policy
+
+
+def _part(alerts: float, share: float, lane: int) -> float:
+    """What a lane has of the alerts of all; the little more makes up for shares such as a third."""
+    upto = [floor(alerts * share * n + 1e-6) for n in (lane, lane + 1)]
+    return float(upto[1] - upto[0]) if alerts * share >= 1.0 else alerts * share
+
+
+def _check_amount(task: TaskSpec, amount: int | None) -> None:
+    """Raise ``TaskError`` where alerts are weighed by an amount that no score is logged with."""
+    by_amount = task.alerts.severity_by == "expected_loss" or getattr(task.threshold, "value", None) == "amount"
+    if by_amount and amount is None:
+        raise TaskError(
+            f'task {task.name}: [threshold] value = "amount" or [alerts] severity_by = "expected_loss" needs the '
+            'number "amount" among the inputs of the model; add it to `numbers` and `inputs`'
+        )

@@ -44,8 +44,7 @@ class BacktestResult:
     """The first few; ``index`` counts from 0 over all files."""
     sizes: Sequence[tuple[Path, int]] = ()
     """The rows of each file."""
-    alerts: Counter[str] = field(default_factory=Counter)
-    """Alert records by status."""
+    alert_records: int = 0
     detections: list[dict[str, Any]] = field(default_factory=list)
     requests: int = 0
 
@@ -72,6 +71,12 @@ class BacktestResult:
         shown = format_duration(wait) if isinstance(wait, float) else wait
         return "all known labels" if wait == "none" else f"mature events (maturity = {shown})"
 
+    @property
+    def alerts(self) -> dict[str, int]:
+        """How many alerts opened and ended, rows that the budget kept from opening one, and records of all."""
+        of = self.pipeline.book.stats
+        return {"open": of.opened, "resolved": of.resolved, "refused": of.refused, "records": self.alert_records}
+
     def report(self) -> dict[str, Any]:
         """Everything a reader of the run may want, JSON-ready."""
         p = self.pipeline
@@ -96,7 +101,7 @@ class BacktestResult:
             "metrics": p.evaluation.get(),
             "metrics_over": self.metrics_over,
             "metrics_over_time": p.evaluation.points(),
-            "alerts": dict(self.alerts),
+            "alerts": self.alerts,
             "drift": self.detections,
             "retrain_requests": self.requests,
         }
@@ -163,7 +168,7 @@ def run_backtest(
 
     def note(out: StepOutput) -> None:
         given.learned(out)
-        result.alerts.update(alert.status for alert in out.alerts)
+        result.alert_records += len(out.alerts)
         result.requests += len(out.requests)
         result.detections += [{"ts": d.ts, "what": d.words} for d in out.detections]
         if out.predictions is not None and writer is not None:

@@ -204,8 +204,9 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     _counter(
         "weir_alerts_total{task,status}",
         "alerts",
-        "Alert records; status is that of the record, such as open or resolved.",
+        "Alert records; status is that of the record: open where one opened, repeated, escalated or resolved.",
     ),
+    _counter("weir_alerts_refused_total{task}", "rows", "Would have opened an alert; the budget had none left."),
     _gauge("weir_open_alerts{task}", "alerts", "Alerts open now in the partitions of this worker."),
     _histogram("weir_snapshot_seconds", "seconds", _STORE_S, "Writing one snapshot of a label lane."),
     # The full model

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from weir.online.batch import IntVector, LabelBatch, PredictionBatch
 from weir.online.codec.wire import Alert
+from weir.online.decisions.alert_cap import DAY_S as DAY
+from weir.online.decisions.alert_cap import AlertCap
 from weir.online.decisions.alert_state import AlertState, Reason
 from weir.online.decisions.alerts import AlertBook, AlertPolicy
 from weir.online.errors import StateError
@@ -79,8 +81,15 @@ def slow(rows: list[Row], policy: AlertPolicy) -> list[tuple[Any, ...]]:
             continue
         seen.add((entity, event))
         if entity not in alerts:
-            fresh = {"id": f"t:{entity}:{event}", "open": True, "score": 0.0, "events": [], "at": -math.inf, "level": 0}
-            alerts[entity] = {**fresh, "number": number}
+            fresh = {
+                "id": f"t:{entity}:{event}",
+                "open": True,
+                "score": 0.0,
+                "events": [],
+                "at": -math.inf,
+                "level": -1,
+            }
+            alerts[entity] = {**fresh, "number": number, "told": 0, "told_at": -math.inf}
             number += 1
         a = alerts[entity]
         if not a["open"]:
@@ -90,8 +99,11 @@ def slow(rows: list[Row], policy: AlertPolicy) -> list[tuple[Any, ...]]:
         a["events"].append(event)
         a["at"] = max(a["at"], ts)
         count = sum(len(a["events"]) >= at for at in policy.escalate_at)
-        a["level"] = max(a["level"], count, int(math.log(score / (1 - score)) / policy.margin_step))
-        tell(a)
+        level = max(a["level"], count, int(math.log(score / (1 - score)) / policy.margin_step))
+        more = len(a["events"]) - a["told"] >= min(a["told"], policy.told_every_events)
+        if level > a["level"] or more or a["at"] - a["told_at"] >= policy.told_every_s:
+            a.update(level=level, told=len(a["events"]), told_at=a["at"])
+            tell(a)
     tidy()
     return out
 
@@ -117,6 +129,8 @@ POLICIES = st.builds(
     cooldown_s=st.integers(0, 15),
     escalate_at=st.sampled_from([(2, 4, 6), (3, 10, 30)]),
     max_event_ids=st.just(3),
+    told_every_events=st.sampled_from([1, 2, 100]),
+    told_every_s=st.sampled_from([4, 3600]),
 )
 CUTS = st.sets(st.integers(1, 29))
 
@@ -226,6 +240,56 @@ def test_a_foreign_snapshot_is_refused() -> None:
         AlertBook(AlertPolicy(), "t").restore(AlertBook(AlertPolicy(), "other").snapshot())
     with pytest.raises(StateError, match="not a snapshot"):
         AlertBook(AlertPolicy(), "t").restore(b"{}")
+
+
+# -- records, severity and the cap -------------------------------------------------------------------------------------
+
+
+def test_an_alert_of_thousands_of_events_is_a_few_records() -> None:
+    rows: list[Row] = [(f"e{i}", "u", 1e9 + i, 0.6) for i in range(2_000)]
+    told = decide(AlertBook(AlertPolicy(escalate_at=(3, 10, 300)), "t"), rows)
+    assert [a.events for a in told[:8]] == [1, 2, 3, 6, 10, 20, 40, 80]
+    assert len(told) < 8 + 2_000 / 100 + 3, "the last of the steps of severity, and every 100 events"
+    assert [a.severity for a in told if a.events in (1, 3, 10, 300)] == ["low", "medium", "high", "critical"]
+    assert Alert.model_validate(told[-1].to_wire_dict()).events == told[-1].events
+    slow: list[Row] = [(f"e{i}", "u", 1_000.0 * i, 0.6) for i in range(40)]
+    assert len(decide(AlertBook(AlertPolicy(escalate_at=(90, 91, 92)), "t"), slow)) == 3 + 9, "and every hour"
+
+
+def test_no_improbable_alert_is_critical_by_its_distance_to_a_line_of_0() -> None:
+    book = AlertBook(AlertPolicy(), "t")
+    found = decide(book, [("e1", "u", 1.0, 0.19), ("e2", "v", 1.0, 0.21)], threshold=0.0)
+    assert [a.severity for a in found] == ["high", "critical"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({"severity_by": "probability"}, ["low", "medium", "critical"]),
+        ({"severity_by": "probability", "severity_at": (0.01, 0.02, 0.95)}, ["high", "high", "high"]),
+        ({"severity_by": "expected_loss", "severity_at": (1.0, 50.0, 90.0)}, ["critical", "medium", "low"]),
+    ],
+)
+def test_severity_by_probability_or_expected_loss(policy: dict[str, Any], expected: list[str]) -> None:
+    rows: list[Row] = [("e1", "u", 1e9, 0.1), ("e2", "v", 1e9, 0.3), ("e3", "w", 1e9, 0.9)]
+    seen = replace(batch(rows), features=np.array([[1_000.0], [10.0], [0.0]]))
+    told = AlertBook(AlertPolicy(**policy), "t", amount=0).decide(seen, np.full(3, 0.05)).alerts
+    assert [alert.severity for alert in told] == expected
+    with pytest.raises(ValueError, match="needs severity_at"):
+        AlertPolicy(severity_by="expected_loss")
+
+
+def test_the_cap_refuses_new_alerts_and_lets_open_ones_go_on() -> None:
+    cap = AlertCap([(2, DAY)])
+    book = AlertBook(AlertPolicy(cooldown_s=0), "t", admit=cap.admit)
+    rows: list[Row] = [("a1", "a", 1.0, 0.9), ("b1", "b", 2.0, 0.9), ("c1", "c", 3.0, 0.9), ("a2", "a", 4.0, 0.9)]
+    thresholds = np.full(4, 0.5)
+    made = book.decide(batch(rows), thresholds)
+    assert [(a.entity_id, a.events) for a in made.alerts] == [("a", 1), ("b", 1), ("a", 2)]
+    assert sorted(made.of_rows) == [0, 1, 3]
+    assert thresholds.tolist() == [0.5, 0.5, math.inf, 0.5], "nothing was to alert at the row that was refused"
+    assert (book.stats.opened, book.stats.refused) == (2, 1)
+    assert [a.entity_id for a in decide(book, [("c2", "c", 1.0 + DAY, 0.9)]) if a.events == 1][-1] == "c"
 
 
 # -- times from outside ------------------------------------------------------------------------------------------------

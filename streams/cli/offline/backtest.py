@@ -125,9 +125,12 @@ def _summary(result: BacktestResult) -> Table:
         cells = [f"{m[name]:.4f}" if name in m else "" for m in r["metrics"].values()]
         if any(cells):
             table.add_row(name, *cells)
-    table.caption = (
+    said = (
         f"{r['scored']:,} scored, {r['labelled']:,} labelled, {r['model_version']:,} learned, "
-        f"{r['rejected']:,} rejected, {r['repeats']:,} repeated, {r['alerts'].get('open', 0):,} alerts opened, "
+        f"{r['rejected']:,} rejected, {r['repeats']:,} repeated, {r['alerts']['open']:,} alerts opened, "
         f"{len(r['drift'])} drifts; metrics over {r['metrics_over']}"
     )
+    if refused := r["alerts"]["refused"]:
+        said += f"; {refused:,} rows over the line opened no alert, as the budget had none left"
+    table.caption = said
     return table

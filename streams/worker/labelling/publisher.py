@@ -182,7 +182,10 @@ class StepPublisher:
         if out.scored is not None:
             m.inc("weir_predictions_total", len(out.scored), task=task)
         for alert in out.alerts:
-            m.inc("weir_alerts_total", task=task, status=alert.status)
+            repeated = alert.status == "open" and alert.events > 1
+            m.inc("weir_alerts_total", task=task, status="repeated" if repeated else alert.status)
+        if out.refused:
+            m.inc("weir_alerts_refused_total", out.refused, task=task)
         if out.detections:
             m.inc("weir_drift_detections_total", len(out.detections), task=task)
         for request in out.requests:

@@ -105,7 +105,7 @@ class Checker:
     def label_truths(self) -> dict[tuple[int, str], LabelTruth]:
         lanes = self.deployment.settings.topics.partitions
         return {
-            (p, name): replay_labels(task, firsts_of(self.scored[p][name]), self.labels.get(p, []), lanes)
+            (p, name): replay_labels(task, firsts_of(self.scored[p][name]), self.labels.get(p, []), lanes, p)
             for p in self.scored
             for name, task in self.tasks.items()
         }
@@ -303,8 +303,8 @@ class Checker:
         self.notes["alerts"] = {"of label-free tasks": len(mine), "all": len(found), "records": records}
 
     def decisions_are_those_on_the_first_predictions(self) -> None:
-        """One a prediction, in its partition and order; thresholds follow from scores alone, alerts not where labels
-        resolve them. A repeat says what the first said."""
+        """One a prediction, in its partition and order; alerts, and lines that follow a budget's use, are others where
+        labels resolve alerts at another time. A repeat says what the first said."""
         count, repeats = 0, 0
         found: dict[tuple[int, str], dict[str, Decision]] = {}
         for p, log in self.deployment.read(topics.DECISIONS).items():
@@ -340,7 +340,9 @@ class Checker:
 def _decided(row: Decision, with_alert: bool) -> tuple[Any, ...]:
     """What of a decision must not differ; of its alert what `_say` says."""
     alert = row.alert
-    return (*row[:7], alert is not None, with_alert and alert and (alert.alert_id, alert.status, alert.severity))
+    if not with_alert:
+        return (*row[:4], *row[5:7])
+    return (*row[:7], alert is not None, alert and (alert.alert_id, alert.status, alert.severity))
 
 
 def _say(alert: Any) -> tuple[Any, ...]:

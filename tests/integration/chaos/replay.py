@@ -168,11 +168,19 @@ class LabelTruth:
     """Update ids by table."""
 
 
-def replay_labels(task: TaskSpec, firsts: ScoredBatch, labels: Sequence[StoredRecord], lanes: int) -> LabelTruth:
+def replay_labels(
+    task: TaskSpec, firsts: ScoredBatch, labels: Sequence[StoredRecord], lanes: int, lane: int
+) -> LabelTruth:
     """Fold the first predictions and then the labels of one partition of one task."""
     shape, truth = shape_of(task), LabelTruth()
     stage = LabellingStage(
-        task, shape.features, shape.masks, shape.secondary, lambda x, _: np.zeros_like(x), share=1 / lanes
+        task,
+        shape.features,
+        shape.masks,
+        shape.secondary,
+        lambda x, _: np.zeros_like(x),
+        share=1 / lanes,
+        lane=str(lane),
     )
     outputs = [
         stage.scored(firsts.take(np.arange(start, min(start + CHUNK, len(firsts)))))

@@ -1,0 +1,66 @@
+"""The cap of alerts against a slow one that looks at every span; no span of either clock has more."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weir.online.decisions.alert_cap import DAY_S, AlertCap
+from weir.online.errors import StateError
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 1.0, 600.0, 3_599.0, 3_600.0, 30_000.0, DAY_S, 9 * DAY_S]),
+        st.sampled_from([0.0, 0.0, 0.0, 5.0, 3_600.0, 70_000.0, DAY_S, 5 * DAY_S, -900.0]),
+    ),
+    max_size=60,
+)
+"""How far the watermark moves, and how late the row is."""
+
+
+def fits(times: list[float], alerts: float, seconds: float) -> bool:
+    span, most = seconds / min(alerts, 1.0), max(int(alerts), 1)
+    return all(sum(first <= at < first + span for at in times) <= most for first in times)
+
+
+@given(ROWS, st.sampled_from([0.4, 1.0, 2.5, 7.0]), st.sampled_from([0.5, 1.0, 3.0]), st.sets(st.integers(0, 59)))
+def test_it_admits_what_no_span_forbids(
+    rows: list[tuple[float, float]], daily: float, hourly: float, stops: set[int]
+) -> None:
+    limits, now = [(daily, DAY_S), (hourly, 3_600.0)], 1.7e9
+    cap, marks, times = AlertCap(limits), list[float](), list[float]()
+    for i, (step, late) in enumerate(rows):
+        now += step
+        ts = min(max(now - late, now - DAY_S), now)
+        fit = all(fits([*held, at], *each) for each in limits for held, at in ((marks, now), (times, ts)))
+        assert cap.admit(now, now - late) == fit
+        if fit:
+            marks.append(now)
+            times.append(ts)
+        if i in stops:
+            state, cap = cap.snapshot(), AlertCap(limits)
+            cap.restore(state)
+    assert 0.0 <= cap.used(now) <= 1.0
+
+
+def test_it_remembers_few_of_many_and_never_admits_too_many() -> None:
+    cap = AlertCap([(25_000, DAY_S), (25_000, 3_600.0)])
+    at = [i * 2.5 for i in range(80_000)]
+    opened = [t for t in at if cap.admit(t, t)]
+    last = [sum(t - DAY_S < each <= t for each in opened) for t in at[::20_000]]
+    assert 24_900 < max(last) <= 25_000
+    assert len(cap.snapshot()) < 400_000
+
+
+def test_a_clock_that_is_set_back_does_not_end_all_alerts() -> None:
+    cap = AlertCap([(3, DAY_S)])
+    assert [cap.admit(1e12, 1e12) for _ in range(4)] == [True, True, True, False]
+    assert not cap.admit(1e9, 1e9)
+    assert cap.admit(1e9 + DAY_S, 1e9 + DAY_S)
+    assert not cap.admit(float("-inf"), 0.0), "no time is known yet"
+
+
+def test_another_state_is_refused() -> None:
+    with pytest.raises(StateError, match="not a snapshot of a cap"):
+        AlertCap([(3, DAY_S)]).restore(b"{}")
