@@ -49,7 +49,8 @@ class AlertPolicy(FrozenModel):
     """From where on an alert is medium, high and critical: its probability (.2, .5 and .8 when not given), or its
     expected loss, the probability times the amount of the event."""
     told_every_events: int = Field(default=100, ge=1, exclude_if=lambda value: value == 100)
-    """A record tells of repeats when their number has doubled since the last one, or by so many more at the latest."""
+    """A record tells of repeats when their number has doubled since the last one, or by so many more at the latest; and
+    of the last event that it lists."""
     told_every_s: Seconds = Field(default=3600.0, gt=0.0, exclude_if=lambda value: value == 3600.0)
     """A repeat so long after the last record is told."""
     max_event_ids: int = Field(default=20, ge=1, le=1000)
@@ -337,6 +338,8 @@ class AlertBook:
     def _is_news(self, entry: _Entry) -> bool:
         """Whether so much came since the last record that repeats alone are worth one."""
         more = entry.alert.events - entry.told_events
+        if entry.alert.events == self.policy.max_event_ids:
+            return True  # the last event that is listed: a verdict is on those that a record told
         later = entry.alert.updated_at - entry.told_at
         return more >= min(entry.told_events, self.policy.told_every_events) or later >= self.policy.told_every_s
 
