@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import heapq
 import math
+import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal, Self
 
 import msgspec
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from weir.online.batch import FloatVector, IntVector, LabelBatch
-from weir.online.durations import Seconds
+from weir.online.durations import Seconds, parse_duration
 from weir.online.errors import stored
 from weir.online.event_time import EventTime
 from weir.online.frozen import FrozenModel
@@ -26,14 +27,24 @@ SCORE, LABEL, FORGET = 0, 1, 2
 """What a timer does when it fires; also the order among timers of one moment."""
 
 
+_DAILY: Final = re.compile(r"daily ([01]\d|2[0-3]):([0-5]\d)")
+
+
 class SilencePolicy(FrozenModel):
     """When an entity is scored and when its silence is known.
 
     An entity first seen at ``t`` is scored at ``due = t + observe_s``. Its label is 1 when it has no event in
-    ``[due, due + horizon_s)``, 0 when it has one.
+    ``[due, due + horizon_s)``, 0 when it has one. With another ``score`` than ``first`` it is scored again and again,
+    see ``weir.online.labels.repeated_silence``.
     """
 
-    observe_s: Seconds = Field(gt=0.0, allow_inf_nan=False)
+    # What is left out of a dump gives task files of before the digest of before.
+    score: str = Field(default="first", exclude_if=lambda value: value == "first")
+    """``first``, ``each event``, ``after 3d`` (any duration) or ``daily 18:00`` (UTC)."""
+    prior: float | None = Field(default=None, gt=0.0, lt=1.0, exclude_if=lambda value: value is None)
+    """The score until the first label is learned; the model's own when left out."""
+    observe_s: Seconds = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    """How long after its first event an entity is scored, where ``score`` is ``first``."""
     horizon_s: Seconds = Field(gt=0.0, allow_inf_nan=False)
     reveal: Literal["early", "at_horizon"] = "early"
     """``early``: a 0 is known at the event that breaks the silence; ``at_horizon``: all labels are known at the end."""
@@ -42,6 +53,36 @@ class SilencePolicy(FrozenModel):
     remember_s: Seconds = Field(default=math.inf, ge=0.0)
     """How long an entity is remembered after its label, so that it is not taken for a new one."""
     max_entities: int = Field(default=2_000_000, ge=1)
+
+    @property
+    def after_s(self) -> float | None:
+        """The pause after which an entity is scored, where that is asked for."""
+        return parse_duration(self.score.removeprefix("after ")) if self.score.startswith("after ") else None
+
+    @property
+    def daily_s(self) -> float | None:
+        """The second of the day at which all are scored, where that is asked for."""
+        found = _DAILY.fullmatch(self.score)
+        return None if found is None else int(found[1]) * 3600.0 + int(found[2]) * 60.0
+
+    @property
+    def on_timers(self) -> bool:
+        """Whether scores are of timers, not of events."""
+        return self.score != "each event"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.score == "first":
+            if self.observe_s <= 0.0:
+                raise ValueError(f"observe_s = {self.observe_s:g}; give a duration greater than 0, such as '5d'")
+            return self
+        if self.on_timers and self.daily_s is None and (self.after_s or 0.0) <= 0.0:
+            raise ValueError(f"score = {self.score!r}; give 'first', 'each event', 'after 3d' or 'daily 18:00'")
+        if given := self.model_fields_set & {"observe_s", "reveal"} - ({"reveal"} if self.reveal != "early" else set()):
+            raise ValueError(
+                f"score = {self.score!r} has no {' and '.join(sorted(given))}; labels are told at the horizon"
+            )
+        return self
 
 
 @dataclass(slots=True)
@@ -119,8 +160,8 @@ class _TimerOutput:
         self.labels.append((f"{event_id}/{kind}", entity_id, event_id, timer.due_ts, value, known_at))
 
     def output(self) -> TimerOutput:
-        row, entity_id, due, event_id = _columns(self.scores, np.int64, None, np.float64, None)
-        label_id, of, about, ts, value, known_at = _columns(
+        row, entity_id, due, event_id = columns_of(self.scores, np.int64, None, np.float64, None)
+        label_id, of, about, ts, value, known_at = columns_of(
             self.labels, None, None, None, np.float64, np.bool_, np.float64
         )
         labels = LabelBatch(label_id, of, about, ts, value, np.ones(len(label_id)))
@@ -287,7 +328,7 @@ def _event_id(entity_id: str, timer: EntityTimer) -> str:
     return f"{entity_id}@{timer.first_ts:.0f}"
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], *kinds: Any) -> list[Any]:
+def columns_of(rows: Sequence[tuple[Any, ...]], *kinds: Any) -> list[Any]:
     """Columns of ``rows``, each an array of its kind, or a list where that is ``None``."""
     columns = zip(*rows, strict=True) if rows else [()] * len(kinds)
     return [list(c) if kind is None else np.array(c, dtype=kind) for c, kind in zip(columns, kinds, strict=True)]

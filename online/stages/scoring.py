@@ -29,7 +29,8 @@ from weir.online.features.engine import FeatureBlock
 from weir.online.features.store import FeatureStore
 from weir.online.features.touched_rows import Grouping, Modes
 from weir.online.intake_policy import MAX_STEP
-from weir.online.labels.silence import SilenceTimers, TimerOutput
+from weir.online.labels.repeated_silence import EVENT_MARK, timers_of
+from weir.online.labels.silence import TimerOutput
 from weir.online.learners.online_model import OnlineModel
 from weir.online.stages.merge import insert_timers
 from weir.online.task.column_plan import columns_of
@@ -153,7 +154,9 @@ class ScoringStage:
         self._further = self.shape.full_inputs[len(self.engine.features) :]
         if full is not None:
             self._create_full(full)
-        self.timers = SilenceTimers(task.labels.silence, MAX_STEP) if task.labels.silence is not None else None
+        silence = task.labels.silence
+        self.timers = timers_of(silence, MAX_STEP) if silence is not None else None
+        self._on_timers, self._prior = (False, None) if silence is None else (silence.on_timers, silence.prior)
 
     def events(self, batch: EventBatch) -> ScoreOutput:
         """Score events in arrival order, after whatever timers they make due."""
@@ -170,6 +173,8 @@ class ScoringStage:
             modes = np.full(len(batch), kernel.EVENT, dtype=np.uint8)
             return PreparedBatch(batch, modes, self.engine.group(batch), None, None)
         keys = [key or "" for key in self._keys(batch)]
+        if not self._on_timers:
+            keys = [f"{key}{EVENT_MARK}{event_id}" for key, event_id in zip(keys, batch.event_id, strict=True)]
         return self._insert(batch, self.timers.advance(keys, batch.ts), (keys, batch.ts))
 
     def prepare_advance(self, now: float) -> PreparedBatch:
@@ -245,6 +250,8 @@ class ScoringStage:
             x, masks = x[rows], masks[rows]
         x = x if self.task.full is None else self._logged(featured, full)
         score, version = self.model.score(x)
+        if version == 0 and self._prior is not None:
+            score = np.full(len(x), self._prior)
         versions: IntVector = np.full(len(rows), version, dtype=np.int64)
         watched = np.empty((len(rows), len(self.shape.watched)))
         for k, name in enumerate(self.shape.watched):
@@ -256,7 +263,7 @@ class ScoringStage:
         )
 
     def _scored_rows(self, prepared: PreparedBatch) -> IntVector:
-        return np.flatnonzero(prepared.modes == (kernel.EVENT if self.timers is None else kernel.READ))
+        return np.flatnonzero(prepared.modes == (kernel.READ if self._on_timers else kernel.EVENT))
 
     def _full_x(self, block: FeatureBlock, rows: IntVector) -> FloatMatrix:
         """What the full model is given of ``rows``."""

@@ -169,7 +169,7 @@ class Decisions(View):
         """Rows and the decisions that each task will make on them."""
         for task in self._service.tasks:
             # A task that scores on timers decides nothing on an event itself.
-            if task.stream == topic and task.labels.silence is None:
+            if task.stream == topic and not (task.labels.silence and task.labels.silence.on_timers):
                 for row, entity in seen_by(task, batch):
                     yield row, key_of(task.name, entity, batch.event_id[row])
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from weir.online.batch import BoolVector, FloatVector
 from weir.online.errors import StateError
-from weir.online.labels.silence import SilenceTimers
+from weir.online.labels.repeated_silence import AnyTimers
 from weir.online.stages.admission import Admission
 from weir.online.stages.dedupe import FIXED_KEY, Deduper, OldIds, bytes_for, floor_of, newest_of, old_ids, rows_of
 from weir.online.stages.digest_table import Rows
@@ -138,7 +138,7 @@ class LaneJournal:
     timers : of each task in turn, ``None`` where a task has none.
     """
 
-    def __init__(self, intake: Admission, timers: Sequence[SilenceTimers | None]) -> None:
+    def __init__(self, intake: Admission, timers: Sequence[AnyTimers | None]) -> None:
         self._intake, self._timers = intake, list(timers)
         self._has_timers = any(t is not None for t in self._timers)
         self._held = Entries()
