@@ -43,7 +43,7 @@ class StateDetector:
     >>> values = np.stack([flow, 2 * flow + 0.1 * rng.normal(size=1000), np.full(1000, np.nan), np.zeros(1000)])
     >>> values[1, 700:] += 1.0
     >>> out = detector.run_columns(np.zeros((1, detector.state_width)), np.zeros(1000, int), np.arange(1000.0), values)
-    >>> score, sensor, off = out[:, 0], out[:, 2], out[:, detector.outputs.index("off_pressure")]
+    >>> score, sensor, off = out[:, 0], out[:, 2], out[:, detector.outputs.index("implied_pressure")]
     >>> bool((score[740:] > 0.99).all()), bool((score[400:700] > 0.99).mean() < 0.05)
     (True, True)
     >>> detector.sensors[int(sensor[999]) - 1], round(float(off[900:].mean()), 1)

@@ -25,6 +25,7 @@ from weir.online.anomaly.state_layout import (
     SCALE,
     SEEN,
     STEP,
+    STEP_FLOOR,
     STRIDE,
     VIEW,
     VIEWS,
@@ -117,7 +118,7 @@ def _runs(state: State, ts: float, settings: StateSettings) -> bool:
 
 @njit(cache=True)
 def _judge(state: State, level: Floats, gap: Floats, z: Floats, out: Floats) -> None:
-    """Fill one row of the output, ``(NUMBERS + 2 d,)``."""
+    """Fill one row of the output."""
     d = len(level)
     distance = measure(state, level, state.sensors[:, STEP], gap, z)
     out[0], out[1], out[2], out[3] = 1.0 - p_value(state, distance), distance, 0.0, 0.0
@@ -127,10 +128,12 @@ def _judge(state: State, level: Floats, gap: Floats, z: Floats, out: Floats) -> 
         if scale == 0.0 or np.isnan(level[j]):
             continue
         parts = z[:, j] ** 4
-        alone = parts[0] > parts[1]
-        usual = state.learned[j, CENTRE] + scale * state.learned[j, VIEW]
-        expected = usual if alone or d == 1 else level[j] - scale * gap[j]
-        out[_NUMBERS + j], out[_NUMBERS + d + j] = parts.sum() / whole, level[j] - expected
+        off = level[j] - state.learned[j, CENTRE] - scale * state.learned[j, VIEW]
+        implied = scale * gap[j] if d > 1 else off
+        expected = level[j] - (off if parts[0] > parts[1] or d == 1 else implied)
+        rough = (state.sensors[j, STEP] + state.learned[j, STEP_FLOOR]) / np.exp(state.learned[j, VIEW + 4])
+        for k, told in enumerate((parts.sum() / whole, off, implied, rough)):
+            out[_NUMBERS + k * d + j] = told
         if parts.sum() > largest:
             largest = parts.sum()
             out[2], out[3], out[4] = j + 1.0, parts.argmax() + 1.0, expected + state.sensors[j, ANCHOR]
@@ -147,8 +150,7 @@ def run_states(
     Parameters
     ----------
     values : ``(d + 2, n)``: the sensors, the flag of the reference, whether it begins again; NaN changes nothing.
-    out : ``(n, NUMBERS + 2 d)``, of NaN: score, distance, sensor and view (both from 1), expected value, then the part
-        of each sensor in the distance and how far its level is from the expected one; left alone in the reference.
+    out : ``(n, C)``, of NaN, a column for each of ``outputs``; left alone in the reference.
     """
     d = len(values) - 2
     level, gap, z = np.zeros(d), np.zeros(d), np.zeros((VIEWS, d))

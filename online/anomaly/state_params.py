@@ -42,6 +42,11 @@ Span = Annotated[str, AfterValidator(lambda text: span(text) and text)]
 """``N rows`` or a duration."""
 
 
+SENSOR_NUMBERS: Final = ("part", "off", "implied", "rough")
+"""What is told of each sensor: part of the distance; level over the usual one, and over what the others imply, both in
+its unit; smoothed step over the usual one."""
+
+
 class StateParams(FrozenModel):
     """What an operator may change.
 
@@ -63,6 +68,6 @@ def outputs(sensors: Sequence[str]) -> tuple[str, ...]:
     """What a detector tells of each row; ``""`` is the score.
 
     >>> outputs(["flow"])
-    ('', 'distance', 'sensor', 'view', 'expected', 'part_flow', 'off_flow')
+    ('', 'distance', 'sensor', 'view', 'expected', 'part_flow', 'off_flow', 'implied_flow', 'rough_flow')
     """
-    return (*NUMBERS, *(f"part_{s}" for s in sensors), *(f"off_{s}" for s in sensors))
+    return (*NUMBERS, *(f"{told}_{sensor}" for told in SENSOR_NUMBERS for sensor in sensors))

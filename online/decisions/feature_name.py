@@ -46,6 +46,8 @@ class Subject(NamedTuple):
     """What of a detector of states the column is."""
     codes: tuple[str, ...] = ()
     """What the values 1, 2, ... stand for."""
+    others: str = ""
+    """Of a sensor: that the other ones imply something."""
     made_of: tuple[str, Callable[[float], float]] | None = None
     """Of a function of one column that can be undone, such as log1p: that column, and what undoes it."""
     behind: tuple[str, ...] | None = None

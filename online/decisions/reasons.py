@@ -187,14 +187,17 @@ class ReasonWriter:
             text = sentence(self._fact(column, row, contribution))
         known = [c for c in self._behind.get(column, ()) if not row.missing[c]]
         if known:
-            part = min(known, key=lambda c: (-self._part(c, row), row.shares[c], -row.values[c], self._rank[c]))
+            rarest = min(known, key=lambda c: (row.shares[c], -row.values[c], self._rank[c]))
+            part = self._sensor(own, row, rarest)
             text += f": {self._reason(part, row, contribution).text}"
         return Reason(own.full, value, contribution, text)
 
-    def _part(self, column: int, row: _Row) -> float:
-        """A sensor's part in the distance of a state, where it is logged."""
-        at = self._column.get(self.features[column].replace("_off_", "_part_"))
-        return float(row.values[at]) if at is not None and at != column else 0.0
+    def _sensor(self, name: FeatureName, row: _Row, other: int) -> int:
+        """The column that says what is odd of the sensor that a detector of states names; ``other`` without one."""
+        says = [self._column.get(f"{name.full}_{told}", -1) for told in ("sensor", "view")]
+        sensor, view = (0 if column < 0 or row.missing[column] else int(row.values[column]) for column in says)
+        behind = name.declared.behind if name.declared and name.of == "state" else None
+        return self._column.get(behind[3 * (sensor - 1) + view - 1], other) if behind and sensor and view else other
 
     def _widest(self, column: int, row: _Row) -> int:
         """The missing column that says the most of what is missing: no entity, nothing known, or the longest window."""

@@ -126,6 +126,7 @@ def _filled(template: str, fact: Fact) -> str:
         subjects=subject.removesuffix("s") if show(value) == "1" else _plural(subject),
         what=subject if valued else name.one,
         own=own,
+        others=declared.others,
         shown=show(value),
         usually=fact.usually(show),
         noun=name.one if show(value) == "1" else name.noun,

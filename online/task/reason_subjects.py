@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from weir.online.anomaly.detector import build_detector
-from weir.online.decisions.feature_name import FeatureName, Subject
+from weir.online.decisions.feature_name import FeatureName, Subject, words
 from weir.online.decisions.operations import OPERATIONS, duration
 from weir.online.features.spec import Aggregate, Anomaly
 from weir.online.features.timecolumns import TIME_COLUMNS
@@ -67,7 +67,9 @@ def subjects_of(task: TaskSpec) -> dict[str, Subject]:
 def _of_state(detector: Anomaly, output: str) -> Subject:
     op, _, sensor = output.partition("_")
     codes = detector.values if op == "sensor" else _VIEWS if op == "view" else ()
-    return Subject("state", given=sensor or detector.name, op=op, codes=codes)
+    others = [words(other) for other in detector.values if other != sensor]
+    imply = f"{' and '.join(others)} {'implies' if len(others) == 1 else 'imply'}" if others else "is usual"
+    return Subject("state", given=sensor or detector.name, op=op, codes=codes, others=imply)
 
 
 def _parsed(source: str) -> ast.expr:
@@ -128,8 +130,10 @@ def _behind(name: str, task: TaskSpec) -> Iterator[str]:
     for part in _names(_parsed(task.values[name])) if name in task.values else ():
         yield from _behind(part, task) if part in task.values else (part,)
     for d in (d for e in task.entities for d in e.anomalies if name == f"{e.name}.{d.name}"):
-        told = (o for o in d.outputs if o.startswith("off_") or (d.score == "onset" and o not in ("", "expected")))
-        yield from (f"{name}_{output}" for output in told)
+        if d.score == "state":  # of each sensor a column a view
+            yield from (f"{name}_{told}_{sensor}" for sensor in d.values for told in ("off", "implied", "rough"))
+        else:
+            yield from (f"{name}_{output}" for output in d.outputs if output not in ("", "expected"))
 
 
 def _names(tree: ast.expr) -> list[str]:

@@ -261,13 +261,17 @@ def test_a_state_names_the_sensor_that_is_off_and_by_how_much() -> None:
         "expected": (3.5, "3.5 was expected of this machine's sensor that is farthest off"),
         "part_flow": (0.3, "this machine's flow makes 30 % of its distance from its reference"),
         "part_pressure": (0.7, "this machine's pressure makes 70 % of its distance from its reference"),
-        "off_flow": (9.0, "this machine's flow is 9 above what was expected"),
-        "off_pressure": (-3.1, "this machine's pressure is 3.1 below what was expected"),
+        "off_flow": (9.0, "this machine's flow is 9 above its usual level"),
+        "off_pressure": (-0.5, "this machine's pressure is 0.5 below its usual level"),
+        "implied_flow": (9.5, "this machine's flow is 9.5 above what pressure implies"),
+        "implied_pressure": (-3.1, "this machine's pressure is 3.1 below what flow implies"),
+        "rough_flow": (0.1, "this machine's flow moves 0.1x as much as usual from reading to reading"),
+        "rough_pressure": (1.0, "this machine's pressure moves 1.0x as much as usual from reading to reading"),
     }
     detector = task.entities[0].anomalies[0]
     assert {*told} == {*detector.outputs}
     for output, (value, text) in told.items():
         assert told_of(task, **{detector.column("machine", output): value}) == text
     values = {detector.column("machine", output): value for output, (value, _) in told.items()}
-    assert told_of(task, **values) == f"{told[''][1]}: {told['off_pressure'][1]}"
+    assert told_of(task, **values) == f"{told[''][1]}: {told['implied_pressure'][1]}"
     assert told_of(task, **{"machine.state_off_flow": -0.0}) == "no flow of this machine to judge by a reference"

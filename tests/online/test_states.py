@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from weir.online.anomaly.state_detector import StateDetector
 from weir.online.anomaly.state_params import StateParams
 from weir.online.batch import EventBatch
+from weir.online.decisions.reasons import ReasonWriter
 from weir.online.errors import TaskError
 from weir.online.features import kernel
 from weir.online.features.spec import Anomaly
+from weir.online.task.reason_subjects import subjects_of
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import engine_of
 from weir.streams.embedded.memory_store import MemoryFeatureStore
@@ -155,6 +158,7 @@ def test_what_the_others_imply_is_in_the_sensors_own_unit() -> None:
     values = pump(1000)
     values[0, 700:] -= 3.0
     out = run(values)
+    assert abs(out["implied_flow"][800:].mean() + 3.0) < 0.4
     assert abs(out["off_flow"][800:].mean() + 3.0) < 0.4
     assert abs(out["expected"][800:].mean() - 30.0) < 0.5
 
@@ -284,3 +288,25 @@ def test_what_a_task_file_cannot_mean_is_told(more: str, words: str) -> None:
 
 def test_a_detector_of_before_is_what_it_was() -> None:
     assert Anomaly(name="odd", value="amount").model_dump() == {"name": "odd", "value": "amount", "params": {}}
+
+
+def test_the_reason_of_a_state_is_the_sensor_in_its_own_unit() -> None:
+    task = TaskSpec.from_toml(TASK.format(more=""))
+    engine = engine_of(task, MemoryFeatureStore())
+    values = pump(1600)
+    values[0, 700:900] -= 3.1
+    values[1, 1200:] = values[1, 1200]
+    device: list[str | None] = ["p1"] * 1600
+    batch = EventBatch(
+        [""] * 1600, T0 + np.arange(1600.0), [""] * 1600, {"device_id": device}, dict(zip(SENSORS, values, strict=True))
+    )
+    x = engine.process(batch, np.full(1600, kernel.EVENT, dtype=np.uint8)).x
+    writer = ReasonWriter(engine.features, entity="pump", subjects=subjects_of(task))
+    score = np.zeros((2, len(engine.features)))
+    score[:, engine.features.index("pump.state")] = 5.0
+    told = [reasons[0].text for reasons in writer.write(x[[890, 1300]], score)]
+    assert re.fullmatch(
+        r"this pump is farther .*: this pump's flow is (2\.[5-9]|3\.[0-6])\d* below what pressure and current imply",
+        told[0],
+    )
+    assert re.fullmatch(r".*: this pump's pressure moves 0\.[0-3]x as much as usual from reading to reading", told[1])
