@@ -1,4 +1,4 @@
-"""Of every test: Hypothesis without deadlines; ``async def`` tests in a loop of asyncio, each within its time."""
+"""Of every test: Hypothesis without deadlines, no waiting for disks, ``async def`` tests by asyncio in bounded time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +23,14 @@ LONGEST_S = 300.0
 def anyio_backend() -> str:
     """What runs them; anyio would run each in every framework that is installed."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_power_cut() -> Iterator[None]:
+    """Processes die in tests, and the power never fails: thousands of times nobody waits for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

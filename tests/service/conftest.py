@@ -34,6 +34,15 @@ def as_administrator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(autouse=True, scope="session")
+def no_power_cut_for_databases() -> Iterator[None]:
+    """See ``no_power_cut`` of all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "_PRAGMAS", (*database._PRAGMAS, "synchronous=OFF"))
+        patch.setattr(database, "_durable", lambda *_: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def signatures_read_once() -> Iterator[None]:
     """Hundreds of services have the same hundred handlers; FastAPI reads the signature of each several times."""
     real, known = utils._get_signature, dict[tuple[object, bool], inspect.Signature]()
