@@ -47,12 +47,12 @@ def _set_bin(u32, row, at, key, count):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _merge(u32, row, at, low, high):
-    """Merge the bins ``low`` to ``high`` of a pane two by two."""
+def _merge(u32, row, at, low, high, times):
+    """Merge the bins ``low`` to ``high`` of a pane two by two, so many times."""
     merged = np.zeros(BINS, dtype=np.int64)
     most = 0
     for key in range(low, high + 1):
-        place = (key >> 1) % BINS
+        place = (key >> times) % BINS
         merged[place] += int(_bin(u32, row, at, key))
         most = max(most, merged[place])
     for place in range(BINS):
@@ -73,11 +73,15 @@ def add_to_bins(f64, u32, row, rings, r, p, x):
     low, high = int(f64[row, scale + 1]), int(f64[row, scale + 2])
     if n == 0:
         low, high = key, key
-    while max(high, key) - min(low, key) >= BINS:
+    times = 0
+    while (max(high, key) >> times) - (min(low, key) >> times) >= BINS:
+        times += 1
+    if times > 0:
         for k in range(panes):
-            _merge(u32, row, bins + k * BIN_WORDS, low, high)
-        f64[row, scale] += 1.0
-        low, high, key = low >> 1, high >> 1, key >> 1
+            if u32[row, rings[r, d.R_COUNT] + k] > 0:
+                _merge(u32, row, bins + k * BIN_WORDS, low, high, times)
+        f64[row, scale] += times
+        low, high, key = low >> times, high >> times, key >> times
     f64[row, scale + 1], f64[row, scale + 2] = min(low, key), max(high, key)
     at = bins + p * BIN_WORDS
     if _bin(u32, row, at, key) == _FULL:
@@ -100,10 +104,13 @@ def quantiles(f64, u32, row, rings, r, behind, stats):
         count = u32[row, rings[r, d.R_COUNT] + p]
         if count > 0 and held(head, p, panes, behind):
             at, binned = rings[r, d.R_BINS] + p * BIN_WORDS, 0
-            for place in range(BINS):
-                binned += int(_bin(u32, row, at, place))
-            for place in range(BINS):
-                weights[place] += count * (int(_bin(u32, row, at, place)) / binned)
+            for w in range(BIN_WORDS):
+                binned += int(u32[row, at + w] & _FULL) + int(u32[row, at + w] >> np.uint32(16))
+            share = count / binned
+            for w in range(BIN_WORDS):
+                if u32[row, at + w] > 0:
+                    weights[2 * w] += share * (u32[row, at + w] & _FULL)
+                    weights[2 * w + 1] += share * (u32[row, at + w] >> np.uint32(16))
             total += count
     width = _FINEST * 2.0 ** f64[row, rings[r, d.R_SCALE]]
     for j in range(len(d.QUANTILES)):

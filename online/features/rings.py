@@ -19,6 +19,7 @@ import numpy as np
 from weir.online.codec.forms.machine_words import jit_inline
 from weir.online.features import descriptors as d
 from weir.online.features.quantiles import BIN_WORDS, add_to_bins, held, quantiles
+from weir.online.jit import njit
 
 DAY_S = 86_400.0
 
@@ -193,7 +194,7 @@ def _deviations(f64, f32, u32, row, rings, r, behind, n, stats):
     stats[r, d.T_M2] = m2
 
 
-@jit_inline
+@njit(cache=True, nogil=True, error_model="numpy")
 def _trend(f64, u32, row, rings, r, behind):
     """The mean of the newer half of the window over that of its older half; NaN where either has no value."""
     panes, head = rings[r, d.R_PANES], int(f64[row, rings[r, d.R_HEAD]])

@@ -7,6 +7,7 @@ import numpy as np
 
 from weir.online.codec.forms.machine_words import jit_inline
 from weir.online.features import descriptors as d
+from weir.online.jit import njit
 
 # A clipped mean accepts values whole until this much weight has been seen, so that one first value cannot pin it.
 _MIN_CLIP_WEIGHT = 2.0
@@ -19,7 +20,7 @@ def gap_since(f64, row, scalars, j, t):
     return t - then if then != 0.0 and t >= then else np.nan
 
 
-@jit_inline
+@njit(cache=True, nogil=True, error_model="numpy")
 def _update_gaps(f64, row, at, half_life, gap):
     """Weigh one gap in, older ones by the time since (West 1979)."""
     if gap != gap:
@@ -33,7 +34,7 @@ def _update_gaps(f64, row, at, half_life, gap):
     f64[row, at + d.GAP_FAST] += (gap - f64[row, at + d.GAP_FAST]) / f64[row, at + d.GAP_FAST_WEIGHT]
 
 
-@jit_inline
+@njit(cache=True, nogil=True, error_model="numpy")
 def _gap_feature(op, f64, row, at):
     """One feature of the weighted gaps; NaN where there is none."""
     mean, weight = f64[row, at + d.GAP_MEAN_AT], f64[row, at + d.GAP_WEIGHT]

@@ -63,7 +63,7 @@ def check(got: dict[str, list[float]], i: int, name: str, want: float) -> None:
     assert got[name][i] == pytest.approx(want, rel=3e-5, abs=3e-4, nan_ok=True), (i, name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(streams, cuts_of)
 def test_windows_of_any_length_equal_brute_force(
     stream: list[tuple[str | None, float, float]], cuts: list[int]
@@ -102,7 +102,7 @@ def check_quantile(got: float, held: list[float], q: float, seen: list[float]) -
     assert abs(math.asinh(got) - exact) <= width
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(streams, cuts_of)
 def test_gaps_equal_brute_force(stream: list[tuple[str | None, float, float]], cuts: list[int]) -> None:
     rows = rows_of(stream)
@@ -175,15 +175,14 @@ def test_neither_cuts_nor_looks_change_a_bit(
 
 
 def test_quantiles_of_many_values_are_close_and_forget() -> None:
-    """A pane of which one bin overflows 16 bits, and hours later a window of other values."""
+    """A pane of which one bin overflows 16 bits, and hours later a window of other values, many below 0."""
     aggregate = Aggregate.model_validate({"name": "v", "value": "amount", "ops": ["q50", "q99"], "windows": ["1h"]})
     engine, rng = engine_of(Entity(name="user", key="user_id", aggregates=(aggregate,))), np.random.default_rng(7)
     usual = np.where(rng.random(80_000) < 0.9, 100.0, rng.lognormal(5.0, 0.5, 80_000))
-    for start, values in ((T0, usual), (T0 + 3 * HOUR, rng.lognormal(0.0, 1.0, 1000))):
+    for start, values in ((T0, usual), (T0 + 3 * HOUR, rng.normal(-20.0, 100.0, 1000))):
         block = engine.process(batch_of([Row("a", start + 1e-3 * k, v) for k, v in enumerate(values.tolist())]))
         for q in (50, 99):
-            exact = float(np.quantile(values, q / 100))
-            assert column(block, f"user.v_q{q}_1h")[-1] == pytest.approx(exact, rel=0.3)
+            check_quantile(column(block, f"user.v_q{q}_1h")[-1], values.tolist(), q / 100, values.tolist())
 
 
 def test_a_lifetime_s_deviation_is_exact_far_from_zero() -> None:

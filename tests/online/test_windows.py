@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.online.feature_rows import DAY, HOUR, T0, Row, batch_of, column, engine_of, gaps, rows_of, run, streams
 from weir.online.batch import missing_of
+from weir.online.durations import EVER
 from weir.online.errors import TaskError
 from weir.online.features import descriptors
 from weir.online.features.engine import FeatureEngine
@@ -211,9 +212,20 @@ def test_a_missing_value_is_told_from_a_nought(indicators: bool) -> None:
     assert (x[:3] == 0.0).all()
 
 
-def test_row_of_three_windows_is_little_more_than_a_kilobyte() -> None:
-    amount = Aggregate(name="amount", value="amount", ops=("count", "mean", "std"), windows=(DAY, 7 * DAY, 30 * DAY))
-    assert build_plan((Entity(name="user", key="user_id", aggregates=(amount,)),), {}).layouts[0].row_bytes <= 1200
+@pytest.mark.parametrize(
+    ("ops", "windows", "panes", "row_bytes"),
+    [
+        (("count", "mean", "std"), (DAY, 7 * DAY, 30 * DAY), 24, 1176),
+        (("count", "mean", "std"), (DAY, 7 * DAY, 30 * DAY), 12, 600),
+        (("count", "mean", "std", "rate"), (HOUR, 90 * DAY, EVER), 16, 584),
+        (("count", "sum", "mean", "std", "min", "max", "rate"), (EVER,), 24, 56),
+    ],
+)
+def test_a_row_is_as_long_as_docs_tasks_says(
+    ops: tuple[WindowOp, ...], windows: tuple[float, ...], panes: int, row_bytes: int
+) -> None:
+    amount = Aggregate(name="amount", value="amount", ops=ops, windows=windows, panes=panes)
+    assert build_plan((Entity(name="user", key="user_id", aggregates=(amount,)),), {}).layouts[0].row_bytes == row_bytes
 
 
 @pytest.mark.parametrize("start", [0.0, 733.0, 254_321.7, 48_211_733.0, 1.7e9, -(2.0**40), 9e14])
