@@ -34,8 +34,8 @@ class Subject(NamedTuple):
     """Whether a ``where`` chooses what it is fed: then not all events are counted, only those that it is called by."""
     given: str = ""
     """The column that an event must have to be counted; empty where every event counts."""
-    unit_s: float | None = None
-    """Seconds that one unit of its values is; None where they are no durations."""
+    duration: bool = False
+    """Whether its values are seconds."""
     flag: bool = False
     """Whether its values say yes or no."""
     estimated: bool = False

@@ -47,10 +47,12 @@ def duration(seconds: float) -> str:
 def times(ratio: float) -> str:
     """Return a ratio as a multiple.
 
-    >>> [times(ratio) for ratio in (8.34, 0.034)]
-    ['8.3x', '0.034x']
+    >>> [times(ratio) for ratio in (1234.5, 8.34, 0.034, 2e-7)]
+    ['1,234x', '8.3x', '0.034x', 'under 0.01x']
     """
-    return f"{ratio:.1f}x" if abs(ratio) >= 0.95 else f"{ratio:.2g}x"
+    if 0.0 < ratio < 0.01:
+        return "under 0.01x"
+    return f"{ratio:,.0f}x" if abs(ratio) >= 99.95 else f"{ratio:.1f}x" if abs(ratio) >= 0.95 else f"{ratio:.2g}x"
 
 
 def side(off: float) -> str:
@@ -108,7 +110,9 @@ OPERATIONS: Final[dict[Of, dict[str, Operation]]] = {
         "q99": Operation(_OF_VALUE % "99th percentile of"),
         "rate": Operation("{shown} {noun}{whose} a day{span}{usually}", plain),
         "over_window": Operation(
-            "{subject} of {this}{span} is {shown} that{than}{usually}", times, "no {subject} of {this}{span} to compare"
+            "{subject} of {this}{span} is {shown} that{than}{usually}",
+            times,
+            "{subject} of {this}{span} cannot be compared with that{than}",
         ),
         "gap_mean": Operation(
             "{this}'s mean time from one {one} to the next{span} is {shown}{usually}", duration, _NO_GAP

@@ -185,8 +185,7 @@ class ReasonWriter:
             text = f"not {text}" if own.declared and own.declared.flag and value <= 0.0 else text
         else:
             text = sentence(self._fact(column, row, contribution))
-        known = [c for c in self._behind.get(column, ()) if not row.missing[c]]
-        if known:
+        if known := [c for c in self._behind.get(column, ()) if not row.missing[c]]:
             rarest = min(known, key=lambda c: (row.shares[c], -row.values[c], self._rank[c]))
             part = self._sensor(own, row, rarest)
             text += f": {self._reason(part, row, contribution).text}"

@@ -57,8 +57,8 @@ def shower(name: FeatureName) -> Callable[[float], str]:
 
 def _in_unit_of(name: FeatureName) -> Callable[[float], str]:
     """How the values that an aggregate is of are written; what it is of counts more than what it is called."""
-    if name.declared is not None and (unit_s := name.declared.unit_s) is not None:
-        return lambda value: duration(value * unit_s)
+    if name.declared is not None and name.declared.duration:
+        return duration
     return money if _value_of(name, name.subject) in _MONEY else plain
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from weir.online.anomaly.detector import build_detector
 from weir.online.decisions.feature_name import FeatureName, Subject, words
-from weir.online.decisions.operations import OPERATIONS, duration
+from weir.online.decisions.operations import OPERATIONS, Of, duration
 from weir.online.features.spec import Aggregate, Anomaly
 from weir.online.features.timecolumns import TIME_COLUMNS
 from weir.online.learners.factory import LearnerSpec
@@ -32,17 +32,19 @@ def subjects_of(task: TaskSpec) -> dict[str, Subject]:
     >>> user = {"name": "user", "key": "user_id", "aggregates": [seen, {"name": "all", "ops": ["since_last"]}]}
     >>> spec = {"name": "t", "entity": "user", "entities": [user], "values": {"days": "user.all_since_last / 86400"}}
     >>> found = subjects_of(TaskSpec.model_validate(spec | {"inputs": ["*"], "model": {"kind": "logistic"}}))
-    >>> found["user.seen"].chosen, found["days"].unit_s
-    (True, 86400.0)
+    >>> found["user.seen"].chosen, found["days"].made_of[0]
+    (True, 'user.all_since_last')
     """
     found: dict[str, Subject] = {}
     for entity in task.entities:
         for a in entity.windowed:
-            of, counts = ("events", True) if isinstance(a, Aggregate) else ("labels", False)
-            prior = 0.0 if isinstance(a, Aggregate) else a.prior
-            given, unit_s = (_given(a.value, a.name) if counts else ""), _unit_of(a.value, task)
-            chosen = a.where is not None
-            found[f"{entity.name}.{a.name}"] = Subject(of, a.value, chosen, given, unit_s, estimated=prior > 0.0)  # type: ignore[arg-type]
+            counts = isinstance(a, Aggregate)
+            of: Of = "events" if counts else "labels"
+            prior = getattr(a, "prior", 0.0)
+            given, chosen = (_given(a.value, a.name) if counts else ""), a.where is not None
+            found[f"{entity.name}.{a.name}"] = Subject(
+                of, a.value, chosen, given, _is_duration(a.value, task), estimated=prior > 0.0
+            )
         for d in entity.anomalies:
             if d.score == "state":
                 found |= {d.column(entity.name, output): _of_state(d, output) for output in d.outputs}
@@ -57,7 +59,7 @@ def subjects_of(task: TaskSpec) -> dict[str, Subject]:
             continue
         tree = _parsed(source)
         found[name] = Subject(
-            value=source, unit_s=_unit_of(source, task), flag=_is_flag(tree), made_of=_undone(tree, task)
+            value=source, duration=_is_duration(source, task), flag=_is_flag(tree), made_of=_undone(tree, task)
         )
     for name in _scores(task.model):
         found[name] = found.get(name, Subject())._replace(made_of=None, behind=tuple(_behind(name, task)))
@@ -87,15 +89,39 @@ def _given(source: str | None, name: str) -> str:
     return (column[1] or column[2]) if column else name
 
 
+def _said(tree: ast.expr) -> Iterator[ast.expr]:
+    """What an expression can come to be, in one unit: its parts but constants, conditions and ``nan()``."""
+    match tree:
+        case ast.Constant() | ast.Call(func=ast.Name(id="nan")):
+            return
+        case ast.IfExp(body=a, orelse=b) | ast.BinOp(left=a, op=ast.Add() | ast.Sub(), right=b):
+            parts = [a, b]
+        case ast.Call(func=ast.Name(id=function), args=args) if function in _KEEPS_UNIT:
+            parts = args[1:] if function == "where" else args
+        case _:
+            yield tree
+            return
+    for part in parts:
+        yield from _said(part)
+
+
 def _is_flag(tree: ast.expr) -> bool:
     """Whether an expression says yes or no, or nothing."""
-    match tree:
-        case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()) | ast.Call(func=ast.Name(id="isnan")):
-            return True
-        case ast.IfExp(body=a, orelse=b) | ast.Call(func=ast.Name(id="where"), args=[_, a, b]):
-            said = [part for part in (a, b) if ast.unparse(part) != "nan()"]
-            return bool(said) and all(map(_is_flag, said))
-    return False
+    said = [part.func if isinstance(part, ast.Call) else part for part in _said(tree)]
+    kinds = ast.Compare | ast.BoolOp
+    return bool(said) and all(isinstance(p, kinds) or ast.unparse(p).startswith(("not ", "isnan")) for p in said)
+
+
+def _is_duration(source: str | None, task: TaskSpec) -> bool:
+    """Whether an expression is seconds."""
+    names = [ast.unparse(part) for part in _said(_parsed(source or "0"))]
+    features = [FeatureName.parse(name) for name in names]
+    return bool(names) and all(
+        _is_duration(task.values[f.full], task)
+        if f.full in task.values
+        else f.entity is not None and (op := OPERATIONS[f.of].get(f.op)) is not None and op.show is duration
+        for f in features
+    )
 
 
 def _undone(tree: ast.expr, task: TaskSpec) -> tuple[str, Callable[[float], float]] | None:
@@ -141,31 +167,3 @@ def _names(tree: ast.expr) -> list[str]:
     return [ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)] + [
         n.id for n in ast.walk(tree) if isinstance(n, ast.Name)
     ]
-
-
-def _unit_of(source: str | None, task: TaskSpec) -> float | None:
-    """Seconds that one unit of an expression is; None where it is no duration."""
-    return None if source is None else _seconds(_parsed(source), task)
-
-
-def _seconds(tree: ast.expr, task: TaskSpec) -> float | None:
-    match tree:
-        case ast.Name(id=name):
-            return _unit_of(task.values.get(name), task)
-        case ast.Attribute():
-            feature = FeatureName.parse(ast.unparse(tree))
-            op = OPERATIONS[feature.of].get(feature.op)
-            return 1.0 if op is not None and op.show is duration else None
-        case ast.BinOp(left=left, op=ast.Div() | ast.Mult() as op, right=ast.Constant(value=int() | float() as by)):
-            unit = _seconds(left, task)
-            return None if unit is None or by <= 0 else unit * by if isinstance(op, ast.Div) else unit / by
-        case ast.BinOp(left=left, op=ast.Add() | ast.Sub(), right=right):
-            parts = [left, right]
-        case ast.IfExp(body=body, orelse=orelse):
-            parts = [body, orelse]
-        case ast.Call(func=ast.Name(id=function), args=args) if function in _KEEPS_UNIT:
-            parts = args[1:] if function == "where" else args
-        case _:
-            return None
-    units = {_seconds(part, task) for part in parts if not isinstance(part, ast.Constant)}
-    return units.pop() if len(units) == 1 else None

@@ -55,7 +55,9 @@ def _says_number(name: str, value: float, text: str) -> bool:
     weight = AnomalyParams().model_dump().get(f"{name.removeprefix('user.odd_')}_weight", 1.0)
     window = re.search(r"_(\d+)([hd])$", name)
     in_window = window is None or re.search(rf"\b{window[1]}( |-){window[2]}", text) is not None
-    if re.match("(no|some) change known of the time", text):  # whether it is missing is all that it says
+    if re.search(
+        "(no|some) change known of the time|cannot be compared with that", text
+    ):  # whether it is missing is all that it says
         return True
     plain = re.sub(r" \(usually [^)]*\)", "", text)
     numbers = [float(number.replace(",", "")) for number in re.findall(r"-?[\d,]*\.?\d+", plain)]

@@ -34,13 +34,15 @@ def _aggregate(name: str, ops: list[str], **more: Any) -> dict[str, Any]:
 
 def task_of(*, indicators: bool, **changes: Any) -> TaskSpec:
     user = [
-        _aggregate("paid", EVENT_OPS, value="amount"),
-        _aggregate("small", ["count", "since_last", "since_first"], where="amount < 50"),
+        _aggregate("paid", EVENT_OPS, value="amount", ratios=["1d/7d"]),
+        _aggregate("small", ["count", "since_last", "since_first"], where="amount < 50", windows=["10s", "1h", "ever"]),
         _aggregate("visits", ["count", "since_last"], include_current=False),
     ]
     shop = [
         _aggregate("risk", LABEL_OPS, value="amount"),
-        _aggregate("quiet", [op for op in LABEL_OPS if op != "run_min"], where="amount < 50"),
+        _aggregate(
+            "quiet", [op for op in LABEL_OPS if op != "run_min"], where="amount < 50", windows=["1h", "7d", "ever"]
+        ),
         _aggregate("guess", ["share"], prior=PRIOR, prior_share=PRIOR_SHARE),
     ]
     document = {
@@ -142,7 +144,8 @@ _SENTENCES: dict[str, str] = {
     "of values": rf"this user's (?:{_SPAN} |all-time )?"
     rf"(?P<op>total|mean|spread of|smallest|largest|last|running mean) paid is {_NUMBER}",
     "distinct": rf"about {_NUMBER} different paids? of this user(?: in {_SPAN}| ever)",
-    "ratio": rf"paid(?: (?P<own>[\d,.]+))? is {_NUMBER}x this user's (?:{_SPAN} |(?P<op>running |all-time ))mean",
+    "ratio": rf"paid(?: (?P<own>[\d,.]+))? is (?P<under>under )?{_NUMBER}x this user's "
+    rf"(?:{_SPAN} |(?P<op>running |all-time ))mean",
     "age": rf"{_AGE} since this (?P<entity>\w+)'s (?P<op>last|first) {_EVENTS}",
     "labels": rf"{_NUMBER} {_KIND}(?P<what>labels?|frauds?) became known at this shop(?: in {_SPAN}| ever)",
     "share": rf"(?P<guess>an estimated )?(?P<over>over )?{_NUMBER} % of {_KIND}labels that became known at this shop"
@@ -231,6 +234,8 @@ class _Claim:
         """Whether the number of the sentence is ``value``, as far as its digits go."""
         text = (self.said["n"] or "").replace(",", "")
         unit *= SPANS[self.said["unit"] or "s"] if self.said.get("unit") else 1.0
+        if self.said.get("under"):
+            return 0.0 < value < float(text)
         if self.said.get("over"):
             return 99.0 < value / unit < 100.0
         digits = len(text.partition(".")[2]) if "e" not in text else 8

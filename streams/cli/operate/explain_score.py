@@ -172,7 +172,7 @@ def _show(e: Explanation, repeats: list[LoggedScore], start: int, most: int | No
         ("score again", f"{e.score!r}, {'equal bit for bit' if e.equal else 'NOT EQUAL'}"),
     ]
     out.print(table("", "", rows=facts))
-    rows = [(c.feature, f"{c.value:.6g}", f"{c.contribution:+.4f}") for c in e.contributions[:most]]
+    rows = [(c.feature, f"{c.value + 0.0:.6g}", f"{c.contribution:+.4f}") for c in e.contributions[:most]]
     out.print(table("feature", "value>", "log-odds>", rows=rows))
     if left := e.contributions[len(e.contributions) if most is None else most :]:
         notes().print(f"{len(left)} more add {sum(c.contribution for c in left):+.4f} together; --all shows them")
