@@ -178,6 +178,19 @@ def test_lanes_split_a_budget() -> None:
         share_of(budget, 0.0)
 
 
+@pytest.mark.parametrize("lanes", [2, 3, 7, 8, 24])
+@pytest.mark.parametrize("daily", [24.0, 25.0, 100.0, 1_000.0])
+def test_the_whole_alerts_of_lanes_are_those_of_the_task(daily: float, lanes: int) -> None:
+    split = [share_of(BudgetThreshold(alerts_per_day=daily), 1.0 / lanes, lane) for lane in range(lanes)]
+    parts = [each.alerts_per_day for each in split if isinstance(each, BudgetThreshold)]
+    assert sum(parts) == daily
+    assert all(part == int(part) > 0 for part in parts)
+    assert max(parts) - min(parts) <= 1
+    few = share_of(BudgetThreshold(alerts_per_day=1.0), 1.0 / lanes, lanes - 1)
+    assert isinstance(few, BudgetThreshold)
+    assert few.limits[0] == (pytest.approx(1.0 / lanes), DAY)
+
+
 def test_lanes_with_a_share_alert_as_often_together() -> None:
     """Four lanes, a quarter of the scores and of the budget each: as many rows over the threshold as in one lane."""
     rng = np.random.default_rng(2)

@@ -109,6 +109,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "updated_at": 1.7e9,
         "event_ids": ["e1"],
         "amount": 512.0,
+        "events": 7,
     },
     "Example": {
         "v": 1,
