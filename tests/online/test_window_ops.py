@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -193,12 +194,50 @@ def test_a_lifetime_s_deviation_is_exact_far_from_zero() -> None:
     assert column(block, "user.v_std_ever")[-1] == pytest.approx(np.std(values), rel=1e-9)
 
 
+RISK = LabelAggregate.model_validate(
+    {
+        "name": "risk",
+        "ops": ["count", "positives", "share"],
+        "windows": [*SPANS, "30s"],
+        "panes": PANES,
+        "prior": 2.0,
+        "prior_share": 0.1,
+    }
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), gaps, st.booleans()), min_size=1, max_size=30), cuts_of, gaps)
+def test_label_windows_equal_brute_force(told: list[tuple[str, float, bool]], cuts: list[int], ahead: float) -> None:
+    """Labels become known in any order, are applied in any cuts, and are read at any time."""
+    engine, now, fed = (
+        engine_of(Entity(name="user", key="user_id", labels=(RISK,))),
+        T0,
+        list[tuple[str, float, bool]](),
+    )
+    for user, gap, y in told:
+        now += gap
+        fed.append((user, now, y))
+    edges = sorted({0, len(fed), *(c for c in cuts if c < len(fed))})
+    for start, stop in pairwise(edges):
+        part = fed[start:stop]
+        values = np.array([[float(y), 1.0] for _, _, y in part])
+        ids, known = [f"l{start + k}" for k in range(len(part))], np.array([ts for _, ts, _ in part])
+        engine.apply("user.labels", UpdateBatch(ids, [user for user, _, _ in part], known, values))
+        at = now + ahead
+        block = engine.process(batch_of([Row(user, at, 1.0) for user in "ab"]))
+        for i, user in enumerate("ab"):
+            mine = [(ts, float(y)) for who, ts, y in fed[:stop] if who == user]
+            for label, span in (SPANS | {"30s": 30.0}).items():
+                held = [y for _, y in in_window(mine, max([at, *(ts for ts, _ in mine)]), span)[1]]
+                wants = {"count": len(held), "positives": sum(held), "share": (sum(held) + 0.2) / (len(held) + 2.0)}
+                for op, want in wants.items():
+                    assert column(block, f"user.risk_{op}_{label}")[i] == pytest.approx(want), (op, label)
+
+
 def test_labels_are_remembered_for_ever_and_for_seconds() -> None:
     """A category's share of positives: an entity keyed by it, smoothed towards a prior."""
-    risk = LabelAggregate.model_validate(
-        {"name": "risk", "ops": ["count", "share"], "windows": ["30s", "ever"], "prior": 2.0, "prior_share": 0.1}
-    )
-    engine = engine_of(Entity(name="user", key="user_id", labels=(risk,)))
+    engine = engine_of(Entity(name="user", key="user_id", labels=(RISK,)))
     y = np.array([1.0, 0.0, 1.0])
     known = T0 + np.array([0.0, 1.0, 400 * DAY])
     engine.apply("user.labels", UpdateBatch(["a", "b", "c"], ["a"] * 3, known, np.column_stack([y, np.ones(3)])))
