@@ -9,12 +9,11 @@ import heapq
 import math
 
 import msgspec
-import numpy as np
 
-from weir.online.batch import FloatVector, LabelBatch
+from weir.online.batch import FloatVector
 from weir.online.errors import stored
 from weir.online.event_time import EventTime
-from weir.online.labels.silence import LABEL, SCORE, SilencePolicy, SilenceStats, SilenceTimers, TimerOutput, columns_of
+from weir.online.labels.silence import LABEL, SCORE, FiredRows, SilencePolicy, SilenceStats, SilenceTimers, TimerOutput
 
 DAY_S = 86_400.0
 EVENT_MARK = "\n"
@@ -51,22 +50,6 @@ class _State(msgspec.Struct, array_like=True):
     time: bytes
 
 
-class _Fired:
-    """Output in the making, as rows."""
-
-    def __init__(self) -> None:
-        self.scores = list[tuple[int, str, float, str]]()
-        self.labels = list[tuple[str, str, str, float, bool, float]]()
-
-    def output(self) -> TimerOutput:
-        row, entity_id, due, event_id = columns_of(self.scores, np.int64, None, np.float64, None)
-        label_id, of, about, ts, value, known_at = columns_of(
-            self.labels, None, None, None, np.float64, np.bool_, np.float64
-        )
-        labels = LabelBatch(label_id, of, about, ts, value, np.ones(len(label_id)))
-        return TimerOutput(row, entity_id, due, event_id, labels, known_at)
-
-
 class RepeatedSilence:
     """Fire scores and labels as events move the watermark (see `EventTime`), for one entity as often as it is due.
 
@@ -86,6 +69,7 @@ class RepeatedSilence:
 
     Examples
     --------
+    >>> import numpy as np
     >>> timers = RepeatedSilence(SilencePolicy(score="after 3s", horizon_s=10))
     >>> out = timers.advance(["a", "a", "b", "a"], np.array([0.0, 1.0, 5.0, 30.0]))
     >>> list(zip(out.before_row.tolist(), out.event_id, out.due_ts.tolist()))
@@ -111,7 +95,7 @@ class RepeatedSilence:
         Where each event is scored, an entity is followed by `EVENT_MARK` and the id of its event.
         """
         names = [of.partition(EVENT_MARK) for of in entity_ids]
-        fired, marks = _Fired(), self._time.advance(ts, [entity for entity, _, _ in names]).tolist()
+        fired, marks = FiredRows(), self._time.advance(ts, [entity for entity, _, _ in names]).tolist()
         for row, ((entity_id, _, event_id), at, mark) in enumerate(zip(names, ts.tolist(), marks, strict=True)):
             self.watermark = max(self.watermark, mark)
             self._fire(row, self.watermark, fired)
@@ -129,7 +113,7 @@ class RepeatedSilence:
 
     def flush(self, at: float) -> TimerOutput:
         """Fire what is due by event time ``at``; as `SilenceTimers.flush`."""
-        fired = _Fired()
+        fired = FiredRows()
         self._fire(0, max(self.watermark, at), fired)
         return fired.output()
 
@@ -144,7 +128,7 @@ class RepeatedSilence:
             watched = self._entities[entity_id] = Watched(at, -math.inf, -1, [])
         return watched
 
-    def _take(self, row: int, entity_id: str, watched: Watched, at: float, event_id: str, fired: _Fired) -> None:
+    def _take(self, row: int, entity_id: str, watched: Watched, at: float, event_id: str, fired: FiredRows) -> None:
         policy, end = self.policy, self.policy.horizon_s
         pause, each = policy.after_s, policy.score == "each event"
         if pause is not None and watched.number >= 0 and at >= watched.last_ts + pause:
@@ -170,7 +154,7 @@ class RepeatedSilence:
     def _push(self, at: float, kind: int, number: int, entity_id: str) -> None:
         heapq.heappush(self._timers, (at, kind, number, entity_id))
 
-    def _fire(self, row: int, watermark: float, fired: _Fired) -> None:
+    def _fire(self, row: int, watermark: float, fired: FiredRows) -> None:
         while self._timers and self._timers[0][0] <= watermark:
             at, kind, number, entity_id = heapq.heappop(self._timers)
             if kind == SCORE and number < 0:
@@ -184,7 +168,7 @@ class RepeatedSilence:
             elif watched.number == number:
                 self._score(row, entity_id, watched, at, fired)
 
-    def _every_one(self, row: int, at: float, fired: _Fired) -> None:
+    def _every_one(self, row: int, at: float, fired: FiredRows) -> None:
         """The scores of a day, of entities in the order in which they came, and the timer of the next."""
         for entity_id, watched in list(self._entities.items()):
             if at - watched.last_ts > self.policy.remember_s:
@@ -194,7 +178,7 @@ class RepeatedSilence:
                 self._score(row, entity_id, watched, at, fired)
         self._push(at + DAY_S, SCORE, -1, "")
 
-    def _score(self, row: int, entity_id: str, watched: Watched, due: float, fired: _Fired) -> None:
+    def _score(self, row: int, entity_id: str, watched: Watched, due: float, fired: FiredRows) -> None:
         watched.number, event_id = -1, f"{entity_id}@{due:.15g}"
         fired.scores.append((row, entity_id, due, event_id))
         self._wait(entity_id, watched, OpenScore(self._number(), due, event_id, returned=False))
@@ -209,7 +193,7 @@ class RepeatedSilence:
         watched.open.append(score)
         self._push(end, LABEL, score.number, entity_id)
 
-    def _close(self, entity_id: str, watched: Watched, number: int, at: float, fired: _Fired) -> None:
+    def _close(self, entity_id: str, watched: Watched, number: int, at: float, fired: FiredRows) -> None:
         score = next(score for score in watched.open if score.number == number)
         watched.open.remove(score)
         self.stats.returned += score.returned

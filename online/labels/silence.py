@@ -144,24 +144,27 @@ class _State(msgspec.Struct, array_like=True):
 
 
 @dataclass(slots=True)
-class _TimerOutput:
+class FiredRows:
     """Output in the making, as columns."""
 
     scores: list[tuple[int, str, float, str]] = field(default_factory=list)
     labels: list[tuple[str, str, str, float, bool, float]] = field(default_factory=list)
 
     def score(self, row: int, entity_id: str, timer: EntityTimer) -> None:
+        """Add the score of an entity that is asked about once."""
         self.scores.append((row, entity_id, timer.due_ts, _event_id(entity_id, timer)))
 
     def label(self, entity_id: str, timer: EntityTimer, value: bool, known_at: float) -> None:
+        """Add its label."""
         event_id = _event_id(entity_id, timer)
         kind = "late" if timer.label is not None else "silence"
         timer.label = int(value)
         self.labels.append((f"{event_id}/{kind}", entity_id, event_id, timer.due_ts, value, known_at))
 
     def output(self) -> TimerOutput:
-        row, entity_id, due, event_id = columns_of(self.scores, np.int64, None, np.float64, None)
-        label_id, of, about, ts, value, known_at = columns_of(
+        """All of it."""
+        row, entity_id, due, event_id = _columns(self.scores, np.int64, None, np.float64, None)
+        label_id, of, about, ts, value, known_at = _columns(
             self.labels, None, None, None, np.float64, np.bool_, np.float64
         )
         labels = LabelBatch(label_id, of, about, ts, value, np.ones(len(label_id)))
@@ -213,7 +216,7 @@ class SilenceTimers:
 
     def advance(self, entity_ids: list[str], ts: FloatVector) -> TimerOutput:
         """Take in events in order, ``ts (n,) float64``, and return what fired before each."""
-        fired, entities, timers = _TimerOutput(), self._entities, self._timers
+        fired, entities, timers = FiredRows(), self._entities, self._timers
         watermark, end = self.watermark, self.policy.horizon_s
         marks = self._time.advance(ts, entity_ids).tolist()
         for row, (entity_id, at, mark) in enumerate(zip(entity_ids, ts.tolist(), marks, strict=True)):
@@ -241,7 +244,7 @@ class SilenceTimers:
 
         The watermark stays where it is: events that come after this all the same are as good as before.
         """
-        fired = _TimerOutput()
+        fired = FiredRows()
         self._fire(0, max(self.watermark, at), fired)
         return fired.output()
 
@@ -280,7 +283,7 @@ class SilenceTimers:
         self.stats.started += 1
         self._push(due, SCORE, timer, entity_id)
 
-    def _return(self, entity_id: str, timer: EntityTimer, watermark: float, fired: _TimerOutput) -> None:
+    def _return(self, entity_id: str, timer: EntityTimer, watermark: float, fired: FiredRows) -> None:
         timer.returned = True
         if timer.label is not None:
             self.stats.corrected += 1
@@ -292,7 +295,7 @@ class SilenceTimers:
     def _push(self, at: float, kind: int, timer: EntityTimer, entity_id: str) -> None:
         heapq.heappush(self._timers, (at, kind, timer.number, entity_id))
 
-    def _fire(self, row: int, watermark: float, fired: _TimerOutput) -> None:
+    def _fire(self, row: int, watermark: float, fired: FiredRows) -> None:
         while self._timers and self._timers[0][0] <= watermark:
             at, kind, number, entity_id = heapq.heappop(self._timers)
             timer = self._entities.get(entity_id)
@@ -307,14 +310,14 @@ class SilenceTimers:
                 # Labels close in order of time, and all are remembered equally long: the oldest is this one.
                 del self._entities[self._labelled.popleft()]
 
-    def _score(self, row: int, entity_id: str, timer: EntityTimer, fired: _TimerOutput) -> None:
+    def _score(self, row: int, entity_id: str, timer: EntityTimer, fired: FiredRows) -> None:
         self.stats.scored += 1
         timer.scored = True
         fired.score(row, entity_id, timer)
         due = timer.due_ts + self.policy.horizon_s + self.policy.lateness_s
         self._push(due, LABEL, timer, entity_id)
 
-    def _close(self, entity_id: str, timer: EntityTimer, at: float, fired: _TimerOutput) -> None:
+    def _close(self, entity_id: str, timer: EntityTimer, at: float, fired: FiredRows) -> None:
         if timer.label is None:
             self.stats.returned += timer.returned
             self.stats.silent += not timer.returned
@@ -328,7 +331,7 @@ def _event_id(entity_id: str, timer: EntityTimer) -> str:
     return f"{entity_id}@{timer.first_ts:.0f}"
 
 
-def columns_of(rows: Sequence[tuple[Any, ...]], *kinds: Any) -> list[Any]:
+def _columns(rows: Sequence[tuple[Any, ...]], *kinds: Any) -> list[Any]:
     """Columns of ``rows``, each an array of its kind, or a list where that is ``None``."""
     columns = zip(*rows, strict=True) if rows else [()] * len(kinds)
     return [list(c) if kind is None else np.array(c, dtype=kind) for c, kind in zip(columns, kinds, strict=True)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from weir.online.batch import EventBatch, LabelBatch, PredictionBatch
 from weir.online.errors import TaskError
-from weir.online.labels.join import LabelJoiner
+from weir.online.labels.join import LabelJoiner, RowsToRead
 from weir.online.labels.join_policy import JoinPolicy, JoinResult
 from weir.online.stages.pipeline import TaskPipeline
 from weir.online.task.spec import TaskSpec
@@ -26,18 +26,35 @@ Learned = tuple[str, bool, bool, float]
 """Event, value, correction, weight."""
 
 
-def log(to: LabelJoiner, events: list[Event]) -> JoinResult:
-    n, (names, ts, ripens) = len(events), tuple(zip(*events, strict=True))
-    at = np.array(ts)
-    batch = PredictionBatch(list(names), ["u"] * n, at, np.full(n, 0.5), np.zeros(n, np.int64), at[:, None])
-    return to.log(batch, ripens_s=np.array(ripens))
+def predictions(events: list[Event]) -> PredictionBatch:
+    n, at = len(events), np.array([ts for _, ts, _ in events])
+    names = [name for name, _, _ in events]
+    return PredictionBatch(names, ["u"] * n, at, np.full(n, 0.5), np.zeros(n, np.int64), at.reshape(n, 1))
 
 
-def tell(to: LabelJoiner, label: Label, number: int) -> JoinResult:
+def log(to: LabelJoiner, events: list[Event], topic: list[Event] | None = None) -> JoinResult:
+    """Log events; where they go to a topic they are read back from there."""
+    batch, offsets = predictions(events), None
+    if topic is not None:
+        offsets = len(topic) + np.arange(len(events))
+        topic += events
+        lend(to, to.wanted_due(np.maximum.accumulate(batch.ts)), topic)
+    return to.log(batch, ripens_s=np.array([ripens for _, _, ripens in events]), offsets=offsets)
+
+
+def lend(to: LabelJoiner, wanted: RowsToRead, topic: list[Event]) -> None:
+    if len(wanted.rows):
+        to.lend(
+            wanted.rows, predictions([topic[i] for i in wanted.offsets.tolist()]), np.empty((len(wanted.rows), 0)), {}
+        )
+
+
+def tell(to: LabelJoiner, label: Label, number: int, topic: list[Event] | None = None) -> JoinResult:
     event, value, weight = label
-    return to.label(
-        LabelBatch([f"l{number}"], ["u"], [event], np.zeros(1), np.array([value]), np.array([weight]))
-    )  # fmt: skip
+    labels = LabelBatch([f"l{number}"], ["u"], [event], np.zeros(1), np.array([value]), np.array([weight]))
+    if topic is not None:
+        lend(to, to.wanted(labels), topic)
+    return to.label(labels)
 
 
 def rows(joined: JoinResult, which: str) -> list[Learned]:
@@ -112,11 +129,21 @@ class Oracle:
         max_size=60,
     ),
     st.sampled_from([None, 5.0, 12.0]),
+    st.booleans(),
 )
-def test_an_event_is_learned_once_when_it_is_mature(ops: list[tuple[str, float, float]], after: float | None) -> None:
+def test_an_event_is_learned_once_when_it_is_mature(
+    ops: list[tuple[str, float, float]], after: float | None, reads_back: bool
+) -> None:
     """Whatever is said of it before; how batches are cut, and restarts, change nothing, and no order."""
-    policy = JoinPolicy(keep_s=KEEP, wait_s=1e6, negative_after_s=after)
-    to, oracle = LabelJoiner(policy, 1, matures=True), Oracle(after)
+    policy = JoinPolicy(keep_s=KEEP, wait_s=1e6, negative_after_s=after, chunk_rows=1)
+    topic = list[Event]() if reads_back else None
+
+    def new() -> LabelJoiner:
+        joiner = LabelJoiner(policy, 1, matures=True)
+        joiner.cache_bytes = 0 if reads_back else joiner.cache_bytes
+        return joiner
+
+    to, oracle = new(), Oracle(after)
     told, learned, batch, at, n = list[Learned](), list[Learned](), list[Event](), 100.0, 0
 
     def note(joined: JoinResult) -> None:
@@ -131,17 +158,18 @@ def test_an_event_is_learned_once_when_it_is_mature(ops: list[tuple[str, float, 
             oracle.event(batch[-1])
             continue
         if batch:
-            note(log(to, batch))
+            note(log(to, batch, topic))
             batch = []
         if what == "label":
             label = (f"e{int(a)}", bool(b), 1.0 + number % 3)
             oracle.label(label)
-            note(tell(to, label, number))
+            note(tell(to, label, number, topic))
         else:
-            state, to = to.snapshot(), LabelJoiner(policy, 1, matures=True)
+            state, to = to.snapshot(), new()
             to.restore(state)
     assert told == oracle.told
     assert learned == oracle.learned
+    assert to.stats.lost == 0
 
 
 def test_a_task_that_begins_to_wait_or_stops_goes_on_with_what_it_held() -> None:
