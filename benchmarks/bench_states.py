@@ -102,15 +102,15 @@ def weir(values: Floats) -> Floats:
     numbers = dict(zip(SENSORS, np.ascontiguousarray(values.T), strict=True))
     batch = EventBatch([""] * ROWS, 1.7e9 + np.arange(float(ROWS)), [""] * ROWS, {"device_id": ids}, numbers)
     engine = engine_of(TASK, MemoryFeatureStore())
-    x = engine.process(batch, np.full(ROWS, kernel.EVENT, dtype=np.uint8)).x
-    return np.asarray(x[:, 0])  # the score; 0 while the reference runs
+    x: Floats = engine.process(batch, np.full(ROWS, kernel.EVENT, dtype=np.uint8)).x
+    return x[:, 0]  # the score; 0 while the reference runs
 
 
 def onset(x: Floats) -> Floats:
     """The largest score of an onset detector a sensor."""
     one, ts = SeriesAnomalyDetector(), np.arange(float(ROWS))
     runs = [one.run_many(np.zeros((1, one.state_width)), np.zeros(ROWS, np.int64), ts, column) for column in x.T.copy()]
-    return np.max([run.score for run in runs], axis=0)
+    return np.asarray(np.max([run.score for run in runs], axis=0), dtype=np.float64)
 
 
 def largest_z(x: Floats) -> Floats:

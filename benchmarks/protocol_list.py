@@ -183,6 +183,18 @@ PROTOCOLS = (
         (Target("accuracy", 0.90, 4, ".9064", _at("all", "result", "accuracy")),),
         elec2_late,
     ),
+    Protocol(
+        "device_smap_msl",
+        "device_smap_msl.parquet",
+        "smap_msl.py",
+        scoreformats.smap,
+        ".parquet",
+        {"all": ("--data", "{data}")},
+        (
+            Target("mean average precision", 0.361, 3, ".360", _at("all", "result", "average_precision")),
+            Target("mean ROC AUC", 0.662, 3, ".661", _at("all", "result", "auc")),
+        ),
+    ),
     _late("churn_bookings", "churn_bookings.parquet", 0.720, 0.533),
     _late("retail_lapse", "baskets.parquet", 0.919, 0.262, "retail_journey"),
     _late("device_backblaze", "device_backblaze.parquet", 0.926, 0.380),

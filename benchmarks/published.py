@@ -103,6 +103,17 @@ def lapse() -> list[Row]:
     ]
 
 
+def smap() -> list[Row]:
+    """Mean ROC AUC, AP and event F1 of the baselines in data/device_smap_msl/SOURCE.md."""
+    return [
+        Row("abs z of v0 alone", (0.661, 0.360, 0.615), "re-run, SOURCE.md"),
+        Row("PCA (90 %), T2 + Q", (0.658, 0.296, 0.314), "re-run, SOURCE.md"),
+        Row("sum of z squared", (0.644, 0.273, 0.310), "re-run, SOURCE.md"),
+        Row("moving z of v0, 100 rows", (0.579, 0.270, 0.757), "re-run, SOURCE.md"),
+        Row("abs last difference of v0", (0.531, 0.200, 0.763), "re-run, SOURCE.md"),
+    ]
+
+
 def drives() -> list[Row]:
     """ROC AUC and AP of the baselines in data/device_backblaze/SOURCE.md."""
     return [

@@ -217,11 +217,19 @@ def _late(baselines: Callable[[], list[Row]]) -> Callable[[dict[str, Any], Path]
     return section
 
 
+def _smap(outcome: dict[str, Any], _: Path) -> list[str]:
+    r = outcome["evaluations"]["all"]["result"]
+    note = f"this run; mean over {r['entities']} channels"
+    rows = [_weir("Weir, state", (r["auc"], r["average_precision"], r["event_f1"]), 3, note)]
+    return [table(("score", "ROC AUC", "AP", "event F1", "source"), [*rows, *_rows(published.smap(), 3)])]
+
+
 _SECTIONS: Mapping[str, tuple[str, Callable[[dict[str, Any], Path], list[str]]]] = {
     "fraud_handbook": ("Fraud Detection Handbook", _fraud),
     "churn_dodge_the_mud": ("Dodge the Mud (churn)", _churn),
     "device_nab": ("Numenta Anomaly Benchmark", _nab),
     "online_elec2": ("Elec2", _elec2),
+    "device_smap_msl": ("SMAP and MSL (states of spacecraft)", _smap),
     "churn_bookings": ("Hotel bookings that are cancelled", _late(published.bookings)),
     "retail_lapse": ("Households that lapse", _late(published.lapse)),
     "device_backblaze": ("Disk drives that fail", _late(published.drives)),

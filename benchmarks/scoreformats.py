@@ -46,6 +46,14 @@ def nab(scores: pa.Table, data: Path) -> pa.Table:
     return source.append_column("anomaly_score", scores["score"].take(pa.array(order)))
 
 
+def smap(scores: pa.Table, data: Path) -> pa.Table:
+    """Entity, t and score of the rows behind the references."""
+    numbers, order = _by_row(scores)
+    source = pq.read_table(data, columns=["entity", "part", "t"]).take(pa.array(numbers))
+    source = source.append_column("score", scores["score"].take(pa.array(order)))
+    return source.filter(pc.equal(pc.cast(source["part"], pa.string()), "test")).drop_columns(["part"])
+
+
 def elec2(scores: pa.Table, data: Path) -> pa.Table:
     """Row number and probability of UP.
 

@@ -90,7 +90,7 @@ def measure(state: State, level: Floats, step: Floats, gap: Floats, z: Floats) -
             continue
         z[0, j] = u[j]
         z[1, j] = gap[j] * np.sqrt(precision[j, j]) if d > 1 else learned[j, VIEW + 2]
-        z[2, j] = np.log(step[j] + learned[j, STEP_FLOOR])
+        z[2, j] = np.log1p(step[j] / learned[j, STEP_FLOOR])
         for v in range(VIEWS):
             z[v, j] = (z[v, j] - learned[j, VIEW + 2 * v]) / learned[j, VIEW + 2 * v + 1]
             if abs(z[v, j]) > _FAR:

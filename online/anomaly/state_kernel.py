@@ -131,7 +131,7 @@ def _judge(state: State, level: Floats, gap: Floats, z: Floats, out: Floats) -> 
         off = level[j] - state.learned[j, CENTRE] - scale * state.learned[j, VIEW]
         implied = scale * gap[j] if d > 1 else off
         expected = level[j] - (off if parts[0] > parts[1] or d == 1 else implied)
-        rough = (state.sensors[j, STEP] + state.learned[j, STEP_FLOOR]) / np.exp(state.learned[j, VIEW + 4])
+        rough = (1.0 + state.sensors[j, STEP] / state.learned[j, STEP_FLOOR]) / np.exp(state.learned[j, VIEW + 4])
         for k, told in enumerate((parts.sum() / whole, off, implied, rough)):
             out[_NUMBERS + k * d + j] = told
         if parts.sum() > largest:

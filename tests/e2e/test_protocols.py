@@ -73,6 +73,14 @@ def elec2_data(rng: np.random.Generator) -> pa.Table:
     return pa.table({**table, "day": day, "class": np.where(table["nswprice"] > 0.5, "UP", "DOWN")})
 
 
+def smap_data(rng: np.random.Generator) -> pa.Table:
+    """Two channels one after the other, each a reference and a part that is judged."""
+    half, reference = ROWS // 2, ROWS // 4
+    part = ["reference"] * reference + ["test"] * (half - reference)
+    t = [*range(reference), *range(half - reference)]
+    return pa.table({"entity": ["A"] * half + ["B"] * half, "part": part * 2, "t": t * 2, "v0": rng.normal(size=ROWS)})
+
+
 def late_data(name: str) -> Callable[[np.random.Generator], pa.Table]:
     """A few rows of the columns that a task file takes; a label 1 is known after 2 days, a 0 after 20."""
     source = tomllib.loads((HERE / "protocols" / f"{name}.toml").read_text())["source"]
@@ -94,6 +102,7 @@ MAKE: dict[str, Callable[[np.random.Generator], pa.Table]] = {
     "churn_dodge_the_mud": churn_data,
     "device_nab": nab_data,
     "online_elec2": elec2_data,
+    "device_smap_msl": smap_data,
     **{name: late_data(name) for name in LATE},
 }
 
@@ -114,6 +123,7 @@ SAYS: dict[str, dict[str, Any]] = {
             p: {"optimised": _CELL, "fixed": _CELL} for p in ("standard", "reward_low_FP_rate", "reward_low_FN_rate")
         },
     },
+    "smap_msl.py": {"result": {"entities": 2, "auc": 0.7, "average_precision": 0.5, "event_f1": 0.8}},
     "rows.py": {"result": {"rows": 200, "auc": 0.9, "average_precision": 0.3, "log_loss": 0.5, "ece": 0.01}},
     "elec2.py": {
         "result": {"accuracy": 0.91, "f1_up": 0.9, "kappa": 0.8, "kappa_temporal": 0.4, "last_class_accuracy": 0.85}
@@ -219,6 +229,14 @@ def test_anomaly_scores_stand_in_the_order_of_the_data(converted: dict[str, pa.T
     assert table.column_names == ["file", "timestamp", "anomaly_score"]
     assert table.select(["file", "timestamp"]).equals(data.select(["file", "timestamp"]))
     assert np.isfinite(table["anomaly_score"].to_numpy()).all()
+
+
+def test_every_row_behind_a_reference_has_a_score(converted: dict[str, pa.Table]) -> None:
+    table = converted["device_smap_msl"]
+    assert table.column_names == ["entity", "t", "score"]
+    assert table["t"].to_pylist() == [*range(ROWS // 4)] * 2
+    assert np.isfinite(table["score"].to_numpy()).all()
+    assert 0.2 < table["score"].to_numpy().mean() < 0.8  # nothing is odd: p-values are spread evenly
 
 
 def test_every_half_hour_has_a_probability(converted: dict[str, pa.Table]) -> None:

@@ -234,6 +234,15 @@ def test_a_constant_sensor_is_quiet_until_it_moves_however_far_from_0() -> None:
     assert (out["sensor"][705:] == 1).all()
 
 
+@pytest.mark.parametrize(("unit", "zero"), [(1e-9, 0.0), (1e9, 0.0), (1.0, 273.15)])
+def test_the_unit_of_a_sensor_does_not_matter(unit: float, zero: float) -> None:
+    values = pump(900)
+    values[0, 700:] -= 3.0
+    other = np.array(values * unit + zero)
+    np.testing.assert_allclose(run(other)[""][400:], run(values)[""][400:], atol=0.02)
+    np.testing.assert_array_equal(run(other)["sensor"][730:], run(values)["sensor"][730:])
+
+
 TASK = """
 name = "pumps"
 stream = "device-events"
