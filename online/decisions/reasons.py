@@ -157,8 +157,11 @@ class ReasonWriter:
         first = ordered[np.unique(self._group[ordered], return_index=True)[1]]
         order = np.lexsort((self._rank[first], -raised, row.shares[first] > _USUAL))
         told: dict[str, Reason] = {}
-        for group in order.tolist():
-            if raised[group] > 0.0 and raised[group] >= least and len(told) < self.policy.top:
+        large = (raised > 0.0) & (raised >= least)
+        if not large.any():  # a score that is a column is told however low: its log-odds say nothing of what is usual
+            large[self._group[[*self._behind]]] = True
+        for group in order[large[order]].tolist():
+            if len(told) < self.policy.top:
                 reason = self._reason(self._says_most(int(first[group]), row), row, float(raised[group]))
                 told.setdefault(reason.text, reason)
         return [*told.values()]

@@ -216,6 +216,9 @@ def test_a_score_that_is_a_column_tells_what_is_behind_it() -> None:
     task = task_with(odd, column, ["odd", "machine.*"])
     says = "the detector's score is 0.978"
     assert told_of(task, odd=0.978) == says
+    writer = ReasonWriter(("odd", "hour"), entity="machine", subjects=subjects_of(task))
+    ((low,),) = writer.write(np.array([[0.4, 3.0]]), np.array([[-0.41, 0.0]]))  # of a threshold of .3
+    assert low.text == "the detector's score is 0.4"
     assert told_of(task, odd=0.978, **both) == (f"{says}: this machine's vibration has an anomaly score of 0.978 of 1")
     one = {"kind": "column", "params": {"column": "machine.heat"}}
     assert told_of(task_with({}, one, ["machine.*"]), **{"machine.heat": 0.9, "machine.heat_level": 2.0}) == (
