@@ -219,6 +219,13 @@ class BoostedTrees:
         bin_rows(fresh._x, np.arange(n), fresh._edges, fresh._model["edge_counts"], fresh._binned)
         self.__dict__.update(fresh.__dict__)
 
+    def for_scoring(self) -> BoostedTrees:
+        """A copy of the trees without what is buffered: scores alike from the first tree on, and is not to learn."""
+        copy = replace(self, buffer=self.every)
+        for name, array in self._model.items():
+            copy._model[name][...] = array
+        return copy
+
     def _bias(self) -> float:
         """Log-odds of the base rate: of what is buffered until the first tree, then fixed."""
         if self._model["counts"][1] > 0:

@@ -12,12 +12,14 @@ from pydantic import Field
 
 from weir.online.frozen import FrozenModel
 from weir.online.full_columns import seen_width
+from weir.online.learners.auto import Auto
 from weir.online.learners.base import Learner
 from weir.online.learners.bayesian import BayesianLogistic
 from weir.online.learners.beside import HedgedLearner
 from weir.online.learners.boosted import BoostedTrees
 from weir.online.learners.clipped import ClippingLearner
 from weir.online.learners.column import Column, ColumnPrefix
+from weir.online.learners.curved import CurvedLogistic
 from weir.online.learners.guard import GuardedLearner
 from weir.online.learners.logistic import ScaledLogistic
 from weir.online.learners.stack import Stack
@@ -28,6 +30,8 @@ REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "bayesian_logistic": BayesianLogistic,
     "adaptive_tree": "weir.online.learners.river_trees.adaptive_tree:AdaptiveTree",
     "adaptive_forest": "weir.online.learners.river_trees.adaptive_forest:AdaptiveForest",
+    "auto": Auto,
+    "curved_logistic": CurvedLogistic,
     "stack": Stack,
     "column": Column,
     "boosted": BoostedTrees,
@@ -57,6 +61,16 @@ class LearnerSpec(FrozenModel):
     kind: str
     params: dict[str, Any] = Field(default_factory=dict)
     members: tuple[LearnerSpec, ...] = ()
+
+
+AUTO_MEMBERS = (
+    LearnerSpec(kind="boosted"),
+    LearnerSpec(kind="boosted", params={"every": 50, "buffer": 4000, "trees": 50}),
+    LearnerSpec(kind="curved_logistic"),
+    LearnerSpec(kind="curved_logistic", params={"half_life": 500.0}),
+    LearnerSpec(kind="logistic", params={"lr": 0.2, "intercept_lr": 0.2}),
+)
+"""Members of ``auto`` where a task names none."""
 
 
 def known_parameters(kind: str) -> tuple[str, ...]:
@@ -101,9 +115,13 @@ def _build(spec: LearnerSpec, names: tuple[str, ...]) -> Learner:
         raise ValueError(f"learner {spec.kind!r} takes no members, got {len(spec.members)}; a stack does")
     if takes_members:
         inner = HedgedLearner.member_features(names) if build is HedgedLearner else names
-        return build(names, members=tuple(_build(m, inner) for m in spec.members), **spec.params)
+        return build(names, members=tuple(_build(m, inner) for m in _members(spec)), **spec.params)
     learner = build(names, **spec.params)
     return ClippingLearner(learner) if spec.kind in _CUT_RANGES else learner
+
+
+def _members(spec: LearnerSpec) -> tuple[LearnerSpec, ...]:
+    return spec.members or (AUTO_MEMBERS if spec.kind == "auto" else ())
 
 
 # Parameters of kinds that compile something only after many examples.
@@ -116,7 +134,7 @@ def hasty(spec: LearnerSpec) -> LearnerSpec:
     >>> hasty(LearnerSpec(kind="stack", members=(LearnerSpec(kind="boosted", params={"depth": 3}),))).members[0].params
     {'depth': 3, 'every': 16, 'buffer': 64}
     """
-    members = tuple(hasty(member) for member in spec.members)
+    members = tuple(hasty(member) for member in _members(spec))
     return spec.model_copy(update={"params": spec.params | _HASTY.get(spec.kind, {}), "members": members})
 
 

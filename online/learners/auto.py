@@ -1,0 +1,234 @@
+"""``auto``: members of several kinds, mixed so that the answer is about as good as the best of them, and calibrated.
+
+Three steps, each a fold over the rows in the order in which they are learned:
+
+1. Every member scores a row before it learns it. Two more opinions come from these: their mean log-odds, and a
+   Bayesian logistic regression on them (stacking after Wolpert, Neural Networks 5, 1992) that starts at the mean.
+2. The opinions' shares follow their log loss by the fixed-share forecaster (Herbster & Warmuth, "Tracking the best
+   expert", Machine Learning 32, 1998): of a stream whose best opinion changes k times the loss is near that of the best
+   sequence. A share below a thousandth counts for nothing until it grows again.
+3. A regression on the mixed log-odds, bent above 0 and below -4, that starts as the identity and forgets: the
+   calibrator.
+
+Where labels are late, a member that has just learned a row's near-copies says more of it than it could when the row was
+scored. So loss is that of *stand-ins*: members as they were at the last of every ``lag`` rows. It knows matrices, not
+time. Memory: that of the members, of the stand-ins (of boosted trees without their buffer), and M^2 numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weir.online.jit import njit
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.bayesian import BayesianLogistic
+from weir.online.learners.boosted import BoostedTrees
+from weir.online.learners.logistic import logit_of
+from weir.online.learners.stack import predict_learn
+from weir.online.learners.state import copy_into, seal_with, unseal_with
+
+_BOUND = 10.0
+"""Log-odds of an opinion are clipped to +- this."""
+_LEAST_SHARE = 1e-3
+_BENT = ("all", "above 0", "below -4")
+
+
+@njit(cache=True)
+def _heard(share: FloatVector) -> FloatVector:
+    """Shares without those that are too small to be heard; they sum to 1."""
+    out = np.where(share < _LEAST_SHARE, 0.0, share)
+    return out / out.sum()
+
+
+@njit(cache=True)
+def _mix(opinions: FloatMatrix, heard: FloatVector) -> FloatVector:
+    out = np.zeros(opinions.shape[0])
+    for i in range(opinions.shape[0]):
+        for k in range(heard.size):
+            out[i] += heard[k] * opinions[i, k]
+    return out
+
+
+@njit(cache=True)
+def _fold(
+    opinions: FloatMatrix,
+    y: BoolVector,
+    weight: FloatVector,
+    share: FloatVector,
+    rate: float,
+    switch: float,
+    before: FloatVector,
+) -> None:
+    """Mix each row's opinions ``(n, K)``, then move ``share (K,)`` by what they lost."""
+    loss = np.empty(share.size)
+    for i in range(opinions.shape[0]):
+        heard = _heard(share)
+        before[i] = 0.0
+        for k in range(share.size):
+            before[i] += heard[k] * opinions[i, k]
+            margin = opinions[i, k] if y[i] else -opinions[i, k]
+            one = math.log1p(math.exp(-margin)) if margin > 0.0 else math.log1p(math.exp(margin)) - margin
+            loss[k] = rate * weight[i] * one
+        least = loss.min()
+        total = 0.0
+        for k in range(share.size):
+            share[k] *= math.exp(least - loss[k])
+            total += share[k]
+        for k in range(share.size):
+            share[k] = (1.0 - switch) * share[k] / total + switch / share.size
+
+
+@njit(cache=True)
+def _bend(z: FloatVector) -> FloatMatrix:
+    out = np.empty((z.size, 3))
+    for i in range(z.size):
+        out[i, 0], out[i, 1], out[i, 2] = z[i], max(z[i], 0.0), min(z[i] + 4.0, 0.0)
+    return out
+
+
+@dataclass(eq=False, repr=False)
+class Auto:
+    """A calibrated mixture of members.
+
+    Parameters
+    ----------
+    features : names of the F columns, the same for every member.
+    members : learners built over ``features``, at least one; it owns them.
+    lag : rows between two looks of the stand-ins at their members, and at most a quarter of the rows so far. 0 is for
+        labels that are known before the next row: each row is then judged by what the member said just before.
+    rate : of the shares, per unit of log loss. At 1 they are a Bayesian's, who is soon sure of one opinion; far below
+        they stay equal.
+    half_life : rows after which a share that nothing speaks for has lost half of its lead to the others' restarts, and
+        after which the stacking regression's evidence counts half; the calibrator's does after a fifth of it.
+    seed : accepted for uniformity; members carry their own.
+
+    Examples
+    --------
+    >>> from weir.online.learners.logistic import ScaledLogistic
+    >>> model = Auto(("a",), members=(ScaledLogistic(("a",), lr=0.5), BayesianLogistic(("a",))))
+    >>> x = np.array([[0.0], [1.0]] * 100)
+    >>> model.learn_many(x, x[:, 0] > 0, np.ones(200))
+    >>> model.predict_many(x[:2]).round(1).tolist(), round(float(model.shares.sum()), 6)
+    ([0.0, 1.0], 1.0)
+    """
+
+    features: tuple[str, ...]
+    _: KW_ONLY
+    members: Sequence[Learner]
+    lag: int = 10_000
+    half_life: float = 100_000.0
+    rate: float = 0.1
+    seed: int = 0
+    kind: ClassVar[str] = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.members or self.half_life <= 0.0 or self.rate <= 0.0:
+            told = f"{len(self.members)} members, rate = {self.rate} and half_life = {self.half_life}"
+            raise ValueError(f"auto: {told}; give at least one member (or leave members out), the others above 0")
+        names = tuple(f"member {m}" for m in range(len(self.members)))
+        prior = dict.fromkeys(names, 1.0 / len(names))
+        half_life = float(self.half_life)
+        self._stack = BayesianLogistic(names, prior_std=0.3, half_life=half_life, prior=prior)
+        self._calibrator = BayesianLogistic(_BENT, prior_std=0.3, half_life=half_life / 5, prior={_BENT[0]: 1.0})
+        self._switch = 1.0 - 0.5 ** (1.0 / half_life)
+        count = len(names) + 2
+        self._state: dict[str, NDArray[Any]] = {"share": np.full(count, 1.0 / count), "rows": np.array([0, 1])}
+        self._look()
+
+    def _look(self) -> None:
+        """Let the stand-ins be the members as they are now."""
+        self._stand_ins = [_stand_in(each) for each in (*self.members, self._stack)] if self.lag else []
+
+    @property
+    def shares(self) -> FloatVector:
+        """What part of the answer is each member's, then their mean's, then the stacking regression's; sums to 1."""
+        return np.asarray(_heard(self._state["share"]))
+
+    def predict_many(self, x: FloatMatrix) -> FloatVector:
+        """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
+        logits = np.empty((len(x), len(self.members)))
+        for m, member in enumerate(self.members):
+            logits[:, m] = logit_of(member.predict_many(x), _BOUND)
+        stacked = self._stack.predict_many(logits)
+        return self._calibrator.predict_many(_bend(_mix(_opinions(logits, stacked), self.shares)))
+
+    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
+        """Learn rows in order."""
+        self.predict_learn_many(x, y, weight)
+
+    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
+        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
+        before, at = np.empty(len(x)), 0
+        while at < len(x):
+            rows, due = self._state["rows"].tolist()
+            end = min(len(x), at + due - rows) if self.lag else len(x)
+            before[at:end] = self._learn(x[at:end], y[at:end], weight[at:end])
+            rows += end - at
+            if self.lag and rows == due:
+                self._look()
+                due += min(max(rows // 4, 1), self.lag)
+            self._state["rows"][:] = rows, due
+            at = end
+        return before
+
+    def _learn(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
+        """Learn the rows up to the next look."""
+        logits, mixed = np.empty((len(x), len(self.members))), np.empty(len(x))
+        labels, weights = np.ascontiguousarray(y), np.ascontiguousarray(weight)
+        for m, member in enumerate(self.members):
+            logits[:, m] = logit_of(self._judged(member, m, x, labels, weights), _BOUND)
+        opinions = _opinions(logits, self._judged(self._stack, len(self.members), logits, labels, weights))
+        _fold(opinions, labels, weights, self._state["share"], float(self.rate), self._switch, mixed)
+        return self._calibrator.predict_learn_many(_bend(mixed), labels, weights)
+
+    def _judged(self, of: Learner, m: int, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
+        """Let one learn the rows; ``(n,)`` what its stand-in says of them, or it says just before each."""
+        if not self.lag:
+            return predict_learn(of, x, y, weight)
+        of.learn_many(x, y, weight)
+        return self._stand_ins[m].predict_many(x)
+
+    def contributions(self, x: FloatMatrix) -> FloatMatrix:
+        """The members' contributions, each times the slope of the mixed log-odds by its own, ``(n, F)``."""
+        count, shares = len(self.members), self.shares
+        at = np.zeros((1, count))
+        by_stack = self._stack.contributions(at + 1.0) - self._stack.contributions(at)
+        out = np.zeros(x.shape)
+        for m, member in enumerate(self.members):
+            slope = shares[m] + shares[count] / count + shares[count + 1] * by_stack[0, m]
+            if slope:
+                out += slope * member.contributions(x)
+        return out
+
+    def snapshot(self) -> bytes:
+        """The shares, both regressions, every member and its stand-in."""
+        parts = [part.snapshot() for part in self._parts()]
+        return seal_with(parts, self.kind, self.features, self._state)
+
+    def restore(self, state: bytes) -> None:
+        """Replace the learned state; ``ValueError`` when of another kind, features or other members."""
+        arrays, parts = unseal_with(len(self._parts()), state, self.kind, self.features)
+        copy_into(self._state, arrays)
+        for part, learned in zip(self._parts(), parts, strict=True):
+            part.restore(learned)
+
+    def _parts(self) -> list[Learner]:
+        return [self._stack, self._calibrator, *self.members, *self._stand_ins]
+
+
+def _stand_in(member: Learner) -> Learner:
+    """A copy that scores and does not learn."""
+    return member.for_scoring() if isinstance(member, BoostedTrees) else deepcopy(member)
+
+
+def _opinions(logits: FloatMatrix, stacked: FloatVector) -> FloatMatrix:
+    """Members' log-odds, their mean, and the log-odds of ``stacked``: ``(n, M)`` and ``(n,)`` to ``(n, M + 2)``."""
+    mean = np.cumsum(logits, axis=1)[:, -1:] / logits.shape[1]  # one after the other: no bit depends on the other rows
+    return np.hstack([logits, mean, logit_of(stacked, _BOUND)[:, None]])
