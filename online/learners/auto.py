@@ -43,8 +43,9 @@ _BENT = ("all", "above 0", "below -4")
 @njit(cache=True)
 def _heard(share: FloatVector) -> FloatVector:
     """Shares without those that are too small to be heard; they sum to 1."""
-    out = np.where(share < _LEAST_SHARE, 0.0, share)
-    return out / out.sum()
+    out: FloatVector = np.where(share < _LEAST_SHARE, 0.0, share)
+    out /= out.sum()
+    return out
 
 
 @njit(cache=True)

@@ -50,7 +50,7 @@ class CurvedLogistic:
     >>> x = np.array([[1.0], [10.0], [100.0], [1000.0]] * 50)
     >>> model.learn_many(x, x[:, 0] > 50, np.ones(200))
     >>> model.predict_many(x[:4]).round(1).tolist()
-    [0.0, 0.1, 0.9, 1.0]
+    [0.0, 0.1, 0.8, 1.0]
     """
 
     features: tuple[str, ...]

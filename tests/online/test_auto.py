@@ -24,7 +24,7 @@ NAMES = ("a", "b", "c")
 class Says:
     """A member that knows a column's log-odds from the start, and learns nothing."""
 
-    features = NAMES
+    features: tuple[str, ...] = NAMES
 
     def __init__(self, column: int, times: float = 1.0) -> None:
         self.column, self.times = column, times
