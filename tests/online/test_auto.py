@@ -81,7 +81,7 @@ def rows(n: int, seed: int, turn: int) -> tuple[FloatMatrix, BoolVector, FloatVe
     return x, rng.random(n) < sigmoid_many(z), np.ones(n)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([0, 500]), st.permutations([0, 1, 2]), st.floats(0.3, 3.0))
 def test_it_is_not_worse_than_its_best_member(seed: int, lag: int, order: list[int], times: float) -> None:
     x, y, w = rows(6_000, seed, turn=6_000)
