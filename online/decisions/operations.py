@@ -178,8 +178,8 @@ OPERATIONS: Final[dict[Of, dict[str, Operation]]] = {
         "view": Operation("it is {shown} that is farthest from {this}'s reference{usually}", plain),
         "expected": Operation("{shown} was expected of {this}'s sensor that is farthest off{usually}", plain),
         "part": Operation("{this}'s {subject} makes {shown} of its distance from its reference{usually}", percent),
-        "off": Operation("{this}'s {subject} is {shown} its usual level{usually}", side),
-        "implied": Operation("{this}'s {subject} is {shown} what {others}{usually}", side),
+        "off": Operation("{this}'s {subject} is {shown} its usual level", side),
+        "implied": Operation("{this}'s {subject} is {shown} what {others}", side),
         "rough": Operation("{this}'s {subject} moves {shown} as much as usual from reading to reading", times),
     },
 }

@@ -70,7 +70,8 @@ def _of_state(detector: Anomaly, output: str) -> Subject:
     op, _, sensor = output.partition("_")
     codes = detector.values if op == "sensor" else _VIEWS if op == "view" else ()
     others = [words(other) for other in detector.values if other != sensor]
-    imply = f"{' and '.join(others)} {'implies' if len(others) == 1 else 'imply'}" if others else "is usual"
+    told = " and ".join(others) if len(others) < 4 else f"the other {len(others)} sensors"
+    imply = f"{told} {'implies' if len(others) == 1 else 'imply'}" if others else "is usual"
     return Subject("state", given=sensor or detector.name, op=op, codes=codes, others=imply)
 
 
