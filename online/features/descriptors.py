@@ -6,11 +6,12 @@ LAYOUT = 2
 """Part of every row's schema; raised when the same tables give a row another layout. 1: panes were float32."""
 
 # Columns of the ring table (int64); -1 = absent. COUNT, BITS and BINS index the uint32 view of a row, M2 the float32
-# view, HEAD, SUM, M2_EVER, MIN, MAX, FIRST and SCALE the float64 view. With M2 or M2_EVER, SUM is where the means of
-# the panes are. GAP is the scalar whose newest event a value is the time since; TREND is 1 where halves are compared.
+# view, other offsets the float64 view. With M2, SUM is where the means of the panes are; MEAN_EVER is where mean and
+# squared deviations of ``ever`` are. GAP is the scalar whose newest event a value is the time since; TREND is 1 where
+# halves are compared. MORE is 1 where a ring has MEAN_EVER, FIRST, TREND or BINS: most have none.
 (R_VALUE, R_MASK, R_PANES, R_HEAD, R_COUNT, R_SUM, R_M2, R_MIN, R_MAX, R_BITS, R_BIT_WORDS, R_BEFORE,
- R_M2_EVER, R_FIRST, R_GAP, R_TREND, R_BINS, R_SCALE) = range(18)  # fmt: skip
-RING_COLUMNS = 18
+ R_MORE, R_MEAN_EVER, R_FIRST, R_GAP, R_TREND, R_BINS, R_SCALE) = range(19)  # fmt: skip
+RING_COLUMNS = 19
 RING_WORDS = (R_COUNT, R_M2, R_BITS, R_BINS)
 """The columns that index 32-bit words."""
 

@@ -127,5 +127,7 @@ def run_rows(
             op, r = features[k, d.F_OP], features[k, d.F_SOURCE]
             if op < d.LAST:
                 x = values[rings[r, d.R_VALUE], i] if rings[r, d.R_VALUE] >= 0 else 1.0
-                days = days_seen(f64, row, rings, r, widths[r], t)
-                out[i, features[k, d.F_OUT]] = ring_feature(op, stats, r, x, counted[r], priors, days)
+                value = ring_feature(op, stats, r, x, counted[r], priors)
+                if op == d.RATE and value > 0:
+                    value /= days_seen(f64, row, rings, r, widths[r], t)
+                out[i, features[k, d.F_OUT]] = value

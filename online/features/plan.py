@@ -316,12 +316,11 @@ def _ring(
     ring[d.R_VALUE], ring[d.R_MASK], ring[d.R_PANES] = value, mask, panes
     ring[d.R_HEAD], ring[d.R_COUNT] = row.double(), row.word(panes)
     ring[d.R_BIT_WORDS], ring[d.R_TREND] = 0, int("gap_trend" in ops)
-    if ops & {"sum", "mean", "std", "over_mean", "positives", "share", *GAP_OPS}:
+    if window == EVER and ops & {"std", "gap_std"}:
+        ring[d.R_MEAN_EVER] = row.double(2)
+    elif ops & {"sum", "mean", "std", "over_mean", "positives", "share", *GAP_OPS}:
         ring[d.R_SUM] = row.double(panes)
-    if ops & {"std", "gap_std"}:
-        if window == EVER:
-            ring[d.R_M2_EVER] = row.double()
-        else:
+        if ops & {"std", "gap_std"}:
             ring[d.R_M2] = row.word(panes)
     if "min" in ops:
         ring[d.R_MIN] = row.double(panes)
@@ -334,6 +333,7 @@ def _ring(
         ring[d.R_BINS], ring[d.R_SCALE] = row.word(panes * BIN_WORDS), row.double(SCALE_WORDS)
     if "rate" in ops:
         ring[d.R_FIRST] = row.double()
+    ring[d.R_MORE] = int(max(ring[d.R_MEAN_EVER], ring[d.R_FIRST], ring[d.R_TREND] - 1, ring[d.R_BINS]) >= 0)
     ring[d.R_BEFORE] = int(isinstance(aggregate, Aggregate) and not aggregate.include_current)
     return ring
 

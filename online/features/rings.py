@@ -47,7 +47,7 @@ def advance(f64, f32, u32, row, rings, r, idx):
         if rings[r, d.R_BITS] >= 0:
             for w in range(rings[r, d.R_BIT_WORDS]):
                 u32[row, rings[r, d.R_BITS] + p * rings[r, d.R_BIT_WORDS] + w] = 0
-        if rings[r, d.R_BINS] >= 0:
+        if rings[r, d.R_MORE] == 1 and rings[r, d.R_BINS] >= 0:
             for w in range(BIN_WORDS):
                 u32[row, rings[r, d.R_BINS] + p * BIN_WORDS + w] = 0
     f64[row, rings[r, d.R_HEAD]] = idx
@@ -66,6 +66,21 @@ def _set_bit(u32, row, rings, r, pane, bits):
     u32[row, at] = u32[row, at] | np.uint32(1 << (bit % 32))
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_more(f64, u32, row, rings, r, p, x, t):
+    """Add one value to what few rings have, before the count of pane ``p`` goes up."""
+    at = rings[r, d.R_FIRST]
+    if at >= 0 and (f64[row, at] == 0.0 or t < f64[row, at]):
+        f64[row, at] = t
+    if rings[r, d.R_BINS] >= 0:
+        add_to_bins(f64, u32, row, rings, r, p, x)
+    at = rings[r, d.R_MEAN_EVER]
+    if at >= 0:
+        off = x - f64[row, at]
+        f64[row, at] += off / (u32[row, rings[r, d.R_COUNT]] + 1.0)
+        f64[row, at + 1] += off * (x - f64[row, at])
+
+
 @jit_inline
 def add(f64, f32, u32, row, rings, r, idx, x, bits, unit, t):
     """Add one value to the pane ``idx`` of a ring; ``unit`` is 1, or 0 for a correction that only moves the sum.
@@ -76,21 +91,14 @@ def add(f64, f32, u32, row, rings, r, idx, x, bits, unit, t):
     if idx <= f64[row, rings[r, d.R_HEAD]] - panes:
         return 0.0
     p = int(idx) % panes
-    at = rings[r, d.R_FIRST]
-    if at >= 0 and (f64[row, at] == 0.0 or t < f64[row, at]):
-        f64[row, at] = t
-    if rings[r, d.R_BINS] >= 0:
-        add_to_bins(f64, u32, row, rings, r, p, x)
+    if rings[r, d.R_MORE] == 1:
+        _add_more(f64, u32, row, rings, r, p, x, t)
     before = float(u32[row, rings[r, d.R_COUNT] + p])
     u32[row, rings[r, d.R_COUNT] + p] += np.uint32(unit)
     if rings[r, d.R_M2] >= 0:
         mean = f64[row, rings[r, d.R_SUM] + p] if before > 0 else x
         f64[row, rings[r, d.R_SUM] + p] = mean + (x - mean) / (before + 1.0)
         f32[row, rings[r, d.R_M2] + p] += (x - mean) * (x - f64[row, rings[r, d.R_SUM] + p])
-    elif rings[r, d.R_M2_EVER] >= 0:
-        mean = f64[row, rings[r, d.R_SUM]] if before > 0 else x
-        f64[row, rings[r, d.R_SUM]] = mean + (x - mean) / (before + 1.0)
-        f64[row, rings[r, d.R_M2_EVER]] += (x - mean) * (x - f64[row, rings[r, d.R_SUM]])
     elif rings[r, d.R_SUM] >= 0:
         f64[row, rings[r, d.R_SUM] + p] += x
     if rings[r, d.R_MIN] >= 0 and (before == 0.0 or x < f64[row, rings[r, d.R_MIN] + p]):
@@ -133,6 +141,37 @@ def _distinct(f64, u32, row, rings, r, behind):
     return -m * np.log(max(m - filled, 1.0) / m)
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _trend(f64, u32, row, rings, r, behind):
+    """The mean of the newer half of the window over that of its older half; NaN where either has no value."""
+    panes, head = rings[r, d.R_PANES], int(f64[row, rings[r, d.R_HEAD]])
+    old_n, old_sum, new_n, new_sum = 0.0, 0.0, 0.0, 0.0
+    for p in range(panes):
+        age = (head - p) % panes + behind
+        c = float(u32[row, rings[r, d.R_COUNT] + p])
+        if c > 0 and age < panes:
+            total = f64[row, rings[r, d.R_SUM] + p] * (c if rings[r, d.R_M2] >= 0 else 1.0)
+            if 2 * age < panes:
+                new_n, new_sum = new_n + c, new_sum + total
+            else:
+                old_n, old_sum = old_n + c, old_sum + total
+    if new_n == 0.0 or old_n == 0.0 or old_sum == 0.0:
+        return np.nan
+    return (new_sum / new_n) / (old_sum / old_n)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _totals_of_more(f64, u32, row, rings, r, behind, n, stats):
+    """Totals of what few rings have."""
+    at = rings[r, d.R_MEAN_EVER]
+    if at >= 0:
+        stats[r, d.T_SUM], stats[r, d.T_M2] = n * f64[row, at], f64[row, at + 1]
+    if rings[r, d.R_TREND] == 1:
+        stats[r, d.T_TREND] = _trend(f64, u32, row, rings, r, behind)
+    if rings[r, d.R_BINS] >= 0:
+        quantiles(f64, u32, row, rings, r, behind, stats)
+
+
 @jit_inline
 def totals(f64, f32, u32, row, rings, r, behind, stats):
     """Count, sum, squared deviations, min, max, distinct values, trend and quantiles of a ring, into ``stats[r]``."""
@@ -145,9 +184,6 @@ def totals(f64, f32, u32, row, rings, r, behind, stats):
     stats[r, d.T_COUNT] = n
     if rings[r, d.R_M2] >= 0:
         _deviations(f64, f32, u32, row, rings, r, behind, n, stats)
-    elif rings[r, d.R_M2_EVER] >= 0:
-        stats[r, d.T_SUM] = n * f64[row, rings[r, d.R_SUM]]
-        stats[r, d.T_M2] = f64[row, rings[r, d.R_M2_EVER]]
     elif rings[r, d.R_SUM] >= 0:
         total = 0.0
         for p in range(panes):
@@ -168,10 +204,8 @@ def totals(f64, f32, u32, row, rings, r, behind, stats):
         stats[r, d.T_MAX] = high
     if rings[r, d.R_BITS] >= 0:
         stats[r, d.T_DISTINCT] = _distinct(f64, u32, row, rings, r, behind)
-    if rings[r, d.R_TREND] == 1:
-        stats[r, d.T_TREND] = _trend(f64, u32, row, rings, r, behind)
-    if rings[r, d.R_BINS] >= 0:
-        quantiles(f64, u32, row, rings, r, behind, stats)
+    if rings[r, d.R_MORE] == 1:
+        _totals_of_more(f64, u32, row, rings, r, behind, n, stats)
 
 
 @jit_inline
@@ -194,49 +228,24 @@ def _deviations(f64, f32, u32, row, rings, r, behind, n, stats):
     stats[r, d.T_M2] = m2
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _trend(f64, u32, row, rings, r, behind):
-    """The mean of the newer half of the window over that of its older half; NaN where either has no value."""
-    panes, head = rings[r, d.R_PANES], int(f64[row, rings[r, d.R_HEAD]])
-    old_n, old_sum, new_n, new_sum = 0.0, 0.0, 0.0, 0.0
-    for p in range(panes):
-        age = (head - p) % panes + behind
-        c = float(u32[row, rings[r, d.R_COUNT] + p])
-        if c > 0 and age < panes:
-            total = f64[row, rings[r, d.R_SUM] + p] * (c if rings[r, d.R_M2] >= 0 else 1.0)
-            if 2 * age < panes:
-                new_n, new_sum = new_n + c, new_sum + total
-            else:
-                old_n, old_sum = old_n + c, old_sum + total
-    if new_n == 0.0 or old_n == 0.0 or old_sum == 0.0:
-        return np.nan
-    return (new_sum / new_n) / (old_sum / old_n)
-
-
 @jit_inline
 def days_seen(f64, row, rings, r, width, t):
     """Days that a rate is over: the window, or the time since the first event where that is shorter; a day at least.
 
     A window shorter than a day counts whole.
     """
-    if rings[r, d.R_FIRST] < 0:
-        return 1.0
     window = width * rings[r, d.R_PANES]
     return min(max(t - f64[row, rings[r, d.R_FIRST]], DAY_S), window) / DAY_S
 
 
 @jit_inline
-def ring_feature(op, stats, r, x, counted, priors, days):
+def ring_feature(op, stats, r, x, counted, priors):
     """One windowed feature from a ring's totals; NaN where it is not defined."""
     n = stats[r, d.T_COUNT]
-    if op == d.COUNT:
+    if op in (d.COUNT, d.RATE):
         return n
     if op == d.SUM:
         return stats[r, d.T_SUM]
-    if op == d.RATE:
-        return n / days
-    if op == d.TREND:
-        return stats[r, d.T_TREND]
     if op == d.DISTINCT:
         return stats[r, d.T_DISTINCT]
     if op == d.SHARE:
@@ -254,6 +263,8 @@ def ring_feature(op, stats, r, x, counted, priors, days):
         return np.sqrt(max(stats[r, d.T_M2], 0.0) / n)
     if op == d.MIN:
         return stats[r, d.T_MIN]
+    if op == d.TREND:
+        return stats[r, d.T_TREND]
     if op >= d.Q50:
         return stats[r, d.T_QUANTILES + op - d.Q50]
     return stats[r, d.T_MAX]
