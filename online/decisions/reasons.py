@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
-from string import Formatter
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -13,12 +11,11 @@ from pydantic import Field
 
 from weir.online.batch import BoolVector, FloatMatrix, FloatVector
 from weir.online.decisions.alert_state import Reason
-from weir.online.decisions.feature_name import ALWAYS_KNOWN, FeatureName, Subject, indicated, missing_in, words
-from weir.online.decisions.wording import Fact, absent_of, missing_sentence, sentence, shower
-from weir.online.errors import TaskError
+from weir.online.decisions.feature_name import ALWAYS_KNOWN, FeatureName, Subject, indicated, missing_in
+from weir.online.decisions.templates import Templates
+from weir.online.decisions.wording import Fact, absent_of, missing_sentence, sentence
 from weir.online.frozen import FrozenModel
 
-_FIELDS = ("value", "typical", "entity")
 _USUAL: Final = 1 / 3
 """What holds for more than this share of all rows, or is nearer to the median, is told last."""
 _EXTREME: Final = ("min", "max")
@@ -35,20 +32,6 @@ class ReasonPolicy(FrozenModel):
     """Share of all positive contributions below which one is not told."""
     positive: str = Field(default="positive label", min_length=1)
     """What a positive label is called, such as ``fraud``."""
-
-
-class _ReadableNumber(float):
-    """A number that formats as people write it, or as a template's own format spec says."""
-
-    text: str
-
-    def __new__(cls, value: float, text: str) -> _ReadableNumber:
-        shown = super().__new__(cls, value)
-        shown.text = text
-        return shown
-
-    def __format__(self, spec: str) -> str:
-        return float(self).__format__(spec) if spec else self.text
 
 
 class _Row(NamedTuple):
@@ -103,7 +86,7 @@ class ReasonWriter:
         self._names = [FeatureName.parse(made[0], subjects) if made else n for n, made in made_of]
         self._back = {c: made[1] for c, (_, made) in enumerate(made_of) if made}
         self._column = {name: column for column, name in enumerate(features)}
-        self._templates = self._resolve(templates or {})
+        self._templates = Templates(templates or {}, self._own, entity)
         self._indicated = indicated(self._own, self._column)
         self._stems = [(n.entity, n.subject, absent_of(n)) if n.entity else None for n in self._own]
         self._behind = {
@@ -183,9 +166,8 @@ class ReasonWriter:
             # A missing value is 0 in the matrix; what raises the score is that it is missing.
             text = missing_sentence(self._fact(self._widest(column, row), row, contribution, missing=True))
             return Reason(own.full, value if own.missing else 0.0, contribution, text)
-        if (template := self._templates.get(column)) is not None:
-            text = self._fill(template, own, value, float(row.typical[column]))
-            text = f"not {text}" if own.declared and own.declared.flag and value <= 0.0 else text
+        if column in self._templates:
+            text = self._templates.text(column, value, float(row.typical[column]))
         else:
             text = sentence(self._fact(column, row, contribution))
         if known := [c for c in self._behind.get(column, ()) if not row.missing[c]]:
@@ -223,41 +205,3 @@ class ReasonWriter:
         subject = math.nan if at is None or row.missing[at] else float(row.values[at])
         other = self.entity is not None and name.entity != self.entity
         return Fact(name, value, contribution, typical, subject, self.policy.positive, other)
-
-    def _resolve(self, templates: Mapping[str, str]) -> dict[int, str]:
-        found: dict[int, str] = {}
-        for exact in (True, False):
-            for pattern, template in templates.items():
-                is_exact = pattern in self._column
-                if is_exact != exact:
-                    continue
-                matching = [c for c, name in enumerate(self.features) if name == pattern or fnmatchcase(name, pattern)]
-                if not matching:
-                    raise TaskError(
-                        f"the wording for {pattern!r} matches no feature; there are {', '.join(self.features)}"
-                    )
-                self._check(pattern, template)
-                for column in [self._column[pattern]] if is_exact else matching:
-                    found.setdefault(column, template)
-        return found
-
-    def _check(self, pattern: str, template: str) -> None:
-        try:
-            fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-            unknown = [field for field in fields if field not in _FIELDS]
-            if not unknown:
-                self._fill(template, FeatureName.parse(pattern), 1.5, 1.5)
-        except (ValueError, TypeError) as error:
-            raise TaskError(f"the wording for {pattern!r} cannot be used: {error}; it is {template!r}") from error
-        if unknown:
-            raise TaskError(
-                f"the wording for {pattern!r} has {{{unknown[0]}}}; only {{value}}, {{typical}}, {{entity}} exist"
-            )
-
-    def _fill(self, template: str, name: FeatureName, value: float, typical: float) -> str:
-        show = shower(name)
-        return template.format(
-            value=_ReadableNumber(value, show(value) if math.isfinite(value) else "unknown"),
-            typical=_ReadableNumber(typical, "unknown" if math.isnan(typical) else show(typical)),
-            entity=words(name.entity or self.entity or "entity"),
-        )

@@ -150,7 +150,7 @@ def _plainly(fact: Fact) -> str:
 
 
 def _raised(fact: Fact) -> str:
-    return times(math.exp(min(fact.contribution, 50)))
+    return times(math.exp(min(fact.contribution, 50))) if fact.contribution >= math.log(1.05) else "a little"
 
 
 def _full(fact: Fact) -> str:
