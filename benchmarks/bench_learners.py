@@ -20,16 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 from river import forest, linear_model, optim, preprocessing, tree
 
+from weir.online.learners.base import Learner
 from weir.online.learners.factory import LearnerSpec, build_learner
 
 Matrix = NDArray[np.float64]
 BATCHES = (1, 64, 512)
+LEARNED = (1, 7, 64)
+LEARN_KEYS = tuple(f"learn_{block}" for block in LEARNED)
 SPECS = {
     "logistic": LearnerSpec(kind="logistic"),
     "bayesian_logistic": LearnerSpec(kind="bayesian_logistic"),
     "adaptive_tree": LearnerSpec(kind="adaptive_tree"),
     "adaptive_forest": LearnerSpec(kind="adaptive_forest"),
     "boosted": LearnerSpec(kind="boosted"),
+    "auto": LearnerSpec(kind="auto"),
     "stack": LearnerSpec(
         kind="stack",
         members=(LearnerSpec(kind="logistic"), LearnerSpec(kind="bayesian_logistic"), LearnerSpec(kind="boosted")),
@@ -65,19 +69,21 @@ def stream(n: int, width: int) -> tuple[Matrix, NDArray[np.bool_], Matrix]:
 
 
 def ours(spec: LearnerSpec, width: int, rows: int) -> dict[str, float]:
-    """Learn ``rows`` in blocks of 64, then score at each batch size."""
+    """Learn ``rows`` in blocks of each size, then score at each batch size."""
     names = tuple(f"f{j:02d}" for j in range(width))
     x, y, w = stream(rows, width)
     warm = build_learner(spec, names)
     warm.learn_many(x, y, w)
     warm.predict_many(x[:8])
-    model = build_learner(spec, names)
+    result: dict[str, float] = {}
+    for block in LEARNED:
+        model = build_learner(spec, names)
 
-    def learn() -> None:
-        for i in range(0, rows, 64):
-            model.learn_many(x[i : i + 64], y[i : i + 64], w[i : i + 64])
+        def learn(model: Learner = model, block: int = block) -> None:
+            for i in range(0, rows, block):
+                model.learn_many(x[i : i + block], y[i : i + block], w[i : i + block])
 
-    result = {"learn": per_row_us(learn, rows, passes=1)}
+        result[f"learn_{block}"] = per_row_us(learn, rows, passes=1)
     result["snapshot_kb"] = len(model.snapshot()) / 1024
     for batch in BATCHES:
         scored = x[: max(rows // 4 // batch, 1) * batch]
@@ -115,14 +121,14 @@ def main() -> None:
     river = river_models()
     result: dict[str, dict[str, float]] = {}
     print(f"us a row, F = {args.features}, {args.rows} rows ({FOREST_ROWS} for forests)")
-    heads = ("learn", *(f"predict_{b}" for b in BATCHES), "snapshot_kb", "river learn", "river predict")
+    heads = (*LEARN_KEYS, *(f"predict_{b}" for b in BATCHES), "snapshot_kb", "river learn", "river predict")
     print(f"{'':<20}" + "".join(f"{h:>15}" for h in heads))
     for name, spec in SPECS.items():
         rows = FOREST_ROWS if name == "adaptive_forest" else args.rows
         result[name] = ours(spec, args.features, rows)
         if name in river:
             result[name] |= {f"river_{k}": v for k, v in rivers(river[name], args.features, rows).items()}
-        keys = ("learn", *(f"predict_{b}" for b in BATCHES), "snapshot_kb", "river_learn", "river_predict_1")
+        keys = (*LEARN_KEYS, *(f"predict_{b}" for b in BATCHES), "snapshot_kb", "river_learn", "river_predict_1")
         cells = (f"{result[name][k]:>15.2f}" if k in result[name] else f"{'-':>15}" for k in keys)
         print(f"{name:<20}" + "".join(cells), flush=True)
     print(json.dumps({"benchmark": "learners", "features": args.features, "us_per_row": result}))
