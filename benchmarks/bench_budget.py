@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from weir.online.batch import PredictionBatch
 from weir.online.decisions.alert_cap import DAY_S
 from weir.online.decisions.alerts import AlertBook, AlertPolicy
-from weir.online.decisions.threshold import BudgetThreshold, Threshold
+from weir.online.decisions.threshold import Threshold
+from weir.online.decisions.threshold_policy import BudgetThreshold
 
 Floats = NDArray[np.float64]
 KINDS: Final = ("stable", "rhythm", "episodes", "jump up", "jump down", "pauses", "storms", "late")

@@ -17,7 +17,8 @@ from weir.online.batch import IntVector, LabelBatch, PredictionBatch
 from weir.online.decisions.alert_state import Reason
 from weir.online.decisions.alerts import AlertBook, AlertPolicy
 from weir.online.decisions.reasons import ReasonWriter
-from weir.online.decisions.threshold import BudgetThreshold, PrecisionThreshold, Threshold
+from weir.online.decisions.threshold import Threshold
+from weir.online.decisions.threshold_policy import BudgetThreshold, PrecisionThreshold
 from weir.online.decisions.typical import TypicalValues
 from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinPolicy

@@ -27,7 +27,8 @@ from weir.online.batch import (
 from weir.online.decisions.alert_state import AlertState, Reason
 from weir.online.decisions.alerts import AlertBook
 from weir.online.decisions.reasons import ReasonWriter
-from weir.online.decisions.threshold import BudgetThreshold, PrecisionThreshold, Threshold, ThresholdPolicy
+from weir.online.decisions.threshold import Threshold
+from weir.online.decisions.threshold_policy import BudgetThreshold, PrecisionThreshold, ThresholdPolicy
 from weir.online.decisions.typical import TypicalValues
 from weir.online.drift.detection import Detection
 from weir.online.drift.monitor import DriftMonitor

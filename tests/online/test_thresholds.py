@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from weir.online.decisions.histogram import bin_edges, bin_of
-from weir.online.decisions.threshold import (
+from weir.online.decisions.threshold import Threshold
+from weir.online.decisions.threshold_policy import (
     BudgetThreshold,
     CostThreshold,
     FixedThreshold,
     PrecisionThreshold,
-    Threshold,
     ThresholdPolicy,
 )
 from weir.online.errors import StateError

@@ -14,7 +14,7 @@ import pytest
 
 from tests.service.running import EVENT, READING, TASKS, running
 from weir.online.codec.decision_blocks import DecisionBatch, decode_decisions, encode_decisions
-from weir.online.decisions.threshold import FixedThreshold
+from weir.online.decisions.threshold_policy import FixedThreshold
 from weir.online.learners.factory import LearnerSpec
 from weir.streams.config import topics
 from weir.streams.records import Record, RecordBatch

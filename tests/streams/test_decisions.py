@@ -17,7 +17,7 @@ from tests.streams.host_runs import run as run_host
 from weir.online.codec.decision_blocks import Decision, decode_decisions
 from weir.online.codec.wire import Alert, Prediction
 from weir.online.decisions.alerts import AlertPolicy
-from weir.online.decisions.threshold import ThresholdPolicy
+from weir.online.decisions.threshold_policy import ThresholdPolicy
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import EmbeddedLog

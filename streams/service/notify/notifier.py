@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from weir.online.decisions.threshold import BudgetThreshold
+from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.streams.config import topics
 from weir.streams.config.notify_settings import NotifyTarget
 from weir.streams.errors import WeirError, in_words

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, literal, select
 
 from weir.online.decisions.alert_cap import DAY_S
 from weir.online.decisions.alert_state import SEVERITIES
-from weir.online.decisions.threshold import BudgetThreshold
+from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.task.spec import TaskSpec
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.tables import alerts

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 from fastapi import Request, Response
 
-from weir.online.decisions.threshold import BudgetThreshold
+from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.service.access.caller import Caller

@@ -1,0 +1,119 @@
+"""What a task file may say of its line: by costs, alerts a day, precision, or fixed. It knows no scores."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from weir.online.batch import FloatVector
+from weir.online.decisions.alert_cap import DAY_S
+from weir.online.frozen import FrozenModel
+
+HOUR_S = 3600.0
+Worth = Literal["amount"] | None
+"""What is at stake in an event: its amount, so that the line is one of expected loss; the same for all where None."""
+
+
+def is_none(value: object) -> bool:
+    """Whether a setting is left out of a dump: task files of before keep their digest."""
+    return value is None
+
+
+WORTH: Any = Field(default=None, exclude_if=is_none)
+
+
+class FixedThreshold(FrozenModel):
+    """A constant."""
+
+    kind: Literal["fixed"] = "fixed"
+    value: float = Field(ge=0.0, le=1.0)
+
+
+class CostThreshold(FrozenModel):
+    """Alert when that is expected to be cheaper than not to; needs calibrated probabilities.
+
+    An alert costs ``review``, and ``false_positive`` when nothing is wrong; no alert costs ``false_negative`` when
+    something is. Alerting is cheaper from ``p = (false_positive + review) / (false_positive + false_negative)`` on
+    (Elkan, "The foundations of cost-sensitive learning", IJCAI 2001). With ``value`` no alert costs the event's amount
+    times ``false_negative`` when something is.
+    """
+
+    kind: Literal["cost"] = "cost"
+    false_positive: float = Field(ge=0.0, allow_inf_nan=False)
+    false_negative: float = Field(gt=0.0, allow_inf_nan=False)
+    review: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    value: Worth = WORTH
+
+    @model_validator(mode="after")
+    def _worth_it(self) -> Self:
+        if self.value is None and self.review >= self.false_negative:
+            raise ValueError(
+                f"review={self.review:g} costs no less than the false_negative={self.false_negative:g} it prevents: no "
+                "alert would ever pay; correct the costs"
+            )
+        return self
+
+    def line(self, amount: FloatVector | float = 1.0) -> FloatVector:
+        """The Bayes threshold on the probability, by the amount at stake; above 1 where no alert pays."""
+        saved = self.false_positive + np.maximum(amount, 0.0) * self.false_negative
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return np.where(saved > 0.0, (self.false_positive + self.review) / saved, np.inf)
+
+
+class BudgetThreshold(FrozenModel):
+    """As many alerts as the budget allows, never more: the line follows a fading histogram of scores, a cap holds it.
+
+    No span of a day or an hour of event time, wherever it begins, has more alerts than ``alerts_per_day`` and
+    ``alerts_per_hour``, whatever scores, pauses and clocks do (see ``AlertCap``); events of an open alert cost nothing.
+    Before ``min_scores`` scores and ``min_days`` of event time nothing is over the line. A gap in the stream counts for
+    a day at most, and for no longer than the stream has been seen. Where the cap is not used up the line falls, where
+    the level of scores jumps the past is forgotten; it is never below ``min_score`` nor the mean score.
+    """
+
+    kind: Literal["budget"] = "budget"
+    alerts_per_day: float = Field(gt=0.0, allow_inf_nan=False)
+    """24 times ``alerts_per_hour`` where only that is given."""
+    alerts_per_hour: float | None = Field(default=None, gt=0.0, allow_inf_nan=False, exclude_if=is_none)
+    """The burst: a quarter of the day's when not given, and at least 1."""
+    min_score: float = Field(default=0.0, ge=0.0, lt=1.0, exclude_if=lambda value: value == 0.0)
+    """No score below it alerts, whatever is left of the budget."""
+    value: Worth = WORTH
+    half_life_days: float = Field(default=7.0, gt=0.0, allow_inf_nan=False)
+    min_scores: int = Field(default=1000, ge=1)
+    min_days: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    bins: int = Field(default=2048, ge=16, le=65536)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_the_hour(cls, held: Any) -> Any:
+        hourly = held.get("alerts_per_hour") if isinstance(held, dict) else None
+        return {"alerts_per_day": 24 * hourly, **held} if isinstance(hourly, int | float) else held
+
+    @property
+    def limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The most alerts in any day and in any hour, each with its seconds."""
+        hourly = self.alerts_per_hour or max(self.alerts_per_day / 4.0, 1.0)
+        return (self.alerts_per_day, DAY_S), (hourly, HOUR_S)
+
+
+class PrecisionThreshold(FrozenModel):
+    """The lowest threshold at which labelled scores, fading with event time, reach a precision.
+
+    Considered are thresholds with at least ``min_labels`` labels (by faded count) over them. While there is none, the
+    ``fallback`` decides; without one, nothing is over the threshold.
+    """
+
+    kind: Literal["precision"] = "precision"
+    precision: float = Field(gt=0.0, lt=1.0)
+    half_life_days: float = Field(default=30.0, gt=0.0, allow_inf_nan=False)
+    min_labels: int = Field(default=30, ge=1)
+    fallback: BudgetThreshold | None = None
+    bins: int = Field(default=2048, ge=16, le=65536)
+
+
+ThresholdPolicy = Annotated[
+    FixedThreshold | CostThreshold | BudgetThreshold | PrecisionThreshold, Field(discriminator="kind")
+]
+"""What a task file may say under ``[decision.threshold]``, told apart by ``kind``."""
