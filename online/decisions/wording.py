@@ -105,7 +105,7 @@ def _known_sentence(fact: Fact) -> str:
 def _weightless(fact: Fact) -> Fact:
     """A detector's component as it was before it was weighted."""
     weight = fact.name.declared.weights.get(fact.name.op, 1.0) if fact.name.declared else 1.0
-    return replace(fact, value=fact.value / weight, typical=fact.typical / weight) if weight > 0.0 else fact
+    return replace(fact, value=fact.value / weight, typical=fact.typical / weight) if weight not in (0.0, 1.0) else fact
 
 
 def _filled(template: str, fact: Fact) -> str:
