@@ -23,6 +23,8 @@ from weir.streams.errors import UsageError
 
 # A batch spans at most this part of the label delay, so that on a thin stream labels are not seen much too late.
 _CUTS_A_DELAY = 8
+# Median delays of labels 0 and 1 that differ by so much are told.
+_UNEVEN = 1.2
 
 
 class _LabelQueue:
@@ -113,6 +115,8 @@ class LabelInput:
         self.held = _LabelQueue(timed=self.spec.label_known is not None)
         self._paths, self._refused = paths, ""
         self._given = self._positive = self._negative = 0
+        self._delays: tuple[list[FloatVector], list[FloatVector]] = [], []
+        """Of labels 0 and 1, where each has a time of its own."""
         self._told: list[tuple[str, str | None]] = []
         """Entity and event that labels of files name; where all events are of one entity, labels may name any."""
         if paths:
@@ -127,7 +131,10 @@ class LabelInput:
         if rows.label is not None:
             told, at = _row_labels(rows, self.task)
             self._given += len(told)
-            self.held.add(told.ts + self.delay_s if rows.known_at is None else rows.known_at[at], told)
+            known_at = told.ts + self.delay_s if rows.known_at is None else rows.known_at[at]
+            self.held.add(known_at, told)
+            for value in set(told.value.tolist()) if rows.known_at is not None else ():
+                self._delays[value].append((known_at - told.ts)[told.value == value])
 
     def learned(self, out: StepOutput) -> None:
         """Note what was scored and learned."""
@@ -166,6 +173,12 @@ class LabelInput:
             fix = f"look at {source or '[labels] of the task'}"
             fix += "; `positive` in [source] lists what means 1" if self.spec.label else ""
             yield "one class", f"all {learned:,} labels are {which}, none is {other}: nothing can be told apart", fix
+        elif self.task.labels.maturity == "none" and all(self._delays):
+            no, yes = (float(np.median(np.concatenate(delays))) for delays in self._delays)
+            if max(no, yes) > _UNEVEN * min(no, yes):
+                what = f"half of the labels 1 are known after {yes / DAY_S:.1f} days, half of the labels 0 after "
+                what += f"{no / DAY_S:.1f}: the model, and the metrics, count those too often that are known sooner"
+                yield "labels uneven", what, "say as `maturity` in [labels] when both would be known"
         if self._refused:
             yield "labels refused", self._refused, "correct these lines"
 

@@ -19,7 +19,7 @@ from weir.online.task.spec import TaskSpec
 
 Kind = Literal[
     "types", "not scored", "no labels", "labels refused", "one class", "labels unknown", "labels without event",
-    "labels late", "labels contradict", "rows refused", "no readings", "sentinel", "repeats",
+    "labels late", "labels contradict", "labels uneven", "rows refused", "no readings", "sentinel", "repeats",
     "entity key", "missing", "clock", "pause", "constant", "one entity", "unlabelled start",
 ]  # fmt: skip
 """What a note is about, the gravest first."""

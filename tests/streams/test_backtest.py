@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 import weir.streams.backtest.runner
 from weir.online.batch import EventBatch, FloatVector, LabelBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
-from weir.online.task.spec import TaskSpec
+from weir.online.task.spec import LabelSpec, TaskSpec
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.backtest.score_file import SCHEMA
 from weir.streams.cli.main import COMMANDS, app, run
@@ -203,6 +203,18 @@ def test_a_label_is_released_after_its_own_time(
     due = {e: t for t, e in seen}
     assert [due[e] for e in released] == sorted(t for t, e in seen if e in released)
     assert place == n
+
+
+@pytest.mark.parametrize(("maturity", "told"), [("none", True), ("9h", False)])
+def test_labels_that_are_known_sooner_by_their_value_are_told(tmp_path: Path, maturity: str, told: bool) -> None:
+    table = columns()
+    table["known"] = [at + (3600 if bad else 8 * 3600) for at, bad in zip(table["at"], table["bad"], strict=True)]
+    task = spec(label_known="known")
+    task = task.model_copy(update={"labels": LabelSpec.model_validate({"maturity": maturity})})
+    result = run_backtest(task, [write(tmp_path / "x.csv", table)], None)
+    assert ("labels uneven" in [note.kind for note in result.notes]) == told
+    assert result.metrics_over == ("all known labels" if told else "mature events (maturity = 9h)")
+    assert (result.pipeline.joiner.stats.early > 300) != told
 
 
 def test_a_label_changes_no_score_before_its_delay_has_passed(tmp_path: Path) -> None:
