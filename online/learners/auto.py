@@ -123,7 +123,7 @@ class Auto:
     features: tuple[str, ...]
     _: KW_ONLY
     members: Sequence[Learner]
-    lag: int = 10_000
+    lag: int = 16_000
     half_life: float = 100_000.0
     rate: float = 0.1
     seed: int = 0
