@@ -66,7 +66,7 @@ def test_before_learning_it_answers_a_half(kind: str) -> None:
 def test_a_missing_value_counts_as_0(kind: str) -> None:
     """Rows have -0.0 where nothing is known, so that reasons can say so; no score may tell it from 0."""
     plus, minus = build(kind), build(kind)
-    x, y, w = concept(300)
+    x, y, w = concept(120)
     x[::3, :2] = 0.0
     plus.learn_many(x, y, w)
     minus.learn_many(np.where(x == 0.0, -0.0, x), y, w)

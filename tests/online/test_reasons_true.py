@@ -22,7 +22,7 @@ from weir.online.task.reason_subjects import subjects_of
 
 @cache
 def streamed(indicators: bool) -> Stream:
-    return stream_of(task_of(indicators=indicators), 50, seed=3 + indicators)
+    return stream_of(task_of(indicators=indicators), 36, seed=3 + indicators)
 
 
 def writer_of(indicators: bool, top: int) -> ReasonWriter:
