@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from weir.online.anomaly.state_fit import LEAST_KEPT, measure, p_value
 from weir.online.anomaly.state_layout import (
     ANCHOR,
+    BEFORE,
     BEGAN,
     CENTRE,
     FITTED,
@@ -19,6 +20,7 @@ from weir.online.anomaly.state_layout import (
     LAST_ROW,
     LAST_TS,
     LEVEL,
+    NEWEST,
     OFFERED,
     ROWS,
     RUNNING,
@@ -39,6 +41,7 @@ Floats = NDArray[np.float64]
 
 SETTLED = 5.0
 """Values of a sensor after its start that are only smoothed."""
+_GLITCH = 6.0  # usual steps outside the two values before it at which a value is cut: a single glitch is no state
 _NUMBERS = len(NUMBERS)
 
 
@@ -69,11 +72,16 @@ def _take(state: State, j: int, value: float, ts: float, settings: StateSettings
         sensor[ANCHOR] = value
     if _too_old(state, j, ts, settings):
         sensor[SEEN] = 0.0
-    x = value - sensor[ANCHOR]
+    newest = value - sensor[ANCHOR]
+    if sensor[SEEN] == 0.0:
+        sensor[NEWEST], sensor[BEFORE] = newest, newest
+    low, high = min(sensor[NEWEST], sensor[BEFORE]), max(sensor[NEWEST], sensor[BEFORE])
+    x = min(max(newest, low - _GLITCH * sensor[STEP]), high + _GLITCH * sensor[STEP])
+    sensor[BEFORE], sensor[NEWEST] = sensor[NEWEST], newest
     if settings.smooth_s > 0.0:
         rate = 1.0 - 0.5 ** (max(ts - sensor[LAST_TS], 0.0) / settings.smooth_s)
     else:
-        rate = 1.0 - 0.5 ** (1.0 / settings.smooth_rows)
+        rate = 1.0 - 0.5 ** ((state.head[ROWS] - sensor[LAST_ROW]) / settings.smooth_rows)
     if sensor[SEEN] == 0.0:
         sensor[LEVEL], sensor[STEP] = x, 0.0
     else:

@@ -35,9 +35,10 @@ RUNNING: Final = 6
 HEAD: Final = 7
 
 # Of a sensor.
-ANCHOR, LAST, LAST_TS, LAST_ROW, SEEN, LEVEL, STEP = range(7)
-"""First value; newest value, its time and row; values since it (re)started; smoothed value; smoothed absolute step."""
-SENSOR: Final = 7
+ANCHOR, LAST, LAST_TS, LAST_ROW, SEEN, LEVEL, STEP, NEWEST, BEFORE = range(9)
+"""First value; newest value without glitches; time and row of the newest value; values since it (re)started; smoothed
+value; smoothed absolute step; the newest two values."""
+SENSOR: Final = 9
 
 # Of a sensor as learned; a scale of 0 is a sensor that the reference hardly saw.
 CENTRE, SCALE, STEP_FLOOR = range(3)
@@ -66,7 +67,7 @@ def state_width(d: int) -> int:
     """float64 cells of a row; times 8 for bytes.
 
     >>> 8 * state_width(8)
-    28216
+    28344
     """
     return HEAD + d * (SENSOR + LEARNED + d) + KEPT_MOST * (1 + VIEWS * d + 1) // 2
 

@@ -57,7 +57,7 @@ class StateParams(FrozenModel):
     """
 
     smooth: Span = "15 rows"
-    """Half-life of the smoothing of a sensor, in its own values or in time: longer finds smaller states, later."""
+    """Half-life of the smoothing of a sensor, in rows of its entity or in time: longer finds smaller states, later."""
     hold: Span = "100 rows"
     """How long a sensor's newest value stands for it when others come without it; then it is missing."""
     shrinkage: float = Field(default=0.05, gt=0.0, le=1.0)

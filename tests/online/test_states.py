@@ -106,7 +106,7 @@ def test_neither_the_reference_nor_a_score_sees_later_rows(at: int) -> None:
     one, two = run(values), run(other)
     for name in one.keys() - {"state"}:
         np.testing.assert_array_equal(one[name][:at], two[name][:at])
-    learned = slice(7 + 3 * 7, None)  # behind the head and the sensors' newest values: model, calibration, kept rows
+    learned = slice(7 + 3 * 9, None)  # behind the head and the sensors' newest values: model, calibration, kept rows
     assert (one["state"][learned].tobytes() == two["state"][learned].tobytes()) == (at >= 400)
 
 
@@ -213,6 +213,16 @@ def test_sensors_that_come_in_events_of_their_own_are_carried_on() -> None:
     assert (out["sensor"][3100:] == 2).all()
 
 
+def test_glitches_neither_spoil_the_reference_nor_are_states() -> None:
+    values = pump(1000)
+    values[[0, 1, 2, 0, 1], [60, 120, 190, 290, 360]] *= 50.0
+    values[[0, 1, 2], [450, 500, 550]] *= 50.0
+    values[0, 700:] -= 3.0
+    out = run(values)
+    assert (out[""][410:700] > 0.99).mean() < 0.1
+    assert (out[""][740:] > 0.99).all()
+
+
 def test_a_row_of_missing_values_reads_and_changes_nothing() -> None:
     values = pump(600)
     whole = run(values)
@@ -304,7 +314,7 @@ def test_the_reason_of_a_state_is_the_sensor_in_its_own_unit() -> None:
     engine = engine_of(task, MemoryFeatureStore())
     values = pump(1600)
     values[0, 700:900] -= 3.1
-    values[1, 1200:] = values[1, 1200]
+    values[1, 1200:] = values[1, :400].mean()
     device: list[str | None] = ["p1"] * 1600
     batch = EventBatch(
         [""] * 1600, T0 + np.arange(1600.0), [""] * 1600, {"device_id": device}, dict(zip(SENSORS, values, strict=True))
