@@ -113,7 +113,7 @@ def test_what_each_learner_says_is_true(kind: str) -> None:
 
 def test_a_row_that_was_logged_is_told_alike() -> None:
     """The sign of a missing value comes back from a record, so a labelling worker elsewhere writes the same reasons."""
-    stream, n = streamed(False), 40
+    stream, n = streamed(False), 30
     p = PredictionBatch([f"e{k}" for k in range(n)], ["u"] * n, np.full(n, 1.7e9), np.full(n, 0.5),
                         np.zeros(n, np.int64), stream.x[:n])  # fmt: skip
     records = encode_scored(ScoredBatch(p, np.empty((n, 0)), np.empty((n, 0)), {}), stream.names, "t", 1.7e9)
