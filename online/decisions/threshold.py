@@ -32,7 +32,8 @@ _ADDED: dict[str, float] = {"_by_budget": True, "_unused": 0.0, "_unused_too": 0
 PULL_TO, PULL_A_DAY, MOST_PULL = 0.93, 4.0, 7.0
 """How much of the cap is to be used, and how strongly what is not moves the line, in log of rows a day; its limit."""
 JUMP, JUMP_ROWS, KEPT_DAYS = 3.0, 10.0, 0.25
-"""So many times as many rows over the line as it was made for, and some, are a new level: few days before it count."""
+"""So many times as many rows over the line as it was made for, and some, are a new level; so are so few of those that
+came. Of what was before few days count then."""
 UNUSED, FASTER = 0.75, 8.0
 """While so much of the cap is unused, the past fades so many times as fast: the level may have fallen."""
 
@@ -281,7 +282,11 @@ class Threshold:
             missing = min(missing, 0.0)  # it cannot fall
         over = int(np.searchsorted(self._edges, self._threshold))
         expected = float(self._scores[over:].sum()) / self._exposure_days * days
-        if self._pending[over:].sum() > JUMP * expected + JUMP_ROWS:
+        rows, came = (
+            float(self._scores[over:].sum() / self._scores.sum() * self._rows),
+            float(self._pending[over:].sum()),
+        )
+        if came > JUMP * expected + JUMP_ROWS or rows > JUMP * came + JUMP_ROWS:
             keep = min(1.0, KEPT_DAYS / self._exposure_days)
             self._scores *= keep
             self._exposure_days *= keep

@@ -320,6 +320,16 @@ def test_a_jump_of_the_level_is_corrected_within_hours() -> None:
     assert 45 <= wanted[n // 2 + 240 :][:1_440].sum() <= 150
 
 
+def test_scores_that_fall_from_a_constant_alert_again_within_two_days() -> None:
+    """No label is known for a week, so all scores are the prior; then the best of them are far below it."""
+    ts, score = minutes(20_000), scores(20_000) / 50
+    score[:10_000] = 0.5
+    over = score >= Threshold(BudgetThreshold(alerts_per_day=20)).thresholds(ts, score)
+    over, score = over[10_000 + 2 * 1_440 :], score[10_000 + 2 * 1_440 :]
+    assert over.sum() >= 0.9 * 20 * len(score) / 1_440
+    assert np.median(score[over]) > np.quantile(score, 0.96)
+
+
 def test_rows_before_the_time_is_known_count_and_alert_nobody() -> None:
     score = np.full(40, 0.9)
     ts = np.concatenate([np.full(10, -np.inf), minutes(30)])
