@@ -67,7 +67,7 @@ TASK_FILES: dict[str, tuple[str, str] | str] = {
     "a text for a list": ('ops = ["count", "mean"]', 'ops = "count"'),
     "ops without windows": ('windows = ["1d"]\n', ""),
     "ops without a value": ('value = "amount"\n', ""),
-    "a window out of range": ('"1d"', '"90d"'),
+    "a window out of range": ('"1d"', '"9999d"'),
     "a window that is none": ('"1d"', '"a day"'),
     "a name in upper case": ('name = "amount"', 'name = "Amount"'),
     "another entity": ('entity = "user"', 'entity = "usr"'),
