@@ -29,7 +29,7 @@ class OpenScore(msgspec.Struct, array_like=True):
     returned: bool
 
 
-class Watched(msgspec.Struct, array_like=True):
+class WatchedEntity(msgspec.Struct, array_like=True):
     """One entity."""
 
     first_ts: float
@@ -43,7 +43,7 @@ class _State(msgspec.Struct, array_like=True):
     """A snapshot."""
 
     watermark: float
-    entities: dict[str, Watched]
+    entities: dict[str, WatchedEntity]
     timers: list[tuple[float, int, int, str]]
     made: int
     stats: list[int]
@@ -81,7 +81,7 @@ class RepeatedSilence:
     def __init__(self, policy: SilencePolicy, max_step: float = math.inf) -> None:
         self.policy, self.watermark, self.stats = policy, -math.inf, SilenceStats()
         self._time = EventTime(max_step)
-        self._entities: dict[str, Watched] = {}
+        self._entities: dict[str, WatchedEntity] = {}
         self._timers: list[tuple[float, int, int, str]] = []
         self._made = 0
 
@@ -117,7 +117,7 @@ class RepeatedSilence:
         self._fire(0, max(self.watermark, at), fired)
         return fired.output()
 
-    def _watch(self, entity_id: str, at: float) -> Watched | None:
+    def _watch(self, entity_id: str, at: float) -> WatchedEntity | None:
         """The entity, a new one where there is room."""
         watched = self._entities.get(entity_id)
         if watched is None:
@@ -125,10 +125,12 @@ class RepeatedSilence:
                 self.stats.refused += 1
                 return None
             self.stats.started += 1
-            watched = self._entities[entity_id] = Watched(at, -math.inf, -1, [])
+            watched = self._entities[entity_id] = WatchedEntity(at, -math.inf, -1, [])
         return watched
 
-    def _take(self, row: int, entity_id: str, watched: Watched, at: float, event_id: str, fired: FiredRows) -> None:
+    def _take(
+        self, row: int, entity_id: str, watched: WatchedEntity, at: float, event_id: str, fired: FiredRows
+    ) -> None:
         policy, end = self.policy, self.policy.horizon_s
         pause, each = policy.after_s, policy.score == "each event"
         if pause is not None and watched.number >= 0 and at >= watched.last_ts + pause:
@@ -178,12 +180,12 @@ class RepeatedSilence:
                 self._score(row, entity_id, watched, at, fired)
         self._push(at + DAY_S, SCORE, -1, "")
 
-    def _score(self, row: int, entity_id: str, watched: Watched, due: float, fired: FiredRows) -> None:
+    def _score(self, row: int, entity_id: str, watched: WatchedEntity, due: float, fired: FiredRows) -> None:
         watched.number, event_id = -1, f"{entity_id}@{due:.15g}"
         fired.scores.append((row, entity_id, due, event_id))
         self._wait(entity_id, watched, OpenScore(self._number(), due, event_id, returned=False))
 
-    def _wait(self, entity_id: str, watched: Watched, score: OpenScore) -> None:
+    def _wait(self, entity_id: str, watched: WatchedEntity, score: OpenScore) -> None:
         """Let a score wait for its label, unless its horizon is over already: an event that came too late."""
         self.stats.scored += 1
         end = score.due_ts + self.policy.horizon_s + self.policy.lateness_s
@@ -193,7 +195,7 @@ class RepeatedSilence:
         watched.open.append(score)
         self._push(end, LABEL, score.number, entity_id)
 
-    def _close(self, entity_id: str, watched: Watched, number: int, at: float, fired: FiredRows) -> None:
+    def _close(self, entity_id: str, watched: WatchedEntity, number: int, at: float, fired: FiredRows) -> None:
         score = next(score for score in watched.open if score.number == number)
         watched.open.remove(score)
         self.stats.returned += score.returned
@@ -202,7 +204,7 @@ class RepeatedSilence:
         fired.labels.append((label_id, entity_id, score.event_id, score.due_ts, not score.returned, at))
         self._let_go(entity_id, watched)
 
-    def _let_go(self, entity_id: str, watched: Watched) -> None:
+    def _let_go(self, entity_id: str, watched: WatchedEntity) -> None:
         if not watched.open and watched.number < 0 and self.policy.daily_s is None:
             del self._entities[entity_id]
 
