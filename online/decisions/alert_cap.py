@@ -19,8 +19,8 @@ EXACT: Final = 10_000
 class AlertCap:
     """Counts openings in every span of event time, wherever it begins.
 
-    It counts by the watermark at each opening, and also by the event time that the alert tells: rows up to a day late
-    break no limit either; those that are later count as a day late. It remembers about four numbers an alert of a day.
+    It counts by the watermark at each opening, and also by the event time that the alert tells: rows up to a day off
+    break no limit either; those that are further off count as a day off. It remembers few numbers an alert of a day.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class AlertCap:
         if not mark > -math.inf:
             return False
         self._forget(mark)
-        ts = min(max(ts, mark - DAY_S), mark)
+        ts = min(max(ts, mark - DAY_S), mark + DAY_S)
         if not all(_free(self._marks, mark, *each) and _free(self._times, ts, *each) for each in self._spans):
             return False
         self._opened += 1
@@ -82,7 +82,8 @@ class AlertCap:
     def _forget(self, mark: float) -> None:
         """Let go of what no row can meet any more; where a clock was set back, what opened later counts as of now."""
         if self._marks and self._marks[-1] > mark:
-            self._marks, self._times = ([min(each, mark) for each in held] for held in (self._marks, self._times))
+            self._marks = [min(each, mark) for each in self._marks]
+            self._times = [min(each, mark) for each in self._times]
         del self._marks[: bisect_right(self._marks, mark - self._longest)]
         del self._times[: bisect_right(self._times, mark - DAY_S - self._longest)]
 

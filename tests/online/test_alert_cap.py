@@ -12,7 +12,7 @@ from weir.online.errors import StateError
 ROWS = st.lists(
     st.tuples(
         st.sampled_from([0.0, 1.0, 600.0, 3_599.0, 3_600.0, 30_000.0, DAY_S, 9 * DAY_S]),
-        st.sampled_from([0.0, 0.0, 0.0, 5.0, 3_600.0, 70_000.0, DAY_S, 5 * DAY_S, -900.0]),
+        st.sampled_from([0.0, 0.0, 0.0, 5.0, 3_600.0, 70_000.0, DAY_S, 5 * DAY_S, -900.0, -60_000.0, -9 * DAY_S]),
     ),
     max_size=60,
 )
@@ -32,7 +32,7 @@ def test_it_admits_what_no_span_forbids(
     cap, marks, times = AlertCap(limits), list[float](), list[float]()
     for i, (step, late) in enumerate(rows):
         now += step
-        ts = min(max(now - late, now - DAY_S), now)
+        ts = min(max(now - late, now - DAY_S), now + DAY_S)
         fit = all(fits([*held, at], *each) for each in limits for held, at in ((marks, now), (times, ts)))
         assert cap.admit(now, now - late) == fit
         if fit:
