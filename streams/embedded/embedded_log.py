@@ -135,7 +135,12 @@ class EmbeddedLog:
         """Batches of ``topics`` with ``seq >= from_seq``, in the order in which they were appended."""
         wanted, at = frozenset(topics), from_seq
         while at < self.next_seq:
-            found, at = self._store.read(wanted, at)
+            try:
+                found, at = self._store.read(wanted, at)
+            except FileNotFoundError:
+                if at >= self.first_seq:
+                    raise
+                continue  # retention took the file while it was looked at: what is kept begins later now
             yield from found
 
     def read_from(self, topic: str, partition: int, offset: int, max_bytes: int = 1 << 20) -> list[LoggedBatch]:

@@ -26,13 +26,15 @@ LOGISTIC = LearnerSpec(kind="logistic", params={"lr": 0.05, "intercept_lr": 0.05
 SPECS = {
     "logistic": LOGISTIC,
     "bayesian_logistic": LearnerSpec(kind="bayesian_logistic", params={"half_life": 20_000}),
+    "curved_logistic": LearnerSpec(kind="curved_logistic"),
     "boosted": BOOSTED,
+    "auto": LearnerSpec(kind="auto", members=(LOGISTIC, BOOSTED)),
     "beside_full": LearnerSpec(kind="beside_full", members=(BOOSTED,)),
     "adaptive_tree": TREE,
     "adaptive_forest": LearnerSpec(kind="adaptive_forest", params={"n_models": 2}),
     "stack": LearnerSpec(kind="stack", params={"combiner_lr": 0.01}, members=(LOGISTIC, BOOSTED)),
 }
-QUICK = ("logistic", "bayesian_logistic", "boosted", "beside_full", "stack")
+QUICK = ("logistic", "bayesian_logistic", "curved_logistic", "boosted", "beside_full", "stack")
 ALLOWED = (1e12, -1e15, 1e15, -1e4, 3e5, 5e-324, 0.0)
 """What the limits let through, and ordinary mistakes."""
 BEYOND = (1.7e308, -1.7e308, 1e18, -1e12, 1e5, 5e-324)
@@ -40,6 +42,7 @@ BEYOND = (1.7e308, -1.7e308, 1e18, -1e12, 1e5, 5e-324)
 PLACES = ("first", "early", "middle", "late", "spread")
 CASES = [
     *((kind, place, values) for kind in QUICK for place in PLACES for values in (ALLOWED, BEYOND)),
+    *(("auto", place, ALLOWED) for place in ("first", "spread")),
     *(("adaptive_tree", place, ALLOWED) for place in ("first", "spread")),
     ("adaptive_forest", "spread", ALLOWED),
 ]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from weir.online.batch import EventBatch, LabelBatch
+from weir.online.batch import EventBatch, FloatVector, LabelBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.runner import run_backtest
@@ -103,9 +103,9 @@ def test_no_label_is_handed_over_before_its_delay(tmp_path: Path, monkeypatch: p
         scored_next.append(float(batch.ts.min()))
         return score(self, batch)
 
-    def watched_labels(self: TaskPipeline, batch: LabelBatch) -> StepOutput:
+    def watched_labels(self: TaskPipeline, batch: LabelBatch, known_at: FloatVector | None = None) -> StepOutput:
         handed.append((len(scored_next), float(batch.ts.max())))
-        return learn(self, batch)
+        return learn(self, batch, known_at)
 
     monkeypatch.setattr(TaskPipeline, "events", watched_events)
     monkeypatch.setattr(TaskPipeline, "labels", watched_labels)
