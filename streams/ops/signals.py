@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 log = logging.getLogger(__name__)
-
-
+_AGAIN_S: Final = 0.5
 IMMEDIATE: Final = 128 + signal.SIGINT
 
 
@@ -92,6 +91,18 @@ class Deadline:
         after = "" if why is None else f" after {type(why).__name__}: {why}"
         log.critical("stopping took longer than %g s; ending with status %d%s", self._limit_s, EXIT_STATUS, after)
         os._exit(EXIT_STATUS)
+
+
+async def end_tasks() -> None:
+    """Cancel all other tasks of this loop until they have ended.
+
+    ``asyncio.run`` cancels them once and then waits for ever, and a cancellation may be lost in what a task waits for,
+    where a link could not be stopped before.
+    """
+    while left := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=_AGAIN_S)
 
 
 async def until_one_ends(*works: Coroutine[Any, Any, object]) -> None:

@@ -24,7 +24,7 @@ from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.offline_models.loading import full_models, require_provider
 from weir.streams.offline_models.update_follower import UpdatesFollower
 from weir.streams.ops.metrics import Metrics
-from weir.streams.ops.signals import Deadline, stop_signals, until_one_ends
+from weir.streams.ops.signals import Deadline, end_tasks, stop_signals, until_one_ends
 from weir.streams.ops.watchdog import Watchdog, WatchdogPolicy
 from weir.streams.ops.web import WebServer
 from weir.streams.redis.client import RedisClient
@@ -243,6 +243,7 @@ async def run_process(process: Process) -> int:
                 raise
             log.warning("the last commit was cut short while stopping; what it was of is read again")  # by Faust itself
         await process.after()
+        await end_tasks()
         deadline.cancel()
     if process.reason is not None:
         raise process.reason

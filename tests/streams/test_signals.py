@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from weir.streams.ops.signals import StopSignals
+from weir.streams.ops.signals import StopSignals, end_tasks
 
 
 def test_the_first_signal_stops_and_a_second_ctrl_c_does_not_wait() -> None:
@@ -22,3 +23,24 @@ def test_a_stop_by_ctrl_c_has_the_usual_status() -> None:
     assert caught.status == 0
     caught(2)
     assert caught.status == 130
+
+
+def test_tasks_that_lose_a_cancellation_are_ended_too() -> None:
+    lost: list[str] = []
+
+    async def stubborn() -> None:
+        while len(lost) < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                lost.append("one")
+        await asyncio.Event().wait()
+
+    async def run() -> bool:
+        task = asyncio.ensure_future(stubborn())
+        await asyncio.sleep(0)
+        await end_tasks()
+        return task.cancelled()
+
+    assert asyncio.run(run())
+    assert len(lost) == 2
