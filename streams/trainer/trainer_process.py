@@ -228,9 +228,10 @@ class Trainer:
 
     async def _answered(self) -> bool:
         """Whether there is nothing left but to wait for labels."""
+        if await self._requests.behind():  # first: a request that is taken while we look is work that we then see
+            return False
         ours = [bench for bench in self.benches if bench.state.owner in ("", self.name)]
-        at_work = any(bench.working or bench.has_work for bench in ours)
-        return not at_work and not await self._requests.behind()
+        return not any(bench.working or bench.has_work for bench in ours)
 
     async def _end_jobs(self) -> None:
         for bench in self.benches:

@@ -40,7 +40,7 @@ def test_a_verdict_changes_the_score_and_the_page_says_so(browser: Browser, open
     browser.until(lambda: "Confirmed" in browser.text("#case .card p strong"), "the verdict")
     scores = "return [...document.querySelectorAll('#score-before, #score-now')].map((e) => Number(e.title))"
     before, now = browser.until(lambda: browser.run(scores) or None, "what the model learned")
-    assert now > before
+    assert now != before  # of one label more among thousands; which way a single event's score moves is the model's
     browser.until(lambda: "Learned at version" in browser.text("#effect"), "the version")
     alert = client.alert(opened)
     assert alert["verdict"] == "confirmed"

@@ -19,7 +19,7 @@ from weir.online.learners.guard import JUDGED_AGAIN, GuardedLearner
 from weir.online.learners.online_model import OnlineModel
 
 COLUMNS = ("zeta", "alpha", "mid", "beta", "still", "never")
-GOOD, HOSTILE, JUDGED, BLOCK = 20_000, 100, 5_000, 250
+GOOD, HOSTILE, JUDGED, BLOCK = 12_000, 100, 5_000, 250
 BOOSTED = LearnerSpec(kind="boosted", params={"every": 250, "buffer": 8_000, "trees": 24, "depth": 3})
 TREE = LearnerSpec(kind="adaptive_tree", params={"grace_period": 100, "delta": 0.001})
 LOGISTIC = LearnerSpec(kind="logistic", params={"lr": 0.05, "intercept_lr": 0.05})
