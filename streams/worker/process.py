@@ -243,7 +243,8 @@ async def run_process(process: Process) -> int:
                 raise
             log.warning("the last commit was cut short while stopping; what it was of is read again")  # by Faust itself
         await process.after()
-        await end_tasks()
+        if process.reason is not None:  # what failed may have left tasks behind; a clean stop has ended its own
+            await end_tasks()
         deadline.cancel()
     if process.reason is not None:
         raise process.reason
