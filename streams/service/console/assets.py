@@ -9,9 +9,10 @@ from typing import Final
 
 from fastapi import Request, Response
 
+from weir.streams.pages.rendering import FOLDER
 from weir.streams.service.problems import Problem
 
-_FOLDER: Final = Path(__file__).parent / "assets"
+_FOLDERS: Final = (FOLDER / "assets", Path(__file__).parent / "assets")
 _TYPES: Final = {
     ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
@@ -20,11 +21,11 @@ _KEPT: Final = "public, max-age=31536000, immutable"
 
 
 class Assets:
-    """The files under ``assets/``; their version is the digest of all of them and part of their addresses."""
+    """The files under ``assets/``, here and of all pages; the digest of all of them is part of their addresses."""
 
     def __init__(self) -> None:
-        found = sorted(path for path in _FOLDER.rglob("*") if path.suffix in _TYPES)
-        self._files = {path.relative_to(_FOLDER).as_posix(): path.read_bytes() for path in found}
+        found = [(path, folder) for folder in _FOLDERS for path in folder.rglob("*") if path.suffix in _TYPES]
+        self._files = {path.relative_to(folder).as_posix(): path.read_bytes() for path, folder in sorted(found)}
         self._compressed = {name: gzip.compress(data, 9, mtime=0) for name, data in self._files.items()}
         every = b"\0".join(name.encode() + b"\0" + data for name, data in self._files.items())
         self.version = hashlib.sha256(every).hexdigest()[:12]

@@ -5,19 +5,17 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qs, quote, urlencode
 
 from fastapi import APIRouter, Depends, Request, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel, ValidationError
 
+from weir.streams.pages.rendering import environment
 from weir.streams.service.access.access_guard import nonce_of
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.login.sessions import csrf_token_of
@@ -37,7 +35,6 @@ _COMPRESSED: Final = 8_192
 _FORM_FIELDS: Final = 2_000
 """Four times as many as alerts in one request: each costs the loop that decides, too."""
 _DUMPED: Final = 4_096
-_NOTHING: Final = "\u2013"
 _CAUSES: Final = {
     "drift": "by a drift", "schedule": "by the schedule", "volume": "by the number of labels", "manual": "by a person",
 }  # fmt: skip
@@ -78,20 +75,8 @@ class Pages:
 
     def __init__(self, service: Service, assets: Assets) -> None:
         self._service = service
-        loader = FileSystemLoader(Path(__file__).parent / "templates")
-        self._templates = Environment(
-            loader=loader, autoescape=True, undefined=StrictUndefined, auto_reload=False, trim_blocks=True,
-            lstrip_blocks=True,
-        )  # fmt: skip
-        self._templates.filters |= {
-            "when": when,
-            "number": number,
-            "path": path,
-            "query": query,
-            "cause": _CAUSES.get,
-            "day": day,
-            "dump": dump,
-        }
+        self._templates = environment(Path(__file__).parent / "templates")
+        self._templates.filters |= {"path": path, "query": query, "cause": _CAUSES.get, "dump": dump}
         self._templates.globals |= {"asset": assets.address}
 
     def compile_all(self) -> None:
@@ -217,42 +202,6 @@ def valid(model: type[_M], given: Mapping[str, Any]) -> _M:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Problem(422, "Not valid", f"{where}: {first['msg']}", parameter=where) from error
-
-
-def when(ts: float | None) -> Markup:
-    """A time as an element that the browser shows in its own zone; a dash for none.
-
-    >>> str(when(1_700_000_000.0))
-    '<time datetime="2023-11-14T22:13:20Z" data-when>2023-11-14 22:13:20 UTC</time>'
-    """
-    if ts is None:
-        return Markup(_NOTHING)
-    at = datetime.fromtimestamp(ts, UTC)
-    made = Markup('<time datetime="{}" data-when>{} UTC</time>')
-    return made.format(at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S"))
-
-
-def day(ts: float) -> str:
-    """A day (UTC).
-
-    >>> day(1_700_000_000)
-    '14 Nov'
-    """
-    return datetime.fromtimestamp(ts, UTC).strftime("%d %b")
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for people: so many significant digits, thousands apart; a dash for none.
-
-    >>> number(0.12345), number(1234567.0), number(0)
-    ('0.123', '1,234,567', '0')
-    """
-    if value is None or math.isnan(value):
-        return _NOTHING
-    if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}"
-    shown = f"{value:.{digits}g}"
-    return f"{value:,.0f}" if "e" in shown and abs(value) >= 1 else shown
 
 
 def path(text: str) -> str:

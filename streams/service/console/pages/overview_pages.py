@@ -12,9 +12,11 @@ from fastapi import Request, Response
 from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
+from weir.streams.pages.rendering import when
+from weir.streams.pages.values import number
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.console.rendering import PageGroup, number, when
+from weir.streams.service.console.rendering import PageGroup
 from weir.streams.service.store.alert_queries import examples_learned, happenings_of
 from weir.streams.service.views.samples import DAY_S, Series, alerts_by_day, series_since
 from weir.streams.service.views.sampling import MAIN

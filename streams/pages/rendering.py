@@ -1,0 +1,38 @@
+"""The templates of pages, and how they write values. It knows neither a service nor what is shown."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from weir.streams.pages.values import NOTHING, day, number
+
+FOLDER: Final = Path(__file__).parent
+"""Where ``templates`` and ``assets`` are that pages share."""
+
+
+def environment(templates: Path) -> Environment:
+    """Templates of this folder and the shared ones; what they are told is escaped, and must be there."""
+    made = Environment(
+        loader=FileSystemLoader([templates, FOLDER / "templates"]), autoescape=True, undefined=StrictUndefined,
+        auto_reload=False, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= {"when": when, "number": number, "day": day}
+    return made
+
+
+def when(ts: float | None) -> Markup:
+    """A time as an element that the browser shows in its own zone; a dash for none.
+
+    >>> str(when(1_700_000_000.0))
+    '<time datetime="2023-11-14T22:13:20Z" data-when>2023-11-14 22:13:20 UTC</time>'
+    """
+    if ts is None:
+        return Markup(NOTHING)
+    at = datetime.fromtimestamp(ts, UTC)
+    made = Markup('<time datetime="{}" data-when>{} UTC</time>')
+    return made.format(at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S"))

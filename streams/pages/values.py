@@ -1,0 +1,32 @@
+"""How values are written on pages and in charts."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Final
+
+NOTHING: Final = "\u2013"
+
+
+def day(ts: float) -> str:
+    """A day (UTC).
+
+    >>> day(1_700_000_000)
+    '14 Nov'
+    """
+    return datetime.fromtimestamp(ts, UTC).strftime("%d %b")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for people: so many significant digits, thousands apart; a dash for none.
+
+    >>> number(0.12345), number(1234567.0), number(0)
+    ('0.123', '1,234,567', '0')
+    """
+    if value is None or math.isnan(value):
+        return NOTHING
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    shown = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e" in shown and abs(value) >= 1 else shown
