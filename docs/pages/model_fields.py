@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Secret, SecretStr
+from pydantic import Secret, SecretStr
 from pydantic.fields import FieldInfo
 
 
-def docs_of(model: type[BaseModel]) -> dict[str, str]:
-    """The text below each field of a model and of those it is built from, in one line.
+def docs_of(model: type) -> dict[str, str]:
+    """The text below each field of a model, or a dataclass, and of those it is built from, in one line.
 
     >>> from weir.online.codec.limits import InputLimits
     >>> docs_of(InputLimits)["weight"]
@@ -22,7 +22,7 @@ def docs_of(model: type[BaseModel]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for part in reversed(model.__mro__):
-        if not issubclass(part, BaseModel) or part is BaseModel:
+        if not part.__module__.startswith("weir."):
             continue
         (tree,) = ast.parse(inspect.getsource(part)).body
         assert isinstance(tree, ast.ClassDef)
@@ -73,7 +73,8 @@ def _bounds(schema: Mapping[str, Any]) -> list[str]:
     for what, unit in sizes.items():
         least, most = schema.get(f"min{what}"), schema.get(f"max{what}")
         if least is not None or most is not None:
-            found.append(f"{least or 0} to {most} {unit}" if most is not None else f"at least {least} {unit}")
+            both = f"{least} {unit}" if least == most else f"{least or 0} to {most} {unit}"
+            found.append(both if most is not None else f"at least {least} {unit}")
     if not (pattern := schema.get("pattern", "^[^")).startswith("^[^"):  # those say which characters are not allowed
         found.append(f"as `{pattern}`")
     return found

@@ -20,8 +20,11 @@ class EncoderSettings:
     hidden: int = 64
     """H, which is also the state S a task must grant."""
     embedding: int = 0
+    """Coordinates of the entity's embedding that it tells; the task's ``embedding``."""
     knots: int = 0
+    """Pieces of a piecewise linear encoding that each input has beside itself; 0 for none."""
     dropout: float = 0.1
+    """Share of units that are dropped in training."""
 
     length: int = 64
     """Events of a chunk whose loss counts; gradients go no further back than the chunk and its warm-up."""
@@ -44,11 +47,15 @@ class EncoderSettings:
     """Days before the newest label from which on a warm start learns labels."""
 
     pretrain_rate: float = 2e-3
+    """Highest learning rate of pre-training."""
     rate: float = 3e-3
     """Highest learning rate of a phase; it rises over the first tenth and falls along a cosine."""
     warm_rate: float = 6e-4
+    """Highest learning rate of a warm start."""
     weight_decay: float = 1e-2
+    """Of AdamW, on all weights."""
     gradient_norm: float = 1.0
+    """Gradients are scaled down to this norm at most."""
     next_weight: float = 0.01
     """Lambda of ``L = lambda * L_next + L_task`` while fine-tuning."""
     event_dropout: float = 0.0
@@ -65,7 +72,9 @@ class EncoderSettings:
     metric: Literal["average_precision", "roc_auc"] = "average_precision"
     """The validation metric that ends the training and chooses the weights that are kept."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is trained; ``auto`` takes CUDA where there is one."""
     checkpoint_steps: int = 200
+    """Steps from checkpoint to checkpoint."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> EncoderSettings:

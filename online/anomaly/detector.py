@@ -56,15 +56,23 @@ class AnomalyParams(FrozenModel):
     tree_window: int = Field(default=250, ge=10)
     """Values per mass window of the half-space trees."""
     tree_seed: int = 1
+    """Of the draws of the half-space trees."""
     utc_offset_s: float = 0.0
     """Added to the event time before the hour and the weekday are taken."""
     level_weight: float = Field(default=0.25, ge=0.0)
+    """Of the distance from the running level; a component of weight 0 is left out."""
     change_weight: float = Field(default=0.5, ge=0.0)
+    """Of the last step, from value to value."""
     spread_weight: float = Field(default=0.25, ge=0.0)
+    """Of the roughness of the last values."""
     seasonal_weight: float = Field(default=1.5, ge=0.0)
+    """Of the distance from what is usual at this hour."""
     pattern_weight: float = Field(default=1.0, ge=0.0)
+    """Of how new the last three values are."""
     context_weight: float = Field(default=1.0, ge=0.0)
+    """Of how new the means over 3 to 100 values are."""
     density_weight: float = Field(default=0.25, ge=0.0)
+    """Of how empty the region of the value is."""
 
     @property
     def weights(self) -> tuple[float, ...]:

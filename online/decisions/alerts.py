@@ -54,6 +54,7 @@ class AlertPolicy(FrozenModel):
     told_every_s: Seconds = Field(default=3600.0, gt=0.0, exclude_if=lambda value: value == 3600.0)
     """A repeat so long after the last record is told."""
     max_event_ids: int = Field(default=20, ge=1, le=1000)
+    """Events that an alert lists at most, the first ones."""
     max_open: int = Field(default=10_000, ge=1)
     """Open alerts; beyond, the one that has been quiet longest is resolved to make room."""
     remember_events: int = Field(default=100_000, ge=1)

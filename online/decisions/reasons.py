@@ -26,6 +26,7 @@ class ReasonPolicy(FrozenModel):
     """Which contributions are worth telling."""
 
     top: int = Field(default=3, ge=1, le=64)
+    """Reasons that an alert has at most."""
     min_contribution: float = Field(default=0.05, ge=0.0)
     """Log-odds below which a contribution is not told."""
     min_share: float = Field(default=0.05, ge=0.0, lt=1.0)

@@ -29,6 +29,7 @@ class FixedThreshold(FrozenModel):
 
     kind: Literal["fixed"] = "fixed"
     value: float = Field(ge=0.0, le=1.0)
+    """Scores over it alert."""
 
 
 class CostThreshold(FrozenModel):
@@ -42,9 +43,13 @@ class CostThreshold(FrozenModel):
 
     kind: Literal["cost"] = "cost"
     false_positive: float = Field(ge=0.0, allow_inf_nan=False)
+    """What an alert costs where nothing is wrong."""
     false_negative: float = Field(gt=0.0, allow_inf_nan=False)
+    """What no alert costs where something is wrong; with ``value`` the part of the amount that is lost."""
     review: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    """What a look at an alert costs, whatever it finds."""
     value: Worth = WORTH
+    """What is at stake: the amount of the event, which must be an input; left out, the same for all events."""
 
     @model_validator(mode="after")
     def _worth_it(self) -> Self:
@@ -80,10 +85,15 @@ class BudgetThreshold(FrozenModel):
     min_score: float = Field(default=0.0, ge=0.0, lt=1.0, exclude_if=lambda value: value == 0.0)
     """No score below it alerts, whatever is left of the budget."""
     value: Worth = WORTH
+    """What alerts are weighed by: the probability times the amount of the event; left out, the probability alone."""
     half_life_days: float = Field(default=7.0, gt=0.0, allow_inf_nan=False)
+    """Event time after which a score counts half for the line."""
     min_scores: int = Field(default=1000, ge=1)
+    """Scores before which nothing alerts."""
     min_days: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    """Event time before which nothing alerts."""
     bins: int = Field(default=2048, ge=16, le=65536)
+    """Of the histogram of scores that the line is read from."""
 
     @model_validator(mode="before")
     @classmethod
@@ -107,10 +117,15 @@ class PrecisionThreshold(FrozenModel):
 
     kind: Literal["precision"] = "precision"
     precision: float = Field(gt=0.0, lt=1.0)
+    """Share of the scores over the line that are to be positive."""
     half_life_days: float = Field(default=30.0, gt=0.0, allow_inf_nan=False)
+    """Event time after which a label counts half."""
     min_labels: int = Field(default=30, ge=1)
+    """Labels over a line, faded, without which it is not considered."""
     fallback: BudgetThreshold | None = None
+    """A budget that decides while no line reaches the precision."""
     bins: int = Field(default=2048, ge=16, le=65536)
+    """Of the histograms of scores that the line is read from."""
 
 
 ThresholdPolicy = Annotated[

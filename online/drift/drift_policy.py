@@ -33,8 +33,11 @@ class DriftPolicy(FrozenModel):
     """
 
     block_events: int = Field(256, ge=8)
+    """Rows that are looked at together: the resolution of detections."""
     sample_every: int = Field(4, ge=1)
+    """KSWIN and PSI see every so many-th value; it divides ``block_events``."""
     reference_blocks: int = Field(32, ge=8, le=512)
+    """Blocks that others are compared with."""
 
     reference_days: float = Field(7.0, ge=0.0, le=60.0)
     """Event time in which a stream's usual course is learned before its reference: by the hour of the week where these
@@ -43,8 +46,11 @@ class DriftPolicy(FrozenModel):
     rhythm, or end within days."""
 
     feature_detectors: tuple[Detector, ...] = ("adwin", "page_hinkley", "kswin", "psi")
+    """What watches columns, the first one first."""
     score_detectors: tuple[Detector, ...] = ("adwin", "page_hinkley", "kswin", "psi")
+    """What watches the score."""
     rate_detectors: tuple[Detector, ...] = ("adwin", "page_hinkley")
+    """What watches the share of positive labels."""
 
     adwin_delta: float = Field(0.002, gt=0.0, lt=1.0)
     """Significance of a cut (Bifet and Gavalda, 2007)."""
@@ -59,13 +65,16 @@ class DriftPolicy(FrozenModel):
     kswin_alpha: float = Field(1e-6, gt=0.0, lt=1.0)
     """Significance of one test; a test is made at every block."""
     kswin_window_blocks: int = Field(32, ge=2)
+    """Newest blocks that KSWIN looks at."""
     kswin_recent_blocks: int = Field(8, ge=1)
+    """Newest of these, which it compares with the older ones."""
     kswin_min_statistic: float = Field(0.1, ge=0.0, le=1.0)
     """A smaller distance is never an alarm, however significant; River's KSWIN has the same floor."""
 
     psi_threshold: float = Field(0.25, gt=0.0)
     """Published reading (Siddiqi, 2006): below .1 no change, to .25 moderate, above .25 major."""
     psi_window_blocks: int = Field(16, ge=1)
+    """Newest blocks that PSI compares with the reference."""
 
     cooldown_s: float = Field(3600.0, ge=0.0)
     """Event time after a detection during which the stream is not watched, so that one drift is one alarm."""

@@ -47,12 +47,15 @@ Window = Annotated[float, BeforeValidator(_window)]
 
 class _Aggregate(FrozenModel):
     name: Name
+    """Part of the names of its features: ``ENTITY.NAME_OP_WINDOW``."""
     windows: tuple[Window, ...] = ()
+    """Whole seconds from ``1s`` to ``3653d``, or ``ever``; each op that has windows makes a feature of each."""
     where: Formula | None = None
     """Only rows for which this expression is true feed the aggregate."""
     panes: int = Field(default=24, ge=2, le=256)
     """Panes a window is made of: its edge is exact to ``window / panes``."""
     half_life: Seconds = Field(default=7 * 86_400.0, gt=0)
+    """Of ``ewmean`` and ``over_ewmean``, and of gaps where there are no windows."""
 
     @field_validator("windows")
     @classmethod
@@ -82,6 +85,7 @@ class Aggregate(_Aggregate):
     value: Formula | None = None
     """Column or expression to aggregate; without it the aggregate counts events."""
     ops: tuple[WindowOp | GapOp | PlainOp, ...] = Field(min_length=1)
+    """What is computed of the values or of the events' times; each is a feature."""
     include_current: bool = True
     """Whether windowed values include the event that is being scored."""
     clip: float = Field(default=0.0, ge=0)
@@ -116,11 +120,13 @@ class LabelAggregate(_Aggregate):
     """An aggregate of an entity over labels, fed when each label becomes known (never earlier)."""
 
     ops: tuple[LabelWindowOp | LabelPlainOp | LabelRunOp, ...] = Field(min_length=1)
+    """What is computed of the labels known so far; each is a feature."""
     value: Formula | None = None
     """``run_min``: column or expression, as it was when the event was scored."""
     prior: float = Field(default=0.0, ge=0)
     """``share``: strength of the prior, in labels; 0 leaves an empty window missing."""
     prior_share: float = Field(default=0.0, ge=0, le=1)
+    """``share``: the share of positives that the prior stands for."""
 
     @model_validator(mode="after")
     def _check(self) -> LabelAggregate:
@@ -140,13 +146,15 @@ class Anomaly(FrozenModel):
     """An unsupervised detector on one value of an entity, or on several sensors; what it tells becomes features."""
 
     name: Name
+    """Its columns are ``ENTITY.NAME`` and those that begin so."""
     value: Formula | None = None
-    """``onset``: a column or an expression."""
+    """``onset``: a column or an expression, which is watched."""
     params: dict[str, Any] = Field(default_factory=dict)
+    """Of the detector, by ``score``: the two tables below."""
     score: Literal["onset", "state"] = Field(default="onset", exclude_if=lambda value: value == "onset")
     """When something new begins, told once and then got used to; or how unlike a reference it is, while that lasts."""
     values: tuple[Sensor, ...] = Field(default=(), max_length=32, exclude_if=lambda value: not value)
-    """``state``: the sensors."""
+    """``state``: the sensors, raw columns or of ``[values]``."""
     reference: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """``state``: ``400 rows``, a duration, or a column or expression that is true while the reference runs."""
     restart: Formula | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -202,10 +210,11 @@ class Entity(FrozenModel):
     """Something events are about: its key column and what is remembered of it."""
 
     name: Name
+    """What its features' names begin with."""
     key: str
     """A wire identifier such as ``user_id``, or ``*`` for one entity that every event belongs to."""
     ttl: Seconds = 60 * DAY_S
-    """How long an entity without events is remembered; see ``kept_s``."""
+    """How long an entity without events is remembered; left out, as long as its longest window (``ever``: 2 years)."""
     aggregates: tuple[Aggregate, ...] = ()
     labels: tuple[LabelAggregate, ...] = ()
     anomalies: tuple[Anomaly, ...] = ()

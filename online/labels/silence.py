@@ -46,6 +46,7 @@ class SilencePolicy(FrozenModel):
     observe_s: Seconds = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     """How long after its first event an entity is scored, where ``score`` is ``first``."""
     horizon_s: Seconds = Field(gt=0.0, allow_inf_nan=False)
+    """The label is 1 where no event follows in so long."""
     reveal: Literal["early", "at_horizon"] = "early"
     """``early``: a 0 is known at the event that breaks the silence; ``at_horizon``: all labels are known at the end."""
     lateness_s: Seconds = Field(default=0.0, ge=0.0, allow_inf_nan=False)
@@ -53,6 +54,7 @@ class SilencePolicy(FrozenModel):
     remember_s: Seconds = Field(default=math.inf, ge=0.0)
     """How long an entity is remembered after its label, so that it is not taken for a new one."""
     max_entities: int = Field(default=2_000_000, ge=1)
+    """Entities that are remembered at most."""
 
     @property
     def after_s(self) -> float | None:

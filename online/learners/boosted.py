@@ -46,7 +46,7 @@ def boosted_scores(x: Rows, trees: Trees, count: int, depth: int, bias: float) -
     return out
 
 
-_LIMITS: dict[str, tuple[float, float]] = {
+LIMITS: dict[str, tuple[float, float]] = {
     "trees": (1, 4096),
     "depth": (1, 10),
     "learning_rate": (1e-6, 1.0),
@@ -111,7 +111,7 @@ class BoostedTrees:
     kind: ClassVar[str] = "boosted"
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _LIMITS.items():
+        for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"boosted: {name} = {getattr(self, name)} is outside {low:g} to {high:g}")
         if self.every > self.buffer:

@@ -59,8 +59,11 @@ class LearnerSpec(FrozenModel):
     """
 
     kind: str
+    """The learner; each has a table of its parameters."""
     params: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the kind that are other than their defaults."""
     members: tuple[LearnerSpec, ...] = ()
+    """Of ``auto``, ``stack`` and ``beside_full``: the learners that it mixes, each with kind and params."""
 
 
 AUTO_MEMBERS = (

@@ -20,9 +20,11 @@ class Category(FrozenModel):
     """
 
     name: Name
+    """What its columns are called by."""
     value: str | None = None
     """The text column; left out, the one of this name."""
     encode: Literal["hashed", "target"] = "hashed"
+    """As groups by hash, or as the share of positives among its known labels."""
     columns: int = Field(default=8, ge=2, le=64)
     """``hashed``: groups that values fall into by their hash; a column each, 1 for those of the group."""
     windows: tuple[Window, ...] = (EVER,)

@@ -37,7 +37,9 @@ class TrainingSpec(FrozenModel):
     min_labels: int = Field(default=500, ge=20)
     """Known labels without which there is no training."""
     min_positives: int = Field(default=30, ge=5)
+    """Positive ones among them without which there is no training."""
     metric: Literal["average_precision", "roc_auc"] = "average_precision"
+    """What a candidate and the champion are compared by."""
     confidence: float = Field(default=0.9, gt=0.5, lt=1)
     """Of the bootstrap interval by which a candidate must not be worse than the champion."""
     shadow_examples: int = Field(default=300, ge=20)
@@ -47,6 +49,7 @@ class TrainingSpec(FrozenModel):
     """Settings of the encoder other than the defaults, such as those that ``weir tune --out`` found
     (``weir.models.training.training_settings.EncoderSettings``); its width is the task's ``state``."""
     seed: int = 1
+    """Of everything random in training."""
 
 
 class FullSpec(FrozenModel):

@@ -80,9 +80,11 @@ class RetrainPolicy(FrozenModel):
     """When a task asks for a new full model by itself."""
 
     on_drift: bool = True
+    """Ask after each drift that is found."""
     after_labels: int | None = Field(default=None, ge=1)
     """Ask after this many examples since the last request."""
     cooldown: Seconds = 86_400.0
+    """Event time after a request in which no other is made."""
 
 
 class SourceSpec(FrozenModel):
@@ -105,6 +107,7 @@ class SourceSpec(FrozenModel):
     missing: tuple[str, ...] | None = None
     """Words that mean missing, in place of the usual ones; case and blanks do not matter."""
     row_interval: Seconds = 60.0
+    """Event time from row to row where there is no ``time`` column."""
     order: Literal["time", "arrival"] = "time"
     """``arrival`` keeps each entity's rows in file order even where their times step back a little."""
     start: float = 1_500_000_000.0
@@ -112,6 +115,7 @@ class SourceSpec(FrozenModel):
     event_id: str | None = None
     """Column of the event id; without it rows are numbered."""
     label: str | None = None
+    """Column of the label; without it labels come from files, from silence or not at all."""
     positive: tuple[str, ...] = ()
     """Label values that mean 1, such as ``fraud``: all others are 0 where ``negative`` is empty. Without both lists
     1/0, true/false, yes/no and their like are understood."""
@@ -179,13 +183,17 @@ class TaskSpec(FrozenModel):
     """
 
     name: Name
+    """Also the name of the task in labels, predictions and alerts."""
     description: str = ""
+    """For people; nothing is computed from it."""
     stream: Literal["user-events", "device-events"] = "user-events"
+    """The stream of events that it reads."""
     types: tuple[Word, ...] = ()
     """Event types the task sees; empty for all."""
     entity: Name
     """The entity that scores and alerts are about."""
     utc_offset: Seconds = Field(default=0.0, ge=-50_400.0, le=50_400.0)
+    """Added to event time before hour, weekday and night are taken; ``-5h`` is west of Greenwich."""
     numbers: tuple[str, ...] = ()
     """Numeric raw columns the model may see as inputs (others are found in expressions)."""
     ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
@@ -193,11 +201,14 @@ class TaskSpec(FrozenModel):
     missing: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """By numeric raw column, the values that stand for "no reading"; a list at the top, or ``"*"``, is for all."""
     values: dict[Name, Formula] = Field(default_factory=dict)
+    """Derived columns by name: expressions of raw columns, of features and of each other."""
     entities: tuple[Entity, ...] = Field(min_length=1)
     categories: tuple[Category, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Texts that the model is to see."""
     inputs: tuple[str, ...] = ("*",)
+    """Columns that the model sees: names, globs, and ``!`` before those to leave out."""
     indicators: bool = True
+    """Whether a 0/1 column stands beside every group of inputs that can be missing."""
     model: LearnerSpec
     labels: LabelSpec = LabelSpec()
     threshold: ThresholdPolicy = BudgetThreshold(alerts_per_day=20)

@@ -98,7 +98,7 @@ class AdaptiveForest:
     delta, tau : split confidence and tie threshold.
     leaf_prediction : "mc", "nb" or "nba" (majority class, naive Bayes, the better of both).
     max_features : features a leaf monitors, a count or "sqrt".
-    max_depth : bounds memory.
+    max_depth : splits on a path at most: bounds memory.
     drift_delta, warning_delta : ADWIN confidences of a tree's replacement and of its background tree's start.
     seed : of resampling and feature choice.
 

@@ -56,7 +56,7 @@ class AdaptiveTree:
     grace_period : weight a leaf sees between split attempts. Large row weights use it up faster.
     delta, tau : split confidence and tie threshold.
     leaf_prediction : "mc", "nb" or "nba" (majority class, naive Bayes, the better of both).
-    max_depth : bounds memory.
+    max_depth : splits on a path at most: bounds memory.
     bootstrap_sampling : Poisson(1) resampling in the leaves, drawn from ``seed``.
     seed : of the tree's own random numbers.
 
