@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import msgspec
 import numpy as np
 
-from weir.online.batch import FloatMatrix, FloatVector
+from weir.online.batch import FloatMatrix, FloatVector, IntVector
 from weir.online.decisions.feature_name import FeatureName, indicated, missing_in
 from weir.online.errors import StateError, stored
 
@@ -71,6 +73,24 @@ class TypicalValues:
             middle = filled[low, columns] / 2.0 + filled[high, columns] / 2.0  # their sum may be no number any more
             self._median = np.where(count > 0, middle, np.nan)
         return self._median
+
+    def as_of(self, x: FloatMatrix, at: IntVector) -> tuple[FloatMatrix, FloatMatrix]:
+        """Typical values and ``shares`` at rows ``at (k,)``, ascending, of ``x (n, F)``; both are ``(k, F)``.
+
+        ``x`` is what ``update`` takes next. A row sees the rows before it and itself, so that what is typical does not
+        depend on how rows are cut into batches.
+        """
+        then, done = copy(self), 0
+        then._sample = self._sample.copy()
+        values, shares = np.empty((2, len(at), len(self.features)))
+        # Rows between two samples see the same sample.
+        for rows in np.split(np.arange(len(at)), np.flatnonzero(np.diff((self._rows + at) // self.every)) + 1):
+            if not len(rows):
+                continue
+            upto = int(at[rows[-1]]) + 1
+            then.update(x[done:upto])
+            values[rows], shares[rows], done = then.values(), then.shares(x[at[rows]]), upto
+        return values, shares
 
     def shares(self, x: FloatMatrix) -> FloatMatrix:
         """Share of the sample that is as far out as each value of rows ``(k, F)``, or further, on the same side.

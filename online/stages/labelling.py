@@ -141,8 +141,8 @@ class LabellingStage:
             return out
         p = scored.predictions
         marks = self.time.advance(p.ts, self._senders(p))
-        self.typical.update(p.features)
         out.scored, out.thresholds = scored, self._decide(scored, marks, out)
+        self.typical.update(p.features)
         noted = np.column_stack([out.thresholds, scored.masks])
         joined = self.joiner.log(p, noted, scored.entities, marks, scored.offsets, self._ripens_s(p))
         self.counts.scored += len(scored)
@@ -219,7 +219,7 @@ class LabellingStage:
         """Reasons of rows that alert: what each feature added to the log-odds, in words."""
         x, versions = scored.predictions.features[at], scored.predictions.model_version[at]
         added = self._full.handed_on(x, self._contributions(x, versions))
-        return self._writer.write(x, added, self.typical.values(), self.typical.shares(x))
+        return self._writer.write(x, added, *self.typical.as_of(scored.predictions.features, at))
 
     def _learn(self, joined: JoinResult, out: LabelOutput) -> None:
         """Feed what became known: metrics first (with the score given then), features, thresholds, then examples.

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tests.online.pipeline_runs import all_scores, call, pipeline_of, plain, plain_examples, resumed, run, scores, state
 from tests.online.task_streams import FRAUD, Call, label, script, seeds
 from weir.online.batch import EventBatch, LabelBatch
+from weir.online.decisions.alert_state import AlertState
 from weir.online.learners.factory import build_learner
 from weir.online.learners.online_model import OnlineModel
-from weir.online.stages.pipeline import TaskPipeline
+from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 
@@ -88,6 +89,16 @@ def test_snapshot_and_restore_equal_the_straight_run(seed: int, at: float) -> No
     assert second.evaluation.points() == straight.evaluation.points()
 
 
+def decided(outs: list[StepOutput]) -> list[tuple[str, float, AlertState | None]]:
+    """What was decided on each score: its threshold and its alert, reasons and all."""
+    return [
+        (event_id, threshold, out.decided.get(row))
+        for out in outs
+        if out.predictions is not None and out.thresholds is not None
+        for row, (event_id, threshold) in enumerate(zip(out.predictions.event_id, out.thresholds.tolist(), strict=True))
+    ]
+
+
 @settings(max_examples=25, deadline=None)
 @given(seeds, seeds)
 def test_scores_do_not_depend_on_how_events_are_cut_into_calls(seed: int, cuts: int) -> None:
@@ -117,8 +128,10 @@ def test_scores_do_not_depend_on_how_events_are_cut_into_calls(seed: int, cuts: 
     assert plain_examples([e for o in others for e in o.examples]) == plain_examples(
         [e for o in outs for e in o.examples]
     )
-    assert [a.alert_id for o in others for a in o.alerts] == [a.alert_id for o in outs for a in o.alerts]
+    assert [a for o in others for a in o.alerts] == [a for o in outs for a in o.alerts]
+    assert decided(others) == decided(outs)
     assert one.model.snapshot() == two.model.snapshot()
+    assert one.labelling.typical.snapshot() == two.labelling.typical.snapshot()
 
 
 @settings(max_examples=15, deadline=None)

@@ -33,6 +33,9 @@ from weir.online.codec.decision_blocks import Decision, decode_decisions
 from weir.online.codec.decode import decode_labels
 from weir.online.codec.example_log import decode_example_log
 from weir.online.codec.wire import Alert, DeadLetter
+from weir.online.decisions.threshold_policy import BudgetThreshold
+from weir.online.stages.labelling import share_of
+from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
 from weir.streams.config import topics
 from weir.streams.redis.stored_rows import Lane, decode_row, lane_prefix
@@ -304,16 +307,14 @@ class Checker:
 
     def decisions_are_those_on_the_first_predictions(self) -> None:
         """One a prediction, in its partition and order; alerts, and lines that follow a budget's use, are others where
-        labels resolve alerts at another time. A repeat says what the first said, but for the reasons: what is usual in
-        them is of the rows so far, those of the same batch among them."""
-        count, repeats = 0, 0
+        labels resolve alerts at another time. A repeat says what the first said, reasons and all."""
+        count, repeats, lanes = 0, 0, self.deployment.settings.topics.partitions
         found: dict[tuple[int, str], dict[str, Decision]] = {}
         for p, log in self.deployment.read(topics.DECISIONS).items():
             for block in (decode_decisions(stored.record.value) for stored in log):
                 firsts = found.setdefault((p, block.task), {})
                 for row in block.batch.rows():
-                    first = firsts.setdefault(row.event_id, row)
-                    if _decided(first, True) != _decided(row, True):
+                    if (first := firsts.setdefault(row.event_id, row)) != row:
                         raise Differs(f"a repeat of a decision says {row}, and the first {first}")
                     repeats += first is not row
                     count += 1
@@ -324,6 +325,7 @@ class Checker:
                  {i: _decided(row, free) for i, row in wanted.items()})  # fmt: skip
             if [*mine] != [*wanted]:
                 raise Differs(f"decisions on {name}, partition {p}, are not in the order of their predictions")
+            _check_budget(f"{name}, partition {p}", self.tasks[name], lanes, p, mine)
         self.notes["decisions"] = (count - repeats, repeats)
 
     # -- Redis ---------------------------------------------------------------------------------------------------
@@ -345,6 +347,25 @@ def _decided(row: Decision, with_alert: bool) -> tuple[Any, ...]:
     if not with_alert:
         return (*row[:4], *row[5:7])
     return (*row[:7], alert is not None, alert and (alert.alert_id, alert.status, alert.severity))
+
+
+def _check_budget(where: str, task: TaskSpec, lanes: int, lane: int, decisions: Mapping[str, Decision]) -> None:
+    """Whatever moved the line: who has an alert was over it, and no span of event time has more alerts than its cap."""
+    under = [row.event_id for row in decisions.values() if row.alert is not None and row.score < row.threshold]
+    if under:
+        raise Differs(f"decisions on {where}: {_some(under)} have an alert and are under the line")
+    policy = share_of(task.threshold, 1 / lanes, lane)
+    if not isinstance(policy, BudgetThreshold):
+        return
+    opened: dict[str, float] = {}
+    for row in decisions.values():
+        if row.alert is not None:
+            opened.setdefault(row.alert.alert_id, row.ts)
+    times = np.sort(np.fromiter(opened.values(), np.float64, len(opened)))
+    for most, span_s in policy.limits:
+        within = np.arange(len(times)) - np.searchsorted(times, times - span_s, side="right") + 1
+        if len(times) and within.max() > most:
+            raise Differs(f"alerts on {where}: {within.max()} opened within {span_s:,.0f} s, the cap is {most}")
 
 
 def _say(alert: Any) -> tuple[Any, ...]:
