@@ -1,4 +1,7 @@
-"""Of every test: Hypothesis without deadlines, no waiting for disks, ``async def`` tests by asyncio in bounded time."""
+"""Of every test: Hypothesis without deadlines, no waiting for disks, ``async def`` tests by asyncio in bounded time.
+
+Processes take whole files of tests; those of the console, who share one filled service, are one process's.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile("weir", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -44,3 +48,18 @@ def pytest_itemcollected(item: pytest.Item) -> None:
                 await test(**arguments)
 
         item.obj = bounded
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Replace ``--dist loadfile``: each process with a test of the console would fill a service for half a minute."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    scheduler = LoadFileScheduling(config, log)
+
+    def scope(nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        shared = file.startswith("tests/console/") and not file.endswith("test_demo_console.py")
+        return "tests/console" if shared else file
+
+    scheduler._split_scope = scope
+    return scheduler
