@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from weir.online.batch import ExampleBatch, FloatVector, PredictionBatch
@@ -47,12 +48,17 @@ class StageOutput(Protocol):
     requests: list[RetrainAsked]
 
 
+def alert_records(alerts: Sequence[AlertState], now: float) -> list[Record]:
+    """The records of ``alerts``, in order."""
+    models = [Alert.model_validate(a.to_wire_dict()) for a in alerts]
+    return [Record(a.entity_id.encode(), encode_model(a), now) for a in models]
+
+
 def decision_records(task: str, features: tuple[str, ...], out: StageOutput, now: float) -> dict[str, list[Record]]:
     """Alerts, examples and retrain requests by topic."""
     made: dict[str, list[Record]] = {}
     if out.alerts:
-        alerts = [Alert.model_validate(a.to_wire_dict()) for a in out.alerts]
-        made[topics.ALERTS] = [Record(a.entity_id.encode(), encode_model(a), now) for a in alerts]
+        made[topics.ALERTS] = alert_records(out.alerts, now)
     for examples in out.examples:
         values = encode_examples(examples, features, task)
         made.setdefault(topics.EXAMPLES, []).extend(Record(task.encode(), v, now) for v in values)

@@ -68,6 +68,8 @@ class LabelOutput:
     """By row of ``scored`` that was over its threshold: its alert as it was then; see `Decided.of_rows`."""
     refused: int = 0
     """Rows that would have opened an alert, but the budget had none left."""
+    told: JoinResult | None = None
+    """The labels that became known of scores, before maturity and sampling."""
     examples: list[ExampleBatch] = field(default_factory=list)
     """What models are to learn, in this order: the records of the ``examples`` topic."""
     updates: dict[str, UpdateBatch] = field(default_factory=dict)
@@ -226,7 +228,8 @@ class LabellingStage:
 
         Features see each label when it becomes known; all else sees events that are mature.
         """
-        told, joined = joined.take(joined.new), joined.take(joined.ripe)
+        out.told = told = joined.take(joined.new)
+        joined = joined.take(joined.ripe)
         e, known = joined.examples, joined.label_ts_known
         out.updates = self._updates(told.examples, told)
         if len(e):

@@ -12,6 +12,7 @@ from weir.online.batch import EventBatch, ExampleBatch, FloatVector, LabelBatch,
 from weir.online.decisions.alert_state import AlertState
 from weir.online.drift.detection import Detection
 from weir.online.features.store import FeatureStore
+from weir.online.labels.join_policy import JoinResult
 from weir.online.stages.labelling import LabellingStage, LabelOutput
 from weir.online.stages.retrain_policy import RetrainAsked
 from weir.online.stages.scoring import ScoreOutput, ScoringStage
@@ -30,6 +31,8 @@ class StepOutput:
     alerts: list[AlertState] = field(default_factory=list)
     decided: dict[int, AlertState] = field(default_factory=dict)
     """By row of ``predictions`` that was over its threshold: its alert as it was then; see `Decided.of_rows`."""
+    told: list[JoinResult] = field(default_factory=list)
+    """The labels that became known of predictions, before maturity and sampling."""
     examples: list[ExampleBatch] = field(default_factory=list)
     """What the model learned, in its order: the records of the ``examples`` topic."""
     detections: list[Detection] = field(default_factory=list)
@@ -106,6 +109,7 @@ class TaskPipeline:
         for examples in made.examples:
             self.model.learn(examples)
         out.alerts += made.alerts
+        out.told += [made.told] if made.told is not None and len(made.told) else []
         out.examples += made.examples
         out.detections += made.detections
         out.requests += made.requests

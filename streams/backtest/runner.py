@@ -11,24 +11,33 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import pyarrow as pa
+
+from weir.online.batch import EventBatch
 from weir.online.codec.accept import Reject
 from weir.online.durations import format_duration
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
-from weir.online.task.spec import TaskSpec
+from weir.online.task.spec import SourceSpec, TaskSpec
+from weir.streams.backtest.alert_log import AlertLog
 from weir.streams.backtest.distinct_ids import distinct, within
-from weir.streams.backtest.event_files import FileSource
+from weir.streams.backtest.event_files import FileSource, SourceBatch
 from weir.streams.backtest.held_labels import LabelInput
+from weir.streams.backtest.kept_field import values_of, with_field
 from weir.streams.backtest.notes import Note, RunWatch
-from weir.streams.backtest.score_file import ScoreFile
+from weir.streams.backtest.outcomes import Keep, Outcomes
+from weir.streams.backtest.outputs import OutputFiles, Outputs
 from weir.streams.backtest.tables.opening import place
 from weir.streams.backtest.wire_files import WireSource
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import TooManyRejects, UsageError
 
 _SHOWN_REJECTS, _MANY_ROWS = 20, 1_000
+_MOST_POINTS = 200
+"""Of the metrics over time in a report: one of years stays small."""
+NOTHING: Final = Keep()
 
 
 @dataclass
@@ -54,6 +63,14 @@ class BacktestResult:
     """What was decided of the input, and what a backtest leaves out."""
     notes: list[Note] = field(default_factory=list)
     """What is odd, the gravest first."""
+    stopped: bool = False
+    """Whether it was asked to end before the data did."""
+    outcomes: Outcomes | None = None
+    """Every scored row, where that was kept, or needed for a file."""
+    alert_log: AlertLog | None = None
+    """Every record of an alert, where that was kept or written."""
+    features: pa.Table | None = None
+    """What each score was made from, by `Keep.features`."""
 
     def told(self, reject: Reject) -> str:
         """A row that was refused, by its number, and by its file where there are several."""
@@ -100,7 +117,7 @@ class BacktestResult:
             "features": list(p.features),
             "metrics": p.evaluation.get(),
             "metrics_over": self.metrics_over,
-            "metrics_over_time": p.evaluation.points(),
+            "metrics_over_time": _thinned(p.evaluation.points()),
             "alerts": self.alerts,
             "drift": self.detections,
             "retrain_requests": self.requests,
@@ -110,24 +127,32 @@ class BacktestResult:
 def run_backtest(
     task: TaskSpec,
     paths: Sequence[Path],
-    scores: Path | None,
+    scores: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     *,
     labels: Sequence[Path] = (),
     label_delay_s: float | None = None,
     started: Callable[[Sequence[str]], None] | None = None,
+    keep: Keep = NOTHING,
+    alerts: Path | None = None,
+    features: Path | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> BacktestResult:
-    """Run ``task`` over ``paths``; scores go to a Parquet file that is complete even when the run is interrupted.
+    """Run ``task`` over ``paths``; every file that it writes is complete up to there even when it is interrupted.
 
     Parameters
     ----------
     task : with a ``[source]`` for files of any layout; without one ``paths`` are JSONL in wire format.
     paths : CSV, Parquet, Arrow or JSON files, plain or packed, or folders of them, merged by event time.
-    scores : Parquet file of event_id, entity_id, ts, task, score, model_version.
+    scores : Parquet file of every score with its label and decision (`score_file.SCHEMA`), written at the end.
     progress : called with rows done and rows in all.
     labels : JSONL dumps of the ``labels`` topic, for labels that are not a column.
     label_delay_s : how long after the time it speaks of a label becomes known; the source's own when not given.
     started : called before the first row with what was decided of the input.
+    keep : what the result holds beside the metrics.
+    alerts : file of every record of an alert with its outcome, written at the end; Parquet or JSONL.
+    features : Parquet file of what each score was made from.
+    stop : asked between batches; once it is true the run ends there, and ``result.stopped`` says so.
 
     Raises
     ------
@@ -138,13 +163,16 @@ def run_backtest(
     """
     _check_mapping(task)
     pipeline = TaskPipeline(task, MemoryFeatureStore())
+    columns = pipeline.columns
+    if keep.field is not None:
+        task, columns = with_field(task, columns, keep.field)
     kind = WireSource if task.source is None else FileSource
-    source = kind(task, pipeline.columns, paths)
+    source = kind(task, columns, paths)
     if task.source is not None and task.source.label_known is not None and label_delay_s is not None:
         raise UsageError(f"the column {task.source.label_known!r} says when labels became known: drop --label-delay")
     own_s = source.label_delay_s if isinstance(source, FileSource) else None
     given = LabelInput(task, labels, label_delay_s if own_s is None else own_s)
-    result = BacktestResult(task, pipeline, sizes=source.sizes)
+    result = BacktestResult(pipeline.task, pipeline, sizes=source.sizes)
     if isinstance(source, FileSource):
         result.decisions += source.decisions
     if task.full is not None:
@@ -154,57 +182,99 @@ def run_backtest(
         )
     if started is not None:
         started(result.decisions)
-    watch = RunWatch(task, pipeline.columns)
-    refused: Counter[str] = Counter()
-    size = given.spec.batch_size
-    numbered = task.source is not None and task.source.event_id is None
-    if numbered and len({path.resolve() for path, _ in source.sizes}) < len(source.sizes):
-        raise UsageError("a file is given twice, and without `event_id` in [source] its rows would count twice")
-    batches = source.batches(size)
-    if not numbered:
-        batches = distinct(batches, size, Deduper(math.inf, most_bytes=bytes_for(len(source))))
-    writer = ScoreFile(scores, task.name) if scores is not None else None
+    batches = within(_batches(source, given.spec), given.span_s)
+    outputs = Outputs(task.name, pipeline.features, keep, OutputFiles(scores, alerts, features))
+    run = _Run(result, given, RunWatch(task, columns), outputs, keep.field)
     start = time.perf_counter()
-
-    def note(out: StepOutput) -> None:
-        given.learned(out)
-        result.alert_records += len(out.alerts)
-        result.requests += len(out.requests)
-        result.detections += [{"ts": d.ts, "what": d.words} for d in out.detections]
-        if out.predictions is not None and writer is not None:
-            writer.add(out.predictions)
-
     try:
-        for rows in within(batches, given.span_s):
-            batch = rows.events
-            if len(batch):
-                # As live: what is known before the first of these rows is learned before any of them is scored.
-                for known, known_at in given.held.due(float(batch.ts[0])):
-                    note(pipeline.labels(known, known_at))
-                note(pipeline.events(batch))
-            watch.update(batch, rows.labelled if rows.fresh is None else rows.labelled[rows.fresh])
-            given.read(rows)
-            result.rows += rows.rows
-            result.repeats += len(rows.batch) - len(batch)
-            result.rejected += len(rows.rejects)
-            refused.update(reject.reason.partition(":")[0] for reject in rows.rejects)
-            result.rejects += rows.rejects[: _SHOWN_REJECTS - len(result.rejects)]
+        for rows in batches:
+            if stop is not None and stop():
+                result.stopped = True
+                break
+            run.take(rows)
             _check_rejects(result, paths, len(source))
             if progress is not None:
                 progress(result.rows, len(source))
         if pipeline.timers is not None:
-            note(pipeline.advance(pipeline.timers.watermark))
+            run.note(pipeline.advance(pipeline.timers.watermark))
     finally:
         result.seconds = time.perf_counter() - start
-        if writer is not None:
-            writer.close()
-    found = [*watch.notes(pipeline.scored), *_of_rows(result, refused)]
-    if isinstance(source, FileSource):
-        fix = "they count as missing: correct them, or list their words in `missing` of [source]"
-        found += [Note("missing", what, fix) for what in source.unreadable()]
-    found += given.notes(pipeline.joiner, watch) if pipeline.scored else []
-    result.notes = sorted(found, key=lambda note: note.rank)
+        result.outcomes = outputs.close()
+    result.alert_log = outputs.alerts
+    result.features = None if outputs.features is None else outputs.features.table()
+    result.notes = sorted(run.notes(source), key=lambda note: note.rank)
     return result
+
+
+class _Run:
+    """What happens to each batch of one run."""
+
+    def __init__(
+        self, result: BacktestResult, given: LabelInput, watch: RunWatch, outputs: Outputs, field: str | None
+    ) -> None:
+        self.result, self.pipeline, self.given, self.watch, self.outputs = (
+            result,
+            result.pipeline,
+            given,
+            watch,
+            outputs,
+        )
+        self._refused: Counter[str] = Counter()
+        self._field = field
+
+    def take(self, rows: SourceBatch) -> None:
+        """Score rows, after learning what is known before the first of them."""
+        batch, result = rows.events, self.result
+        if len(batch):
+            # As live: what is known before the first of these rows is learned before any of them is scored.
+            now, delay_s = float(batch.ts[0]), 0.0 if self.given.held.timed else self.given.delay_s
+            for known, known_at in self.given.held.due(now):
+                self.note(self.pipeline.labels(known, known_at), held_back=(delay_s, now))
+            self.note(self.pipeline.events(batch), batch)
+        self.watch.update(batch, rows.labelled if rows.fresh is None else rows.labelled[rows.fresh])
+        self.given.read(rows)
+        result.rows += rows.rows
+        result.repeats += len(rows.batch) - len(batch)
+        result.rejected += len(rows.rejects)
+        self._refused.update(reject.reason.partition(":")[0] for reject in rows.rejects)
+        result.rejects += rows.rejects[: _SHOWN_REJECTS - len(result.rejects)]
+
+    def note(
+        self, out: StepOutput, batch: EventBatch | None = None, held_back: tuple[float, float] = (0.0, math.inf)
+    ) -> None:
+        """Count what a step made, and hand it to the outputs."""
+        result = self.result
+        self.given.learned(out)
+        result.alert_records += len(out.alerts)
+        result.requests += len(out.requests)
+        result.detections += [{"ts": d.ts, "what": d.words} for d in out.detections]
+        values = None if self._field is None or batch is None else values_of(result.task, batch, self._field)
+        self.outputs.add(out, values, held_back)
+
+    def notes(self, source: FileSource | WireSource) -> Iterator[Note]:
+        """What is odd of the whole run."""
+        yield from self.watch.notes(self.pipeline.scored)
+        yield from _of_rows(self.result, self._refused)
+        if isinstance(source, FileSource):
+            fix = "they count as missing: correct them, or list their words in `missing` of [source]"
+            yield from (Note("missing", what, fix) for what in source.unreadable())
+        yield from self.given.notes(self.pipeline.joiner, self.watch) if self.pipeline.scored else []
+
+
+def _batches(source: FileSource | WireSource, spec: SourceSpec) -> Iterator[SourceBatch]:
+    """The rows of a source as they are scored together, repeats marked."""
+    size = spec.batch_size
+    if isinstance(source, FileSource) and spec.event_id is None:  # its ids are the numbers of rows
+        if len({path.resolve() for path, _ in source.sizes}) < len(source.sizes):
+            raise UsageError("a file is given twice, and without `event_id` in [source] its rows would count twice")
+        return source.batches(size)
+    return distinct(source.batches(size), size, Deduper(math.inf, most_bytes=bytes_for(len(source))))
+
+
+def _thinned(points: Sequence[Any]) -> list[Any]:
+    """Points over time, evenly so many of them at most, and the last one."""
+    step = -(-len(points) // _MOST_POINTS) or 1
+    return [*reversed([*reversed(points)][::step])]
 
 
 def _check_mapping(task: TaskSpec) -> None:

@@ -1,4 +1,7 @@
-"""The Parquet file of scores that a backtest writes: event_id, entity_id, ts, task, score, model_version."""
+"""The Parquet file of scores that a backtest writes.
+
+The first six columns are what the files of earlier versions had: event_id, entity_id, ts, task, score, model_version.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weir.online.batch import PredictionBatch
+from weir.streams.backtest.outcomes import Outcomes
 
 SCHEMA = pa.schema(
     [
@@ -17,37 +20,22 @@ SCHEMA = pa.schema(
         ("task", pa.string()),
         ("score", pa.float64()),
         ("model_version", pa.int64()),
+        ("label", pa.int8()),
+        ("known_at", pa.float64()),
+        ("threshold", pa.float64()),
+        ("alerted", pa.bool_()),
+        ("alert_id", pa.string()),
+        ("reasons", pa.list_(pa.string())),
     ]
 )
 _GROUP_ROWS = 65_536
 
 
-class ScoreFile:
-    """Collects predictions and writes them in large row groups; what was added is in the file once it is closed."""
-
-    def __init__(self, path: Path, task: str) -> None:
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-        self._task = task
-        self._held: list[PredictionBatch] = []
-        self._rows = 0
-
-    def add(self, predictions: PredictionBatch) -> None:
-        """Add scores in order."""
-        self._held.append(predictions)
-        self._rows += len(predictions)
-        if self._rows >= _GROUP_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._held:
-            return
-        held = PredictionBatch.concat(self._held)
-        who = {"event_id": held.event_id, "entity_id": held.entity_id, "ts": held.ts}
-        said = {"task": [self._task] * len(held), "score": held.score, "model_version": held.model_version}
-        self._writer.write_table(pa.table(who | said, schema=SCHEMA))
-        self._held, self._rows = [], 0
-
-    def close(self) -> None:
-        """Write the rest and finish the file."""
-        self._flush()
-        self._writer.close()
+def write_scores(path: Path, task: str, outcomes: Outcomes) -> None:
+    """Write every outcome, in large row groups."""
+    whole = outcomes.table()
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for at in range(0, len(whole), _GROUP_ROWS):
+            part = whole.slice(at, _GROUP_ROWS)
+            part = part.append_column("task", pa.array([task] * len(part), pa.string()))
+            writer.write_table(part.select(SCHEMA.names).cast(SCHEMA))

@@ -19,9 +19,9 @@ class StopRequest(threading.Event):
 
 
 @contextmanager
-def interruptible() -> Iterator[StopRequest]:
+def interruptible(asked: StopRequest | None = None) -> Iterator[StopRequest]:
     """An event that Ctrl-C (or SIGTERM) sets instead of breaking off in the middle of a record."""
-    asked = StopRequest()
+    asked = asked or StopRequest()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         asked.number = asked.number or number

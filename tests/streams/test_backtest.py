@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -286,7 +287,7 @@ def interrupted(at_call: int) -> type[TaskPipeline]:
         def events(self, batch: EventBatch) -> StepOutput:
             self.calls += 1
             if self.calls == at_call:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)  # as Ctrl-C does, in the middle of a batch
             return super().events(batch)
 
     return Interrupted
@@ -319,9 +320,13 @@ class TestCommand:
         self, invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(weir.streams.backtest.runner, "TaskPipeline", interrupted(4))
-        result = invoke("backtest", "task.toml", "--data", "x.csv", "--scores", "scores.parquet")
+        files = ("--scores", "scores.parquet", "--alerts", "alerts.jsonl", "--report", "report.json")
+        result = invoke("backtest", "task.toml", "--data", "x.csv", *files)
         assert result.exit_code == 130
-        assert "stopped; the scores so far are in scores.parquet" in result.output
+        report = orjson.loads((tmp_path / "report.json").read_bytes())
+        said = f"stopped after {report['rows']} rows; what was done so far is in scores.parquet, report.json, "
+        assert said in result.output.replace("\n", " ")
+        assert report["alerts"]["records"] == len((tmp_path / "alerts.jsonl").read_bytes().splitlines())
         scored = pq.read_table(tmp_path / "scores.parquet").column("event_id").to_pylist()
         assert 0 < len(scored) < len(columns()["id"])
         assert scored == columns()["id"][: len(scored)]

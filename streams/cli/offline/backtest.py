@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ import typer
 
 from weir.streams.cli.console import bars, notes
 from weir.streams.cli.options import INTERRUPTED, duration
+from weir.streams.cli.signals import StopRequest, interruptible
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +40,13 @@ def backtest_command(
         str | None, typer.Option(help="How late a label becomes known, such as 7d; the task's own when left out.")
     ] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write metrics over time to this JSON file.")] = None,
+    alerts: Annotated[
+        Path | None,
+        typer.Option("--alerts", help="Write the alerts and their outcome to this JSONL or Parquet file."),
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="Write what each score was made from to this Parquet file.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Any warning ends with exit status 1.")] = False,
 ) -> None:
     """Replay files through a task: features, scores, late labels, learning, alerts.
@@ -63,12 +73,23 @@ def backtest_command(
 
     spec, console = load_task(task), notes()
     delay_s = None if label_delay is None else duration("--label-delay", label_delay)
-    for target in (scores, report):
-        if target is not None:
-            _check_target(target)
-    try:
-        with bars(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-            row = bar.add_task(spec.name, total=None)
+    written = [target for target in (scores, report, alerts, features) if target is not None]
+    for target in written:
+        _check_target(target)
+    if len({target.resolve() for target in written}) < len(written):
+        raise UsageError(f"two outputs have one name among {', '.join(map(str, written))}; give each its own")
+    asked = StopRequest()
+    with ExitStack() as stack:
+        bar = stack.enter_context(bars(MofNCompleteColumn(), TimeRemainingColumn()))
+        row = bar.add_task(spec.name, total=None)
+
+        def started(decided: Sequence[str]) -> None:
+            # From here on Ctrl-C ends the run between two batches, so that every file is whole.
+            stack.enter_context(interruptible(asked))
+            if decided:
+                bar.console.print("\n".join(decided), markup=False, soft_wrap=True)
+
+        try:
             result = run_backtest(
                 spec,
                 data,
@@ -76,16 +97,23 @@ def backtest_command(
                 lambda done, total: bar.update(row, completed=done, total=total),
                 labels=labels or (),
                 label_delay_s=delay_s,
-                started=lambda decided: (
-                    bar.console.print("\n".join(decided), markup=False, soft_wrap=True) if decided else None
-                ),
+                started=started,
+                alerts=alerts,
+                features=features,
+                stop=asked.is_set,
             )
-    except KeyboardInterrupt:
-        console.print("stopped; the scores so far are " + (f"in {scores}" if scores else "not kept"))
-        raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt:
+            console.print("stopped before the files were read")
+            raise typer.Exit(INTERRUPTED) from None
     if report is not None:
         report.write_bytes(orjson.dumps(result.report(), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     console.print(_summary(result))
+    if result.stopped:
+        so_far = ", ".join(map(str, written)) or "no file, as none was asked for"
+        console.print(
+            f"stopped after {result.rows:,} rows; what was done so far is in {so_far}", markup=False, soft_wrap=True
+        )
+        raise typer.Exit(INTERRUPTED)
     _tell(result, console, strict)
 
 

@@ -1,0 +1,223 @@
+"""The scored rows of a run with what became of them: the line each met, its alert, and its label once that was known.
+
+Rows are columns in memory, some 150 bytes each: 1.75 million take about a quarter of a gigabyte. It knows what a
+pipeline made, not files or metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Self, cast
+
+import numpy as np
+import pyarrow as pa
+
+from weir.online.batch import BoolVector, FloatVector, IntVector, PredictionBatch
+from weir.online.decisions.alert_state import AlertState
+from weir.online.digests import Digests, pair_digests
+from weir.online.labels.join_policy import JoinResult
+from weir.online.labels.kernel import claim
+from weir.online.rows import NumberedRows, RowIndex
+
+_TEXTS = {"event_ids": pa.string(), "entity_ids": pa.string(), "alert_ids": pa.string(),
+          "reasons": pa.list_(pa.string())}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What a run collects in memory beside its metrics; files that it writes are apart from this."""
+
+    outcomes: bool = False
+    """Every scored row: `BacktestResult.outcomes`."""
+    alerts: bool = False
+    """Every record of an alert: `BacktestResult.alert_log`."""
+    features: bool = False
+    """What each score was made from: `BacktestResult.features`."""
+    reasons: bool = False
+    """The reasons of rows that alerted, among the outcomes."""
+    field: str | None = None
+    """A field of the events, whose value is kept with each outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """The n scored rows of a run, in the order of scoring.
+
+    Texts are Arrow columns inside, which take less memory than objects; ``event_id`` and its like are lists of them.
+    """
+
+    event_ids: pa.ChunkedArray
+    entity_ids: pa.ChunkedArray
+    alert_ids: pa.ChunkedArray
+    """Null where the row is not over its line."""
+    reasons: pa.ChunkedArray
+    """Lists of sentences, of the alert's highest score then; null where the row has no alert, or none were kept."""
+    values: pa.ChunkedArray
+    """Of the field that was asked for, as text; null without one."""
+    ts: FloatVector
+    """Event time, epoch seconds."""
+    score: FloatVector
+    threshold: FloatVector
+    """In force at the row; infinite while nothing was to alert, and where the budget had no alert left."""
+    alerted: BoolVector
+    """An alert was open because of the row, or because of one before it; not where its entity cools down."""
+    label: FloatVector
+    """0 or 1 as the last label said; NaN while none is known at the end of the data."""
+    known_at: FloatVector
+    """When that label became known, event time; NaN without one."""
+    version: IntVector
+    """How many examples the model had learned."""
+    amount: FloatVector
+    """What is at stake, NaN where the model sees no amount."""
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    @property
+    def event_id(self) -> list[str]:
+        """The event of each row."""
+        return cast("list[str]", self.event_ids.to_pylist())
+
+    @property
+    def entity_id(self) -> list[str]:
+        """Whom or what each row is about."""
+        return cast("list[str]", self.entity_ids.to_pylist())
+
+    @property
+    def labelled(self) -> BoolVector:
+        """Which rows have a label."""
+        return np.asarray(~np.isnan(self.label))
+
+    def take(self, rows: IntVector | BoolVector) -> Self:
+        """Some of the rows: by their places, or those that are true."""
+        at = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        columns: list[Any] = [getattr(self, name) for name in type(self).__slots__]
+        return type(self)(*(c[at] if isinstance(c, np.ndarray) else c.take(pa.array(at)) for c in columns))
+
+    def table(self) -> pa.Table:
+        """All of it for Arrow, pandas or Polars; what is not known is null."""
+        numbers: dict[str, Any] = {
+            "ts": self.ts, "score": self.score, "model_version": self.version,
+            "label": pa.array(np.nan_to_num(self.label).astype(np.int8), mask=~self.labelled),
+            "known_at": pa.array(self.known_at, mask=~self.labelled),
+            "threshold": self.threshold, "alerted": self.alerted,
+            "amount": pa.array(self.amount, mask=np.isnan(self.amount)),
+        }  # fmt: skip
+        texts = {"alert_id": self.alert_ids, "reasons": self.reasons}
+        return pa.table({"event_id": self.event_ids, "entity_id": self.entity_ids, **numbers, **texts})
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredBlock:
+    """Consecutive scored rows of a run, of one step or many."""
+
+    predictions: PredictionBatch
+    thresholds: FloatVector
+    alerts: dict[int, AlertState]
+    """By row over its line, its alert as it was after the row."""
+    values: list[str | None] | None = None
+    """Of the field that is kept."""
+
+    @classmethod
+    def joined(cls, blocks: Sequence[ScoredBlock]) -> ScoredBlock:
+        """Blocks, one after the other; there is at least one."""
+        starts = np.cumsum([0, *(len(b.thresholds) for b in blocks)]).tolist()
+        alerts = {at + row: alert for at, b in zip(starts, blocks, strict=False) for row, alert in b.alerts.items()}
+        values = None if blocks[0].values is None else list(chain.from_iterable(b.values or () for b in blocks))
+        thresholds = np.concatenate([b.thresholds for b in blocks])
+        return cls(PredictionBatch.concat([b.predictions for b in blocks]), thresholds, alerts, values)
+
+
+class OutcomeLog:
+    """Collects the outcomes of a run.
+
+    Parameters
+    ----------
+    features : names of the columns of predictions, among which the amount is found.
+    reasons : whether reasons are kept.
+    """
+
+    def __init__(self, features: Sequence[str], *, reasons: bool = False) -> None:
+        self._reasons = reasons
+        self._amount = features.index("amount") if "amount" in features else None
+        self._texts: dict[str, list[pa.Array]] = {name: [] for name in (*_TEXTS, "values")}
+        self._numbers: dict[str, list[Any]] = {
+            name: [] for name in ("ts", "score", "threshold", "alerted", "version", "amount", "digest")
+        }
+        self._told: list[tuple[Digests, BoolVector, FloatVector]] = []
+
+    def add(self, block: ScoredBlock) -> None:
+        """Add scored rows in order."""
+        p, n = block.predictions, len(block.predictions)
+        rows = sorted(block.alerts)
+        alerted = np.zeros(n, np.bool_)
+        alerted[[row for row in rows if block.alerts[row].status != "resolved"]] = True
+        amount = np.full(n, np.nan) if self._amount is None else p.features[:, self._amount]
+        columns: dict[str, Any] = {
+            "ts": p.ts,
+            "score": p.score,
+            "threshold": block.thresholds,
+            "version": p.model_version,
+        }
+        columns |= {"alerted": alerted, "amount": amount, "digest": pair_digests(p.entity_id, p.event_id)}
+        for name, column in columns.items():
+            self._numbers[name].append(column.copy())  # a view would keep the features in memory
+        ids, said = list[Any]([None] * n), list[Any]([None] * n)
+        for row in rows:
+            ids[row] = block.alerts[row].alert_id
+            said[row] = [reason.text for reason in block.alerts[row].reasons] if self._reasons else None
+        texts = {"event_ids": p.event_id, "entity_ids": p.entity_id, "alert_ids": ids, "reasons": said}
+        for name, text in texts.items():
+            self._texts[name].append(pa.array(text, _TEXTS[name]))
+        self._texts["values"].append(pa.array(block.values or [None] * n, pa.string()))
+
+    def tell(self, told: Sequence[JoinResult], delay_s: float = 0.0, now: float = np.inf) -> None:
+        """Take in labels in the order in which they became known.
+
+        The join calls a label known at the row before it, the watermark. One that was held back for ``delay_s`` became
+        known that long after its event, and before ``now``, the time of the next row.
+        """
+        for joined in told:
+            e = joined.examples
+            known_at = np.maximum(joined.label_ts_known, np.minimum(e.ts + delay_s, now))
+            self._told.append((pair_digests(joined.entity_id, e.event_id), e.y, known_at))
+
+    def outcomes(self) -> Outcomes:
+        """Everything so far."""
+        n = sum(map(len, self._numbers["ts"]))
+        numbers: dict[str, Any] = {
+            name: np.concatenate(parts) if n else np.empty(0) for name, parts in self._numbers.items()
+        }
+        texts = {name: pa.chunked_array(parts, _TEXTS.get(name, pa.string())) for name, parts in self._texts.items()}
+        label, known_at = np.full(n, np.nan), np.full(n, np.nan)
+        digests = numbers.pop("digest")
+        if self._told and n:
+            events, y, known = (np.concatenate(parts) for parts in zip(*self._told, strict=True))
+            found = _rows_of(digests, events)
+            there = found >= 0
+            # Of several labels of one row the last assignment stays: a correction counts.
+            label[found[there]], known_at[found[there]] = y[there], known[there]
+        kinds: dict[str, Any] = {"alerted": np.bool_, "version": np.int64}
+        typed: dict[str, Any] = {
+            name: column.astype(kinds.get(name, np.float64), copy=False) for name, column in numbers.items()
+        }
+        return Outcomes(**texts, **typed, label=label, known_at=known_at)
+
+
+def _rows_of(digests: Digests, wanted: Digests) -> IntVector:
+    """The row of each digest wanted, -1 where there is none; of repeats the first one, as in the label join."""
+    n = len(digests)
+    held = NumberedRows({"digest": (np.uint64, 2), "ts": (np.float64, 0)})
+    table, keep, zeros = RowIndex(held), np.empty(n, np.bool_), np.zeros(n)
+    table.reserve(n)
+    into = held.buffers
+    claim(
+        digests, zeros, zeros, np.inf, n, table.slots, table.origin, into["digest"], into["ts"], into["ts"],
+        held.base, held.first, held.stop, keep,
+    )  # fmt: skip
+    first = np.flatnonzero(keep)
+    held.stop += len(first)
+    found = table.find(wanted)
+    return np.where(found >= 0, np.append(first, -1)[found], -1)

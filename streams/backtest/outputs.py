@@ -1,0 +1,151 @@
+"""What a run collects and writes: each step goes in, and its outputs are whole whenever the run ends.
+
+Steps are small, so they are joined to blocks before anything is made of them. It knows what a pipeline made and Parquet
+files, not tasks, labels' sources or metrics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weir.online.batch import PredictionBatch
+from weir.online.stages.pipeline import StepOutput
+from weir.streams.backtest.alert_log import AlertLog
+from weir.streams.backtest.outcomes import Keep, OutcomeLog, Outcomes, ScoredBlock
+from weir.streams.backtest.score_file import write_scores
+
+_BLOCK_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFiles:
+    """Where outputs are written, each in a file of its own; ``None`` for not at all."""
+
+    scores: Path | None = None
+    """Parquet: every score with its label and decision."""
+    alerts: Path | None = None
+    """Parquet or, with any other ending, JSONL: every record of an alert."""
+    features: Path | None = None
+    """Parquet: what each score was made from."""
+
+
+class FeatureLog:
+    """What scores were made from, exactly as logged: a value that is missing is -0.0.
+
+    Parameters
+    ----------
+    features : names of the columns.
+    path : written block by block where it is given.
+    hold : whether all of it is kept in memory, too.
+    """
+
+    def __init__(self, features: Sequence[str], path: Path | None, *, hold: bool) -> None:
+        ids = {"event_id": pa.string(), "entity_id": pa.string(), "ts": pa.float64()}
+        self._chosen = [i for i, name in enumerate(features) if name not in ids]  # `ts` may be an input, too
+        self._schema = pa.schema([*ids.items(), *((features[i], pa.float64()) for i in self._chosen)])
+        # Floats repeat seldom: a dictionary of them costs time and saves nothing.
+        self._writer = None if path is None else pq.ParquetWriter(
+            path, self._schema, compression="zstd", compression_level=1, use_dictionary=["entity_id"])  # fmt: skip
+        self._hold = hold
+        self._held: list[pa.Table] = []
+
+    def add(self, p: PredictionBatch) -> None:
+        """Add rows in order."""
+        arrays = [pa.array(p.event_id, pa.string()), pa.array(p.entity_id, pa.string()), pa.array(p.ts)]
+        block = pa.Table.from_arrays([*arrays, *map(pa.array, p.features.T[self._chosen])], schema=self._schema)
+        if self._writer is not None:
+            self._writer.write_table(block)
+        if self._hold:
+            self._held.append(block)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def table(self) -> pa.Table | None:
+        """What was held; ``None`` where that was not asked for."""
+        if not self._hold:
+            return None
+        return pa.concat_tables(self._held) if self._held else self._schema.empty_table()
+
+
+class Outputs:
+    """The outputs of one run.
+
+    Parameters
+    ----------
+    task, features : the name of the task, and those of the columns of its predictions.
+    keep, files : what is collected, and what is written.
+    """
+
+    def __init__(self, task: str, features: Sequence[str], keep: Keep, files: OutputFiles) -> None:
+        self._task, self._files = task, files
+        self._field = keep.field is not None
+        wanted = keep.outcomes or keep.alerts or files.scores is not None or files.alerts is not None
+        reasons = keep.reasons or files.scores is not None
+        self._outcomes = OutcomeLog(features, reasons=reasons) if wanted else None
+        self.alerts = AlertLog() if keep.alerts or files.alerts is not None else None
+        wide = keep.features or files.features is not None
+        self.features = FeatureLog(features, files.features, hold=keep.features) if wide else None
+        self._held: list[ScoredBlock] = []
+        self._rows = 0
+
+    def add(
+        self,
+        out: StepOutput,
+        values: Mapping[tuple[str, str], str | None] | None = None,
+        held_back: tuple[float, float] = (0.0, math.inf),
+    ) -> None:
+        """Add what one step made.
+
+        Parameters
+        ----------
+        values : of the field that is kept, by entity and event.
+        held_back : how long its labels were held back, and until what time; see `OutcomeLog.tell`.
+        """
+        if self.alerts is not None and out.alerts:
+            self.alerts.add(out.alerts)
+        if self._outcomes is not None:
+            self._outcomes.tell(out.told, *held_back)
+        p = out.predictions
+        if p is None or out.thresholds is None or (self._outcomes is None and self.features is None):
+            return
+        keys = zip(p.entity_id, p.event_id, strict=True)
+        found = [(values or {}).get(key) for key in keys] if self._field else None
+        self._held.append(ScoredBlock(p, out.thresholds, out.decided, found))
+        self._rows += len(p)
+        if self._rows >= _BLOCK_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        block = ScoredBlock.joined(self._held)
+        self._held, self._rows = [], 0
+        if self._outcomes is not None:
+            self._outcomes.add(block)
+        if self.features is not None:
+            self.features.add(block.predictions)
+
+    def close(self) -> Outcomes | None:
+        """Write what is left and finish every file; the outcomes, where they were collected."""
+        self._flush()
+        if self.features is not None:
+            self.features.close()
+        if self._outcomes is None:
+            return None
+        outcomes = self._outcomes.outcomes()
+        if self.alerts is not None:
+            self.alerts.settle(outcomes)
+        if self._files.scores is not None:
+            write_scores(self._files.scores, self._task, outcomes)
+        if self.alerts is not None and self._files.alerts is not None:
+            self.alerts.write(self._files.alerts)
+        return outcomes
