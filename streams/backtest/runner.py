@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
@@ -38,6 +38,16 @@ _SHOWN_REJECTS, _MANY_ROWS = 20, 1_000
 _MOST_POINTS = 200
 """Of the metrics over time in a report: one of years stays small."""
 NOTHING: Final = Keep()
+
+
+class Watcher(Protocol):
+    """Who looks on while a run goes, such as its page."""
+
+    def begin(self, pipeline: TaskPipeline, watch: RunWatch) -> None:
+        """The run begins: this pipeline will do it, and this counts its columns."""
+
+    def add(self, out: StepOutput) -> None:
+        """Look at what a step made."""
 
 
 @dataclass
@@ -137,6 +147,7 @@ def run_backtest(
     alerts: Path | None = None,
     features: Path | None = None,
     stop: Callable[[], bool] | None = None,
+    watcher: Watcher | None = None,
 ) -> BacktestResult:
     """Run ``task`` over ``paths``; every file that it writes is complete up to there even when it is interrupted.
 
@@ -153,6 +164,7 @@ def run_backtest(
     alerts : file of every record of an alert with its outcome, written at the end; Parquet or JSONL.
     features : Parquet file of what each score was made from.
     stop : asked between batches; once it is true the run ends there, and ``result.stopped`` says so.
+    watcher : sees every step.
 
     Raises
     ------
@@ -184,7 +196,7 @@ def run_backtest(
         started(result.decisions)
     batches = within(_batches(source, given.spec), given.span_s)
     outputs = Outputs(task.name, pipeline.features, keep, OutputFiles(scores, alerts, features))
-    run = _Run(result, given, RunWatch(task, columns), outputs, keep.field)
+    run = _Run(result, given, RunWatch(task, columns), outputs, keep.field, watcher)
     start = time.perf_counter()
     try:
         for rows in batches:
@@ -210,8 +222,9 @@ class _Run:
     """What happens to each batch of one run."""
 
     def __init__(
-        self, result: BacktestResult, given: LabelInput, watch: RunWatch, outputs: Outputs, field: str | None
-    ) -> None:
+        self, result: BacktestResult, given: LabelInput, watch: RunWatch, outputs: Outputs, field: str | None,
+        watcher: Watcher | None,
+    ) -> None:  # fmt: skip
         self.result, self.pipeline, self.given, self.watch, self.outputs = (
             result,
             result.pipeline,
@@ -220,7 +233,9 @@ class _Run:
             outputs,
         )
         self._refused: Counter[str] = Counter()
-        self._field = field
+        self._field, self._watcher = field, watcher
+        if watcher is not None:
+            watcher.begin(self.pipeline, watch)
 
     def take(self, rows: SourceBatch) -> None:
         """Score rows, after learning what is known before the first of them."""
@@ -245,6 +260,8 @@ class _Run:
         """Count what a step made, and hand it to the outputs."""
         result = self.result
         self.given.learned(out)
+        if self._watcher is not None:
+            self._watcher.add(out)
         result.alert_records += len(out.alerts)
         result.requests += len(out.requests)
         result.detections += [{"ts": d.ts, "what": d.words} for d in out.detections]

@@ -9,7 +9,7 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from weir.streams.pages.values import NOTHING, day, number
+from weir.streams.pages.values import NOTHING, day, number, percent
 
 FOLDER: Final = Path(__file__).parent
 """Where ``templates`` and ``assets`` are that pages share."""
@@ -21,7 +21,7 @@ def environment(templates: Path) -> Environment:
         loader=FileSystemLoader([templates, FOLDER / "templates"]), autoescape=True, undefined=StrictUndefined,
         auto_reload=False, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"when": when, "number": number, "day": day}
+    made.filters |= {"when": when, "number": number, "day": day, "percent": percent}
     return made
 
 

@@ -30,3 +30,12 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{int(value):,}"
     shown = f"{value:.{digits}g}"
     return f"{value:,.0f}" if "e" in shown and abs(value) >= 1 else shown
+
+
+def percent(share: float) -> str:
+    """A share as people read it.
+
+    >>> percent(0.0123), percent(float("nan"))
+    ('1.23 %', '–')
+    """
+    return NOTHING if math.isnan(share) else f"{share * 100:.3g} %"

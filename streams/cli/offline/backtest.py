@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from weir.streams.backtest.runner import BacktestResult
+    from weir.streams.workbench.report.page import Watched
 
 SHOWN, NOTHING_SCORED = 6, 3
 """Exit status where no row was scored."""
@@ -47,6 +48,12 @@ def backtest_command(
     features: Annotated[
         Path | None, typer.Option("--features", help="Write what each score was made from to this Parquet file.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page that shows the whole run, for a browser.")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", help="Write the charts of that page as SVG into this folder.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Any warning ends with exit status 1.")] = False,
 ) -> None:
     """Replay files through a task: features, scores, late labels, learning, alerts.
@@ -62,22 +69,26 @@ def backtest_command(
 
         weir backtest fraud.toml --data payments.parquet --scores scores.parquet --report report.json
 
+        weir backtest fraud.toml --data payments.parquet --html report.html --plots charts
+
         weir backtest churn.toml --data plays-2025.csv.gz --data plays-2026.csv.gz --scores scores.parquet
 
         weir backtest fraud.toml --data user-events.jsonl --labels labels.jsonl --label-delay 4d
     """
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
+    from weir.streams.backtest.outcomes import Keep
     from weir.streams.backtest.runner import run_backtest
     from weir.streams.task_files import load_task
 
     spec, console = load_task(task), notes()
     delay_s = None if label_delay is None else duration("--label-delay", label_delay)
-    written = [target for target in (scores, report, alerts, features) if target is not None]
+    written = [target for target in (scores, report, alerts, features, html) if target is not None]
     for target in written:
         _check_target(target)
     if len({target.resolve() for target in written}) < len(written):
         raise UsageError(f"two outputs have one name among {', '.join(map(str, written))}; give each its own")
+    watched = _watched(html, plots)
     asked = StopRequest()
     with ExitStack() as stack:
         bar = stack.enter_context(bars(MofNCompleteColumn(), TimeRemainingColumn()))
@@ -101,12 +112,19 @@ def backtest_command(
                 alerts=alerts,
                 features=features,
                 stop=asked.is_set,
+                keep=Keep(outcomes=watched is not None),
+                watcher=watched,
             )
         except KeyboardInterrupt:
             console.print("stopped before the files were read")
             raise typer.Exit(INTERRUPTED) from None
     if report is not None:
         report.write_bytes(orjson.dumps(result.report(), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+    if watched is not None:
+        from weir.streams.workbench.report.page import write_report
+
+        with console.status("the page"):
+            write_report(result, watched, task.read_text("utf-8-sig"), html, plots)
     console.print(_summary(result))
     if result.stopped:
         so_far = ", ".join(map(str, written)) or "no file, as none was asked for"
@@ -115,6 +133,20 @@ def backtest_command(
         )
         raise typer.Exit(INTERRUPTED)
     _tell(result, console, strict)
+
+
+def _watched(html: Path | None, plots: Path | None) -> Watched | None:
+    """What watches the run for its page and charts; ``None`` where neither is wanted."""
+    if html is None and plots is None:
+        return None
+    from weir.streams.cli.processes.process import needed
+    from weir.streams.workbench.report.page import Watched
+
+    if html is not None:
+        needed(["jinja2"], "--html", "weir[serve]")
+    if plots is not None and plots.exists() and not plots.is_dir():
+        raise UsageError(f"--plots {plots} is a file; give the name of a folder")
+    return Watched()
 
 
 def _tell(result: BacktestResult, console: Console, strict: bool) -> None:

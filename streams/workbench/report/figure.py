@@ -1,0 +1,175 @@
+"""Draws charts as SVG of attributes alone, in the colours of the console. It knows values, not what they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Final
+
+import numpy as np
+
+from weir.online.batch import FloatVector, IntVector
+from weir.streams.workbench.report.axes import Axis
+
+MOST_POINTS: Final = 400
+"""Of a line: more than pixels of its chart are seen by nobody."""
+_WIDTH, _HEIGHT = 440, 268
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 46, 42
+_LETTER: Final = 6.2
+"""About how wide a letter is."""
+
+
+def thinned(count: int, most: int = MOST_POINTS) -> IntVector:
+    """Which of so many points to draw: evenly spread, the first and the last among them, ``(m,) int64``.
+
+    >>> thinned(5, 3).tolist(), thinned(2, 3).tolist()
+    ([0, 2, 4], [0, 1])
+    """
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
+class Figure:
+    """One chart; what is drawn first lies behind the rest.
+
+    Parameters
+    ----------
+    x, y : its axes.
+    label : what a screen reader says of it.
+    """
+
+    def __init__(self, x: Axis, y: Axis, label: str) -> None:
+        self.x, self.y, self.label = x, y, label
+        self._parts: list[str] = []
+        self._legend: list[tuple[str, str, bool]] = []
+
+    def _px(self, values: FloatVector | Sequence[float]) -> FloatVector:
+        return np.round(_LEFT + self.x.places(np.asarray(values)) * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    def _py(self, values: FloatVector | Sequence[float]) -> FloatVector:
+        return np.round(_HEIGHT - _BOTTOM - self.y.places(np.asarray(values)) * (_HEIGHT - _TOP - _BOTTOM), 1)
+
+    def line(
+        self, x: FloatVector, y: FloatVector, colour: str = "--bar", name: str = "", *, dash: bool = False
+    ) -> None:
+        """A line through ``(n,)`` points, broken where y is NaN; thinned where there are more than can be seen."""
+        at = thinned(len(x)) if len(x) else np.zeros(0, np.int64)
+        x, y = np.asarray(x)[at], np.asarray(y)[at]
+        known = np.isfinite(y)
+        runs = np.split(np.arange(len(x)), np.flatnonzero(np.diff(known)) + 1)
+        for run in (run for run in runs if len(run) and known[run[0]]):
+            points = " ".join(f"{a:g},{b:g}" for a, b in zip(self._px(x[run]), self._py(y[run]), strict=True))
+            if len(run) == 1:  # a line of one point is seen nowhere
+                self.dots(x[run], y[run], colour, radius=2.5)
+                continue
+            self._parts.append(
+                f'<polyline fill="none" stroke="var({colour})" stroke-width="{1.5 if dash else 2}"'
+                f' stroke-linejoin="round"{_dashes(dash)} points="{points}"/>'
+            )
+        self._note(name, colour, dash)
+
+    def bars(
+        self, left: FloatVector, right: FloatVector, y: FloatVector, colours: Sequence[str], name: str = "",
+        base: FloatVector | float = 0.0, titles: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Bars from ``base`` to y between x values, each ``(n,)``; a colour of one word is that of all."""
+        x0, x1 = self._px(left), self._px(right)
+        y0, y1 = self._py(np.broadcast_to(base, y.shape)), self._py(y)
+        gap = 1.0 if len(y) < 150 else 0.0
+        for i in np.flatnonzero(np.isfinite(y) & (y0 > y1)).tolist():
+            title = f"<title>{escape(titles[i])}</title>" if titles else ""
+            wide = max(x1[i] - x0[i] - gap, 0.6)
+            self._parts.append(
+                f'<rect x="{x0[i]:g}" y="{y1[i]:g}" width="{wide:.4g}" height="{y0[i] - y1[i]:.4g}"'
+                f' fill="var({colours[i % len(colours)]})"' + (f">{title}</rect>" if title else "/>")
+            )
+        self._note(name, colours[0], False)
+
+    def dots(
+        self, x: FloatVector, y: FloatVector, colour: str = "--bar-2", name: str = "", radius: float = 4,
+        titles: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Points ``(n,)``."""
+        for i, (a, b) in enumerate(zip(self._px(x), self._py(y), strict=True)):
+            inside = f"<title>{escape(titles[i])}</title>" if titles else ""
+            self._parts.append(
+                f'<circle cx="{a:g}" cy="{b:g}" r="{radius:g}" fill="var({colour})" stroke="var(--card)">{inside}'
+                "</circle>"
+            )
+        self._note(name, colour, False)
+
+    def marks(self, x: Sequence[float], words: Sequence[str], colour: str = "--bar-2", name: str = "") -> None:
+        """Upright lines where something happened; ``words`` are seen when pointed at."""
+        for at, text in zip(self._px(np.asarray(x)) if len(x) else (), words, strict=True):
+            self._parts.append(
+                f'<line x1="{at:g}" x2="{at:g}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="var({colour})"'
+                f' stroke-width="1.5" stroke-dasharray="2 3"><title>{escape(text)}</title></line>'
+            )
+        if len(x):
+            self._note(name, colour, True)
+
+    def level(self, y: float, colour: str = "--bar-2", name: str = "") -> None:
+        """A level line."""
+        (at,) = self._py([y])
+        self._parts.append(
+            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:g}" y2="{at:g}" stroke="var({colour})"'
+            f' stroke-width="1.5" stroke-dasharray="6 4"/>'
+        )
+        self._note(name, colour, True)
+
+    def shade(self, x0: float, x1: float, name: str = "") -> None:
+        """A span that is told apart, such as one where labels are still to come."""
+        left, right = self._px([x0, x1])
+        if right - left >= 0.5:
+            self._parts.append(
+                f'<rect x="{left:g}" y="{_TOP}" width="{right - left:.4g}" height="{_HEIGHT - _TOP - _BOTTOM}"'
+                ' fill="var(--hover)"/>'
+            )
+            self._note(name, "--line", False)
+
+    def _note(self, name: str, colour: str, dash: bool) -> None:
+        if name and name not in {said for said, *_ in self._legend}:
+            self._legend.append((name, colour, dash))
+
+    def svg(self) -> str:
+        """The drawing."""
+        label = escape(self.label)
+        return (
+            f'<svg class="plot chart-plot" width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+            f' role="img" aria-label="{label}"><title>{label}</title>{self._grid()}{"".join(self._parts)}'
+            f"{self._frame()}{self._names()}</svg>"
+        )
+
+    def _grid(self) -> str:
+        at = self._py([value for value, _ in self.y.ticks])
+        lines = (f'<path d="M{_LEFT} {y:g}H{_WIDTH - _RIGHT}"/>' for y in at)
+        return f'<g stroke="var(--line)" stroke-width=".7">{"".join(lines)}</g>'
+
+    def _frame(self) -> str:
+        """The line under the chart, and the values and names along both sides."""
+        foot = _HEIGHT - _BOTTOM
+        out = [f'<path d="M{_LEFT} {foot}H{_WIDTH - _RIGHT}" stroke="var(--soft)" stroke-width="1"/>']
+        for at, (_, text) in zip(self._py([v for v, _ in self.y.ticks]), self.y.ticks, strict=True):
+            out.append(f'<text x="{_LEFT - 6}" y="{at + 4:g}" text-anchor="end">{escape(text)}</text>')
+        for at, (_, text) in zip(self._px([v for v, _ in self.x.ticks]), self.x.ticks, strict=True):
+            half = len(text) * _LETTER / 2
+            x = min(max(at, half), _WIDTH - half)  # no word leaves the picture
+            out.append(f'<path d="M{at:g} {foot}v4" stroke="var(--soft)"/>')
+            out.append(f'<text x="{x:g}" y="{foot + 17}" text-anchor="middle">{escape(text)}</text>')
+        middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        out.append(f'<text x="{middle:g}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(self.x.name)}</text>')
+        return "".join(out)
+
+    def _names(self) -> str:
+        """Above the chart: what its height is, and under that what is what."""
+        out, x = [f'<text x="0" y="12" class="axis">{escape(self.y.name)}</text>'], 0.0
+        for name, colour, dash in self._legend:
+            out.append(
+                f'<path d="M{x:g} 29h14" stroke="var({colour})" stroke-width="3"{_dashes(dash, "4 2")}/>'
+                f'<text x="{x + 19:g}" y="33">{escape(name)}</text>'
+            )
+            x += len(name) * _LETTER + 32
+        return "".join(out)
+
+
+def _dashes(dash: bool, pattern: str = "6 4") -> str:
+    return f' stroke-dasharray="{pattern}"' if dash else ""

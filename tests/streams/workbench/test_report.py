@@ -1,0 +1,286 @@
+"""The report of a backtest: whatever came of the run, a page says so, needs no network and shows no foreign markup."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from tests.streams.test_backtest import TASK, columns, write
+from weir.online.decisions.alert_state import SEVERITIES, AlertState
+from weir.online.learners.logistic import ScaledLogistic
+from weir.online.stages.pipeline import StepOutput
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.outcomes import Keep
+from weir.streams.backtest.runner import BacktestResult, run_backtest
+from weir.streams.cli.main import app
+from weir.streams.errors import UsageError
+from weir.streams.workbench.report.axes import Axis, amounts, odds, shares, times
+from weir.streams.workbench.report.feature_parts import feature_parts
+from weir.streams.workbench.report.figure import MOST_POINTS, thinned
+from weir.streams.workbench.report.page import Watched, write_report
+from weir.streams.workbench.report.run_sample import TOP_ALERTS, EveryNth, RunSample
+
+ALERTS_A_LOT = TASK.replace("value = 0.6", "value = 0.1") + '[alerts]\nresolve_after_s = "1h"\ncooldown_s = 0\n'
+BUDGET = TASK.replace(
+    'kind = "fixed"\nvalue = 0.6', 'kind = "budget"\nalerts_per_day = 4\nmin_scores = 20\nmin_days = 0.1'
+)
+UNLABELLED = TASK.replace('label = "bad"\nlabel_delay = "6h"\n', "")
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202e"
+_VOID = {"meta", "link", "br", "img", "input"}
+
+
+class Page(HTMLParser):
+    """What stands on a page: its elements, its text by section, and what it would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.sections: dict[str, str] = {}
+        self.open: list[str] = []
+        self.unclosed: list[str] = []
+        self._section = "head"
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        held = dict(attrs)
+        self.elements.append((tag, held))
+        if tag not in _VOID:
+            self.open.append(tag)
+        if tag == "section":
+            self._section = held.get("id") or "notes"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open.pop() != tag:
+            self.unclosed.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.sections[self._section] = self.sections.get(self._section, "") + data
+
+    def loads(self) -> list[str]:
+        """Addresses outside of the page."""
+        found = [held.get(name) or "" for _, held in self.elements for name in ("src", "href", "action", "xlink:href")]
+        return [each for each in found if each and not each.startswith(("#", "data:"))]
+
+    def count(self, tag: str, within: str = "") -> int:
+        return sum(1 for name, held in self.elements if name == tag and within in str(held))
+
+
+def made(folder: Path, task: str, table: dict[str, list[Any]] | None = None) -> tuple[BacktestResult, Watched, Page]:
+    data = write(folder / "rows.csv", columns(300) if table is None else table)
+    watched = Watched()
+    result = run_backtest(TaskSpec.from_toml(task), [data], keep=Keep(outcomes=True), watcher=watched)
+    write_report(result, watched, task, folder / "report.html", folder / "plots")
+    page = Page((folder / "report.html").read_text("utf-8"))
+    assert not page.unclosed
+    assert not page.open
+    return result, watched, page
+
+
+def numbers_of(page: Page, section: str) -> str:
+    return re.sub(r"\s+", " ", page.sections[section])
+
+
+def test_many_alerts_are_shown_by_the_gravest_with_reasons_and_outcome(tmp_path: Path) -> None:
+    result, _, page = made(tmp_path, ALERTS_A_LOT)
+    opened = result.alerts["open"]
+    assert opened > 2 * TOP_ALERTS
+    said = numbers_of(page, "alerts")
+    assert f"opened{opened}" in said.replace(" ", "")
+    assert f"The gravest {TOP_ALERTS}" in said
+    assert said.count("false alarm") + said.count("positive") >= TOP_ALERTS // 2
+    assert "amount is" in said
+    assert "The line follows no budget" in said
+
+
+def test_the_head_says_the_numbers_of_the_run_and_at_which_line(tmp_path: Path) -> None:
+    result, _, page = made(tmp_path, ALERTS_A_LOT)
+    found, said = result.pipeline.evaluation.get()["cumulative"], numbers_of(page, "summary")
+    for name in ("average_precision", "roc_auc", "log_loss"):
+        assert f"{found[name]:.3g}" in said, name
+    assert f"{found['recall'] * 100:.3g} %" in said
+    assert "a fixed one, a score of 0.1" in said
+    assert result.outcomes is not None
+    assert f"{np.count_nonzero(result.outcomes.labelled)} of {len(result.outcomes)}" in said
+
+
+def test_a_budget_is_drawn_and_said(tmp_path: Path) -> None:
+    _, _, page = made(tmp_path, BUDGET)
+    assert "budget: 4 a day" in page.sections["alerts"]
+    assert "keeps to 4 alerts a day" in page.sections["summary"]
+    assert "of 4 in the budget" in page.sections["summary"]
+
+
+def test_one_alert(tmp_path: Path) -> None:
+    table = columns(120)
+    table["user"] = ["u"] * 120
+    never = UNLABELLED.replace("value = 0.6", "value = 0.5") + '[alerts]\nresolve_after_s = "90d"\n'
+    result, _, page = made(tmp_path, never, table)
+    assert result.alerts["open"] == 1
+    assert "The gravest 1" in numbers_of(page, "alerts")
+    assert "open at the end1" in numbers_of(page, "alerts").replace(" 1", "1")
+    assert "not known yet" in numbers_of(page, "alerts")
+
+
+def test_without_labels_and_alerts_every_part_says_so(tmp_path: Path) -> None:
+    _, _, page = made(tmp_path, UNLABELLED)
+    assert "No label is known" in page.sections["time"]
+    assert "No label is known" in page.sections["scores"]
+    assert "No alert was opened: no score reached the line, which is 0.6" in page.sections["alerts"]
+    assert "No feature adds anything" in page.sections["features"]
+    assert "no labels" in page.sections["notes"]
+    assert page.count("svg", "Scores of each class") == 1
+    assert page.count("svg", "Reliability") == 0
+
+
+def test_without_a_row_that_is_scored_there_is_a_page(tmp_path: Path) -> None:
+    _, _, page = made(tmp_path, 'types = ["login"]' + TASK, columns(5))
+    assert "No row was scored" in page.sections["alerts"]
+    assert "No row was scored" in page.sections["features"]
+
+
+def test_only_one_class_is_said(tmp_path: Path) -> None:
+    _, _, page = made(tmp_path, TASK, columns(200) | {"bad": [0] * 200})
+    assert "are negative, so there is no ranking" in page.sections["scores"]
+
+
+def test_the_page_loads_nothing_runs_nothing_and_shows_foreign_text_as_text(tmp_path: Path) -> None:
+    table = columns(300)
+    table["user"] = [HOSTILE if user == "003" else user for user in table["user"]]
+    result, _, page = made(tmp_path, ALERTS_A_LOT + f"# {HOSTILE}\n", table)
+    assert page.loads() == []
+    assert page.count("script") == page.count("img") == page.count("iframe") == 0
+    assert not [held for _, held in page.elements if any(name.startswith("on") or name == "style" for name in held)]
+    assert HOSTILE in page.sections["task"]
+    policy = next(held for tag, held in page.elements if held.get("http-equiv") == "Content-Security-Policy")
+    assert str(policy["content"]).startswith("default-src 'none'")
+    assert result.alerts["open"]
+
+
+def test_charts_are_whole_drawings_of_few_points_in_colours_that_are_there(tmp_path: Path) -> None:
+    made(tmp_path, ALERTS_A_LOT)
+    files = sorted((tmp_path / "plots").iterdir())
+    assert {"precision-recall.svg", "reliability.svg", "alerts.svg", "ranking.svg"} <= {file.name for file in files}
+    for file in files:
+        text = file.read_text("utf-8")
+        drawing = ET.fromstring(text)
+        _, _, width, height = map(float, drawing.attrib["viewBox"].split())
+        for node in drawing.iter():
+            points = [tuple(map(float, p.split(","))) for p in node.attrib.get("points", "").split()]
+            assert len(points) <= MOST_POINTS
+            assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
+        named = set(re.findall(r"var\((--[\w-]+)\)", text))
+        for half in text.split("@media"):
+            assert named <= set(re.findall(r"(--[\w-]+):", half)), file.name
+
+
+def test_dark_is_the_colours_of_the_console(tmp_path: Path) -> None:
+    made(tmp_path, TASK)
+    text = (tmp_path / "report.html").read_text("utf-8")
+    dark = re.search(r"@media \(prefers-color-scheme: dark\) \{ :root \{(.*?)\n\} \}", text, re.DOTALL)
+    sheet = Path("streams/pages/assets/console.css").read_text("utf-8")
+    assert dark is not None
+    assert dark[1] in sheet
+    assert "--bg: #0e151a" in dark[1]
+
+
+def test_a_run_without_outcomes_is_refused_in_words(tmp_path: Path) -> None:
+    result = run_backtest(TaskSpec.from_toml(TASK), [write(tmp_path / "rows.csv", columns(30))])
+    with pytest.raises(UsageError, match=r"keep=Keep\(outcomes=True\)"):
+        write_report(result, Watched(), TASK, tmp_path / "report.html")
+
+
+def test_the_command_writes_the_page_and_the_plots(tmp_path: Path) -> None:
+    (tmp_path / "fraud.toml").write_text(TASK)
+    data = write(tmp_path / "rows.csv", columns(200))
+    asked = ["--html", str(tmp_path / "r.html"), "--plots", str(tmp_path / "plots")]
+    done = CliRunner().invoke(app, ["backtest", str(tmp_path / "fraud.toml"), "--data", str(data), *asked])
+    assert done.exit_code == 0, done.output
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    assert "reading rows, and the rest" in page.sections["data"]
+    assert "features" in page.sections["data"]
+    assert (tmp_path / "plots" / "reliability.svg").is_file()
+
+
+def alert(number: int, severity: int, score: float, status: str, events: int) -> AlertState:
+    ended: Any = "quiet" if status == "resolved" else None
+    held: Any = status
+    return AlertState(
+        f"t:{number}", "t", str(number), held, SEVERITIES[severity], score, 0.5, (), 86_400.0 * number, 0.0, ("e",),
+        events, ended,
+    )  # fmt: skip
+
+
+def test_of_very_many_alerts_the_gravest_are_kept_and_all_are_counted() -> None:
+    rng, sample, count = np.random.default_rng(1), RunSample(), 20_000
+    alerts = [alert(i, int(rng.integers(4)), float(rng.random()), "open", 1) for i in range(count)]
+    for start in range(0, count, 500):
+        sample.add(StepOutput(alerts=alerts[start : start + 500]))
+    sample.add(StepOutput(alerts=[alert(7, 3, 1.0, "resolved", 3)]))
+    top = sorted(alerts, key=lambda a: (-SEVERITIES.index(a.severity), -a.score))
+    assert sample.top()[0].alert_id == "t:7"
+    assert [a.alert_id for a in sample.top()[1:]] == [a.alert_id for a in top if a.alert_id != "t:7"][: TOP_ALERTS - 1]
+    assert sum(sample.opened.values()) == count
+    assert dict(sample.ended) == {"quiet": 1}
+
+
+@given(st.integers(1, 60), st.integers(2, 20), st.lists(st.integers(0, 60), max_size=6))
+def test_the_rows_that_are_kept_do_not_depend_on_cuts(rows: int, most: int, cuts: list[int]) -> None:
+    x = np.arange(float(rows))[:, None]
+    whole, cut = EveryNth(most), EveryNth(most)
+    whole.add(x)
+    for part in np.split(x, sorted(min(c, rows) for c in cuts)):
+        cut.add(part)
+    assert cut.rows().tolist() == whole.rows().tolist()
+    assert min(rows, most) >= len(whole.rows()) >= min(rows, (most + 1) // 2)
+    assert (cut.step, cut.seen) == (whole.step, rows)
+
+
+def test_what_decides_the_label_costs_most_to_remove() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(2_000, 3))
+    y = rng.random(2_000) < 1 / (1 + np.exp(-(4 * x[:, 1] - 4)))
+    learner, sample = ScaledLogistic(("noise", "cause", "twin")), RunSample()
+    learner.learn_many(x, y, np.ones(2_000))
+    sample.scored.add(x)
+    for label, held in enumerate(sample.learned):
+        held.add(np.column_stack([x, np.ones(2_000)])[y == bool(label)])
+    found = feature_parts(learner.features, learner, sample)
+    assert found.parts[0].name == "cause"
+    costs = {part.name: part.cost or 0.0 for part in found.parts}
+    assert costs["cause"] > 0.3
+    assert abs(costs["noise"]) < 0.05
+    assert found.average_precision > 0.6
+
+
+@settings(max_examples=200)
+@given(st.floats(1e-9, 1e12), st.floats(0.0, 4e9), st.floats(0.0, 1e9))
+def test_marks_of_axes_lie_on_them_and_apart(high: float, start: float, span: float) -> None:
+    axes: list[Axis] = [shares("s"), amounts(high, "n"), times(start, start + span), odds(1e-4, 1 - 1e-4, "p")]
+    assert axes[1].high >= high * (1 - 1e-9)
+    for axis in axes:
+        places = axis.places(np.array([value for value, _ in axis.ticks]))
+        assert len(axis.ticks) <= 8
+        assert np.all(np.diff(places) > 0.02)
+        assert np.all((places >= 0) & (places <= 1))
+        assert len({text for _, text in axis.ticks}) == len(axis.ticks)
+
+
+@given(st.integers(1, 5_000), st.integers(2, 500))
+def test_a_line_that_is_thinned_keeps_its_ends(count: int, most: int) -> None:
+    at = thinned(count, most)
+    assert at[0] == 0
+    assert at[-1] == count - 1
+    assert len(at) == min(count, most)
+    assert np.all(np.diff(at) > 0)
