@@ -79,7 +79,7 @@ def learner(kind: str) -> Table:
     meanings = parameters(made.__doc__ or "")
     keys = []
     for name, of in inspect.signature(made).parameters.items():
-        if name in ("features", "members"):
+        if name in ("features", *factory.LearnerSpec.model_fields):  # told in the table of `[model]`
             continue
         required = of.default is inspect.Parameter.empty
         default = "must be given" if required else "-" if of.default is None else f"`{toml_of(of.default)}`"

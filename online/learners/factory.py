@@ -36,12 +36,13 @@ REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "column": Column,
     "boosted": BoostedTrees,
     "beside_full": HedgedLearner,
+    "river": "weir.online.learners.river_by_name:RiverByName",
 }
 """By kind: the class, or where it is, for those whose import takes seconds (River's)."""
 
 
 # Kinds that one wild value would blind for all others of its column.
-_CUT_RANGES = {"adaptive_tree", "adaptive_forest"}
+_CUT_RANGES = {"adaptive_tree", "adaptive_forest", "river"}
 
 _TYPE_WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 # Annotations of parameters that can be checked before anything is built.
@@ -64,6 +65,23 @@ class LearnerSpec(FrozenModel):
     """Parameters of the kind that are other than their defaults."""
     members: tuple[LearnerSpec, ...] = ()
     """Of ``auto``, ``stack`` and ``beside_full``: the learners that it mixes, each with kind and params."""
+    estimator: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of ``river``: a classifier of River by name; ``params`` are its own, but for ``memory`` and ``seed``."""
+
+    def settings(self) -> dict[str, Any]:
+        """What the learner of this kind is built with.
+
+        >>> LearnerSpec(kind="river", estimator="forest.AMFClassifier", params={"step": 0.5, "seed": 1}).settings()
+        {'seed': 1, 'estimator': 'forest.AMFClassifier', 'params': {'step': 0.5}}
+        """
+        if (self.kind == "river") != (self.estimator is not None):
+            told = f"learner {self.kind!r} with estimator = {self.estimator!r}"
+            raise ValueError(f'{told}: kind = "river" needs an estimator, no other kind takes one')
+        if self.kind != "river":
+            return self.params
+        own = {name: self.params[name] for name in ("memory", "seed") if name in self.params}
+        given = {name: value for name, value in self.params.items() if name not in own}
+        return {**own, "estimator": self.estimator, "params": given}
 
 
 AUTO_MEMBERS = (
@@ -106,20 +124,20 @@ def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
 def _build(spec: LearnerSpec, names: tuple[str, ...]) -> Learner:
     """The learner alone, or as a member."""
     build = _class_of(spec.kind)
-    known = known_parameters(spec.kind)
-    unknown = sorted(set(spec.params) - set(known))
+    known, params = known_parameters(spec.kind), spec.settings()
+    unknown = sorted(set(params) - set(known))
     if unknown:
         raise ValueError(
             f"learner {spec.kind!r} has no parameter {', '.join(unknown)}; {did_you_mean(unknown[0], known)}"
         )
-    _check_types(spec)
+    _check_types(spec.kind, params)
     takes_members = "members" in inspect.signature(build).parameters
     if spec.members and not takes_members:
         raise ValueError(f"learner {spec.kind!r} takes no members, got {len(spec.members)}; a stack does")
     if takes_members:
         inner = HedgedLearner.member_features(names) if build is HedgedLearner else names
-        return build(names, members=tuple(_build(m, inner) for m in _members(spec)), **spec.params)
-    learner = build(names, **spec.params)
+        return build(names, members=tuple(_build(m, inner) for m in _members(spec)), **params)
+    learner = build(names, **params)
     return ClippingLearner(learner) if spec.kind in _CUT_RANGES else learner
 
 
@@ -141,16 +159,16 @@ def hasty(spec: LearnerSpec) -> LearnerSpec:
     return spec.model_copy(update={"params": spec.params | _HASTY.get(spec.kind, {}), "members": members})
 
 
-def _check_types(spec: LearnerSpec) -> None:
+def _check_types(kind: str, params: dict[str, Any]) -> None:
     """A number given as text would only fail at the first event."""
-    for name, value in spec.params.items():
-        wanted = _TYPES.get(str(inspect.signature(_class_of(spec.kind)).parameters[name].annotation))
+    for name, value in params.items():
+        wanted = _TYPES.get(str(inspect.signature(_class_of(kind)).parameters[name].annotation))
         if wanted is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
             raise ValueError(
-                f"learner {spec.kind!r}: {name} = {shown(value)}; give {' or '.join(_TYPE_WORDS[t] for t in wanted)}"
+                f"learner {kind!r}: {name} = {shown(value)}; give {' or '.join(_TYPE_WORDS[t] for t in wanted)}"
             )
         if isinstance(value, float | int) and name != "intercept" and not 0 <= value < math.inf:
-            raise ValueError(f"learner {spec.kind!r}: {name} = {shown(value)}; give a number of at least 0")
+            raise ValueError(f"learner {kind!r}: {name} = {shown(value)}; give a number of at least 0")
 
 
 def _class_of(kind: str) -> Callable[..., Learner]:

@@ -49,6 +49,16 @@ class LabelSpec(FrozenModel):
         """Whether events wait for their maturity."""
         return self.maturity != "none"
 
+    @property
+    def metrics_over(self) -> str:
+        """The rows that metrics are over: where events wait for their maturity, no early label is among them.
+
+        >>> LabelSpec(maturity="28d").metrics_over
+        'mature events (maturity = 28d)'
+        """
+        shown = format_duration(self.maturity) if isinstance(self.maturity, float) else self.maturity
+        return f"mature events (maturity = {shown})" if self.matures else "all known labels"
+
     @field_validator("maturity")
     @classmethod
     def _seconds_or_name(cls, value: float | str) -> float | str:

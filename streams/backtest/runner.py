@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from weir.online.batch import EventBatch
 from weir.online.codec.accept import Reject
-from weir.online.durations import format_duration
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import SourceSpec, TaskSpec
@@ -92,13 +91,6 @@ class BacktestResult:
         return "correct " + ("the records" if self.task.source is None else "[source] in the task file, or the rows")
 
     @property
-    def metrics_over(self) -> str:
-        """The rows that metrics are over: where events wait for their maturity, no early label is among them."""
-        wait = self.task.labels.maturity
-        shown = format_duration(wait) if isinstance(wait, float) else wait
-        return "all known labels" if wait == "none" else f"mature events (maturity = {shown})"
-
-    @property
     def alerts(self) -> dict[str, int]:
         """How many alerts opened and ended, rows that the budget kept from opening one, and records of all."""
         of = self.pipeline.book.stats
@@ -126,7 +118,7 @@ class BacktestResult:
             "model_version": p.model.version,
             "features": list(p.features),
             "metrics": p.evaluation.get(),
-            "metrics_over": self.metrics_over,
+            "metrics_over": self.task.labels.metrics_over,
             "metrics_over_time": _thinned(p.evaluation.points()),
             "alerts": self.alerts,
             "drift": self.detections,

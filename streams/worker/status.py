@@ -111,6 +111,7 @@ class WorkerStatus(ProcessStatus):
         super().measure()
         for task in self._ctx.tasks:
             self._measure_task(task.name)
+            self._ctx.metrics.set("weir_mature_only", float(task.labels.matures), task=task.name)
         lanes = [lane for lane in self._host.labels if lane.ready]
         self._horizon.look({t.name: [lane.stages[t.name].joiner for lane in lanes] for t in self._ctx.tasks})
         self._measure_store()

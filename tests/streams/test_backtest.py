@@ -214,7 +214,7 @@ def test_labels_that_are_known_sooner_by_their_value_are_told(tmp_path: Path, ma
     task = task.model_copy(update={"labels": LabelSpec.model_validate({"maturity": maturity})})
     result = run_backtest(task, [write(tmp_path / "x.csv", table)], None)
     assert ("labels uneven" in [note.kind for note in result.notes]) == told
-    assert result.metrics_over == ("all known labels" if told else "mature events (maturity = 9h)")
+    assert result.task.labels.metrics_over == ("all known labels" if told else "mature events (maturity = 9h)")
     assert (result.pipeline.joiner.stats.early > 300) != told
 
 
