@@ -79,7 +79,7 @@ class LearnerSpec(FrozenModel):
             raise ValueError(f'{told}: kind = "river" needs an estimator, no other kind takes one')
         if self.kind != "river":
             return self.params
-        own = {name: self.params[name] for name in ("memory", "seed") if name in self.params}
+        own = {name: value for name, value in self.params.items() if name in ("memory", "seed")}
         given = {name: value for name, value in self.params.items() if name not in own}
         return {**own, "estimator": self.estimator, "params": given}
 

@@ -133,7 +133,8 @@ class RiverByName:
 
     def _begin(self) -> None:
         """Nothing is learned, and nothing kept."""
-        self._serves, self._next = self._fresh(), None
+        self._serves: Any = self._fresh()
+        self._next: Any = None
         self._rows: list[tuple[FloatMatrix, BoolVector, FloatVector]] = []
         self._start = self._seen = 0  # the first row that the serving one learned; rows learned in all
 
@@ -165,7 +166,7 @@ class RiverByName:
             return
         if self._next is not None:
             self._serves, self._start = self._next, self._seen - self.memory
-            self._rows = [self._held(self._start)]
+            self._held()
         self._next = self._fresh()
 
     def _teach(self, one: Any, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
@@ -177,16 +178,18 @@ class RiverByName:
                 for _ in range(min(max(round(w), 1), _MOST_REPEATS)):
                     one.learn_one(named, label)
 
-    def _held(self, start: int) -> tuple[FloatMatrix, BoolVector, FloatVector]:
-        """The kept rows from the ``start``-th of all on, as one piece."""
+    def _held(self) -> tuple[FloatMatrix, BoolVector, FloatVector]:
+        """The rows that the serving estimator learned, now kept as one piece."""
         nothing = (np.empty((0, len(self.features))), np.empty(0, np.bool_), np.empty(0))
         x, y, weight = (np.concatenate(parts) for parts in zip(nothing, *self._rows, strict=True))
-        skip = len(x) - (self._seen - start)
-        return x[skip:], y[skip:], weight[skip:]
+        skip = len(x) - (self._seen - self._start)
+        self._rows = [(x[skip:], y[skip:], weight[skip:])]
+        return self._rows[0]
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """How far the log-odds are above those with the feature at its mean of the kept rows, ``(n, F)``."""
-        mean = self._held(self._start)[0].mean(axis=0) if self._rows else np.zeros(len(self.features))
+        kept = self._held()[0]
+        mean = kept.mean(axis=0) if len(kept) else np.zeros(len(self.features))
         own, out = logit_of(self.predict_many(x)), np.empty(x.shape)
         for j in range(x.shape[1]):
             other = x.copy()
@@ -196,7 +199,7 @@ class RiverByName:
 
     def snapshot(self) -> bytes:
         """The rows that the serving estimator learned."""
-        x, y, weight = self._held(self._start)
+        x, y, weight = self._held()
         arrays: Arrays = {"x": x, "y": y, "weight": weight, "at": np.array([self._start, self._seen])}
         return seal(self.kind, self.features, pack_arrays(arrays))
 

@@ -193,10 +193,10 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     _gauge(
         "weir_prequential_metric{task,metric}",
         "1",
-        "Rolling prequential metrics, the mean over this worker's partitions; from labels, so as late as they are; over "
-        "mature events alone where the task sets maturity.",
+        "Rolling prequential metrics, the mean over this worker's partitions; from labels, so as late as they are, and "
+        "over mature events alone where the task sets maturity.",
     ),
-    _gauge("weir_mature_only{task}", "1", "1 where the task sets maturity: its metrics are over mature events; else 0."),
+    _gauge("weir_mature_only{task}", "1", "1 where the task sets maturity: metrics are over mature events; else 0."),
     _counter("weir_drift_detections_total{task}", "times", "Drifts detected."),
     _counter(
         "weir_retrain_requests_total{task,cause}",
