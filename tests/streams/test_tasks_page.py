@@ -42,7 +42,8 @@ def refused(model: type, document: dict[str, Any]) -> set[str | int]:
 def built(kind: str, params: dict[str, Any]) -> None:
     members = (LearnerSpec(kind="logistic"),) if kind in ("auto", "stack", "beside_full") else ()
     given = {"column": "machine.state"} if kind == "column" else {}
-    build_learner(LearnerSpec(kind=kind, params=given | params, members=members), FEATURES)
+    river = "naive_bayes.GaussianNB" if kind == "river" else None
+    build_learner(LearnerSpec(kind=kind, params=given | params, members=members, estimator=river), FEATURES)
 
 
 def test_the_page_is_the_code() -> None:
