@@ -24,7 +24,7 @@ VerdictReason = Annotated[str, Field(min_length=1, max_length=32)]
 """As long as a word of the wire may be."""
 ReasonsOf = Callable[[IntVector], list[list[Reason]]]
 """Explains rows of the batch being decided: ``(k,) int64`` row numbers to ``k`` lists of reasons."""
-Admit = Callable[[float, float], bool]
+Admit = Callable[[float, float, int], bool]
 """Whether an alert may open at a watermark, by a row of a time: `Threshold.admit`."""
 PROBABLE: Final = 0.2
 """No alert below it is critical by how far it is over the line, for lines may be very low."""
@@ -317,7 +317,7 @@ class AlertBook:
         amount = None if self._amount is None else float(predictions.features[row, self._amount]) or None
         told = True
         if entry is None:
-            if self._admit is not None and not self._admit(self.watermark, ts):
+            if self._admit is not None and not self._admit(self.watermark, ts, row):
                 self.stats.refused += 1
                 thresholds[row] = math.inf
                 return

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from weir.online.batch import BoolVector, FloatVector
+from weir.online.batch import BoolVector, FloatVector, IntVector
 from weir.online.decisions.alert_cap import DAY_S, AlertCap
 from weir.online.decisions.histogram import bin_edges, bin_of, tail
 from weir.online.decisions.threshold_policy import BudgetThreshold, CostThreshold, FixedThreshold, PrecisionThreshold
@@ -36,6 +37,16 @@ JUMP, JUMP_ROWS, KEPT_DAYS = 3.0, 10.0, 0.25
 came. Of what was before few days count then."""
 UNUSED, FASTER = 0.75, 8.0
 """While so much of the cap is unused, the past fades so many times as fast: the level may have fallen."""
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows of one call, and how many of them a threshold has taken."""
+
+    marks: FloatVector
+    bins: IntVector
+    worth: FloatVector | None
+    taken: int = 0
 
 
 class Threshold:
@@ -96,7 +107,7 @@ class Threshold:
         """The threshold in force: a score at or over it is an alert; infinite while nothing is to alert."""
         return self._threshold
 
-    def admit(self, mark: float, ts: float) -> bool:
+    def admit(self, mark: float, ts: float, row: int = 0) -> bool:  # noqa: ARG002 - thresholds by segment need the row
         """Take in an alert that is to open at watermark ``mark`` by a row of time ``ts``; whether the cap lets it."""
         return self._cap is None or not self._by_budget or self._cap.admit(mark, ts)
 
@@ -126,25 +137,43 @@ class Threshold:
                 out[out > 1.0] = NEVER
             decide(0, n, out)
             return out
+        rows = self.begin(ts, score, amount)
+        while start < n:
+            end = self.upto(rows)
+            out[start:end] = self.lines(rows, end)
+            decide(start, end, out)
+            self.take(rows, end)
+            start = end
+        return out
+
+    def begin(self, ts: FloatVector, score: FloatVector, amount: FloatVector | None) -> _Rows:
+        """Make rows ready, as of ``thresholds``, to be taken boundary by boundary: ``upto``, ``lines``, ``take``."""
         marks = np.maximum.accumulate(np.concatenate(([self._watermark], ts)))[1:]
-        if self._watermark == -math.inf < marks[-1]:
+        if len(marks) and self._watermark == -math.inf < marks[-1]:
             self._refreshed_at = self._started_at = float(marks[marks > -math.inf][0])
         worth = None if self._budget is None or self._budget.value is None else amount
-        index = bin_of(score if worth is None else _rank(score, worth), self._edges)
-        while start < n:
-            if self._due(float(marks[start])):
-                self._fade_in(float(marks[start]))
-            by_time = int(np.searchsorted(marks, self._refreshed_at + self.every_s))
-            by_rows = start + self.every_rows - self._rows
-            end = min(n, max(min(by_rows, by_time), start + 1))
-            out[start:end] = self._threshold if worth is None else self._of_amounts(worth[start:end])
-            decide(start, end, out)
-            self._pending += np.bincount(index[start:end], minlength=len(self._pending))
-            self._rows += end - start
-            self._seen += end - start
-            start = end
-        self._watermark = float(marks[-1])
-        return out
+        return _Rows(marks, bin_of(score if worth is None else _rank(score, worth), self._edges), worth)
+
+    def upto(self, rows: _Rows) -> int:
+        """Where the next boundary is: up to there one line holds. What came before the first row is closed."""
+        if self._due(float(rows.marks[rows.taken])):
+            self._fade_in(float(rows.marks[rows.taken]))
+        by_time = int(np.searchsorted(rows.marks, self._refreshed_at + self.every_s))
+        by_rows = rows.taken + self.every_rows - self._rows
+        return min(len(rows.marks), max(min(by_rows, by_time), rows.taken + 1))
+
+    def lines(self, rows: _Rows, end: int) -> FloatVector:
+        """The threshold of each row not taken yet up to ``end``."""
+        if rows.worth is None:
+            return np.full(end - rows.taken, self._threshold)
+        return self._of_amounts(rows.worth[rows.taken : end])
+
+    def take(self, rows: _Rows, end: int) -> None:
+        """Count the rows up to ``end``, which have been decided on."""
+        self._pending += np.bincount(rows.bins[rows.taken : end], minlength=len(self._pending))
+        self._rows += end - rows.taken
+        self._seen += end - rows.taken
+        rows.taken, self._watermark = end, float(rows.marks[end - 1])
 
     def update_labels(
         self, score: FloatVector, y: BoolVector, weight: FloatVector, correction: BoolVector | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -67,6 +68,40 @@ class CostThreshold(FrozenModel):
             return np.where(saved > 0.0, (self.false_positive + self.review) / saved, np.inf)
 
 
+class SegmentBudget(FrozenModel):
+    """Alerts a day of events whose ``input`` is in a range: a team's, a region's, those of large amounts."""
+
+    name: str = Field(min_length=1, max_length=64)
+    """Whose it is."""
+    input: str
+    """A number among the inputs of the model; missing is 0."""
+    at_least: float | None = Field(default=None, allow_inf_nan=False)
+    """The smallest value of the range; without it there is none."""
+    below: float | None = Field(default=None, allow_inf_nan=False)
+    """The first value above the range; without it there is none."""
+    alerts_per_day: float = Field(gt=0.0, allow_inf_nan=False)
+    """The most alerts in any day of event time."""
+    alerts_per_hour: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """The burst: a quarter of the day's when not given, and at least 1."""
+    min_score: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """No score below it alerts."""
+
+    @model_validator(mode="after")
+    def _some_range(self) -> Self:
+        low, high = self.range
+        if not low < high or (low, high) == (-math.inf, math.inf):
+            raise ValueError(
+                f"budget {self.name!r}: from {low:g} to below {high:g} is no range of {self.input!r}; give `at_least`, "
+                "`below` or both, `at_least` the smaller"
+            )
+        return self
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest value, and the first one above."""
+        return (-math.inf if self.at_least is None else self.at_least), math.inf if self.below is None else self.below
+
+
 class BudgetThreshold(FrozenModel):
     """As many alerts as the budget allows, never more: the line follows a fading histogram of scores, a cap holds it.
 
@@ -94,6 +129,28 @@ class BudgetThreshold(FrozenModel):
     """Event time before which nothing alerts."""
     bins: int = Field(default=2048, ge=16, le=65536)
     """Of the histogram of scores that the line is read from."""
+    budgets: tuple[SegmentBudget, ...] = Field(default=(), max_length=32, exclude_if=lambda value: not value)
+    """Budgets of their own for some events, each with a line of its own: an event is of the first whose range it is in.
+    ``alerts_per_day`` is for the rest, and everything else holds for all."""
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        names = [each.name for each in self.budgets]
+        if len({*names}) < len(names):
+            raise ValueError(f"budgets = {', '.join(names)}: two have the same name; rename one")
+        return self
+
+    @property
+    def parts(self) -> tuple[BudgetThreshold, ...]:
+        """The budget of the rest, then those of ``budgets``, each as a policy."""
+        fields = ("alerts_per_day", "alerts_per_hour", "min_score")
+        own = ({name: getattr(each, name) for name in fields} for each in self.budgets)
+        return tuple(self.model_copy(update={"budgets": (), **update}) for update in ({}, *own))
+
+    @property
+    def most_a_day(self) -> float:
+        """Alerts a day of all budgets together."""
+        return self.alerts_per_day + sum(each.alerts_per_day for each in self.budgets)
 
     @model_validator(mode="before")
     @classmethod
@@ -123,9 +180,16 @@ class PrecisionThreshold(FrozenModel):
     min_labels: int = Field(default=30, ge=1)
     """Labels over a line, faded, without which it is not considered."""
     fallback: BudgetThreshold | None = None
-    """A budget that decides while no line reaches the precision."""
+    """A budget that decides while no line reaches the precision; without ``budgets``."""
     bins: int = Field(default=2048, ge=16, le=65536)
     """Of the histograms of scores that the line is read from."""
+
+    @model_validator(mode="after")
+    def _one_fallback(self) -> Self:
+        if self.fallback is not None and self.fallback.budgets:
+            names = ", ".join(each.name for each in self.fallback.budgets)
+            raise ValueError(f"fallback.budgets = {names}: a fallback is one budget; remove them")
+        return self
 
 
 ThresholdPolicy = Annotated[

@@ -27,6 +27,7 @@ from weir.online.batch import (
 from weir.online.decisions.alert_state import AlertState, Reason
 from weir.online.decisions.alerts import AlertBook
 from weir.online.decisions.reasons import ReasonWriter
+from weir.online.decisions.segments import SegmentedThreshold
 from weir.online.decisions.threshold import Threshold
 from weir.online.decisions.threshold_policy import BudgetThreshold, PrecisionThreshold, ThresholdPolicy
 from weir.online.decisions.typical import TypicalValues
@@ -116,7 +117,7 @@ class LabellingStage:
         """What came before."""
         self._amount = features.index("amount") if "amount" in features else None
         _check_amount(task, self._amount)
-        self.threshold = Threshold(share_of(task.threshold, share, int(lane or 0)))
+        self.threshold = _threshold_of(task, features, share, int(lane or 0))
         self.book = AlertBook(task.alerts, task.name, self._amount, self.threshold.admit)
         self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity, subjects_of(task))
         self._full = FullReasons(task.full, features)
@@ -158,6 +159,8 @@ class LabellingStage:
         p, refused = scored.predictions, self.book.stats.refused
         amount = None if self._amount is None else p.features[:, self._amount]
         lines = partial(self.threshold.thresholds, marks, p.score, amount=amount)
+        if isinstance(self.threshold, SegmentedThreshold):
+            lines = partial(lines, segment=self.threshold.segments(p.features))
         if not self.task.alerting:
             return lines()
         met: list[FloatVector] = []
@@ -303,6 +306,21 @@ class LabellingStage:
             "counts": self.counts,
         }
         return {name: part for name, part in parts.items() if part is not None}
+
+
+def _threshold_of(task: TaskSpec, features: tuple[str, ...], share: float, lane: int) -> Threshold | SegmentedThreshold:
+    """The line of one lane; one for each budget where there are several."""
+    policy = task.threshold
+    if not isinstance(policy, BudgetThreshold) or not policy.budgets:
+        return Threshold(share_of(policy, share, lane))
+    for each in policy.budgets:
+        if each.input not in features:
+            raise TaskError(
+                f"task {task.name}: budget {each.name!r} is for a range of {each.input!r}, which is no input of the "
+                f"model; {did_you_mean(each.input, features)}"
+            )
+    parts = [part for each in policy.parts if isinstance(part := share_of(each, share, lane), BudgetThreshold)]
+    return SegmentedThreshold(policy, parts, [features.index(each.input) for each in policy.budgets])
 
 
 def share_of(policy: ThresholdPolicy, share: float, lane: int = 0) -> ThresholdPolicy:

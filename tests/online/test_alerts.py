@@ -281,7 +281,7 @@ def test_severity_by_probability_or_expected_loss(policy: dict[str, Any], expect
 
 def test_the_cap_refuses_new_alerts_and_lets_open_ones_go_on() -> None:
     cap = AlertCap([(2, DAY)])
-    book = AlertBook(AlertPolicy(cooldown_s=0), "t", admit=cap.admit)
+    book = AlertBook(AlertPolicy(cooldown_s=0), "t", admit=lambda mark, ts, _: cap.admit(mark, ts))
     rows: list[Row] = [("a1", "a", 1.0, 0.9), ("b1", "b", 2.0, 0.9), ("c1", "c", 3.0, 0.9), ("a2", "a", 4.0, 0.9)]
     thresholds = np.full(4, 0.5)
     made = book.decide(batch(rows), thresholds)

@@ -70,7 +70,7 @@ class Notifier:
         self._seen: dict[Place, int] = {}
         """Of partitions, up to where nothing is to be told, though that is not written down."""
         budgets = ((task.name, task.threshold) for task in service.tasks)
-        self._budgets = {task: of.alerts_per_day for task, of in budgets if isinstance(of, BudgetThreshold)}
+        self._budgets = {task: of.most_a_day for task, of in budgets if isinstance(of, BudgetThreshold)}
         # Threads of their own: a receiver that hangs must not take those that read the database.
         self._threads = ThreadPoolExecutor(len(self._settings.targets) or 1, "weir-notify")
         self._running: asyncio.Task[None] | None = None

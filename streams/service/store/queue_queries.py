@@ -62,6 +62,6 @@ def budget_left(c: Connection, tasks: Iterable[TaskSpec], now: float) -> dict[st
     done: dict[str, int] = {row[0]: row[1] for row in c.execute(judged)}
     budgets = {task.name: task.threshold for task in tasks}
     return {
-        name: max(math.ceil(budget.alerts_per_day) - done.get(name, 0), 0)
+        name: max(math.ceil(budget.most_a_day) - done.get(name, 0), 0)
         for name, budget in budgets.items() if isinstance(budget, BudgetThreshold)
     }  # fmt: skip

@@ -179,7 +179,7 @@ class AlertsPages(PageGroup):
         if of.waits_for is None:
             return None
         budget = await self._service.store.budget(of, now)
-        daily = [getattr(t.threshold, "alerts_per_day", 0) for t in self._service.tasks if t.name in budget["left"]]
+        daily = [getattr(t.threshold, "most_a_day", 0) for t in self._service.tasks if t.name in budget["left"]]
         return None if budget["line"] is None else {"line": budget["line"], "daily": sum(daily)}
 
     async def _rows(self, request: Request, alert_ids: Sequence[str]) -> list[AlertRow]:

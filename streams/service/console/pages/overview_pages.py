@@ -123,4 +123,4 @@ def newest(series: Series, task: str, name: str) -> float | None:
 
 
 def _budget(task: TaskSpec) -> float | None:
-    return task.threshold.alerts_per_day if isinstance(task.threshold, BudgetThreshold) else None
+    return task.threshold.most_a_day if isinstance(task.threshold, BudgetThreshold) else None
