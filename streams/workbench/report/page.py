@@ -130,7 +130,7 @@ class _Drawn:
 
 
 def _over_time(run: _Run) -> Iterator[Chart | None]:
-    points, over = run.result.pipeline.evaluation.points(), run.result.metrics_over
+    points, over = run.result.pipeline.evaluation.points(), run.result.task.labels.metrics_over
     task = run.result.task
     note = f"Over the last {task.metrics.rolling:,} of {over}, at the time when their labels were known."
     ranked = {"average_precision": "average precision", "roc_auc": "ROC AUC"}
