@@ -164,7 +164,7 @@ class LabellingStage:
         if not self.task.alerting:
             return lines()
         met: list[FloatVector] = []
-        made = self.book.decide_by(p, lambda take: met.append(lines(take)), lambda at: self._explain(scored, at), marks)
+        made = self.book.decide_by(p, lambda take: met.append(lines(take)), lambda at: self.explain(scored, at), marks)
         out.alerts, out.decided, out.refused = made.alerts, made.of_rows, self.book.stats.refused - refused
         return met[0]
 
@@ -220,8 +220,8 @@ class LabellingStage:
         self.counts.repeats += int(np.count_nonzero(~new))
         return scored.take(np.flatnonzero(new))
 
-    def _explain(self, scored: ScoredBatch, at: IntVector) -> list[list[Reason]]:
-        """Reasons of rows that alert: what each feature added to the log-odds, in words."""
+    def explain(self, scored: ScoredBatch, at: IntVector) -> list[list[Reason]]:
+        """Reasons of rows, such as those that alert: what each feature added to the log-odds, in words."""
         x, versions = scored.predictions.features[at], scored.predictions.model_version[at]
         added = self._full.handed_on(x, self._contributions(x, versions))
         return self._writer.write(x, added, *self.typical.as_of(scored.predictions.features, at))

@@ -6,9 +6,10 @@ joined by function calls: what labelling has to say to models and to rows of fea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from weir.online.batch import EventBatch, ExampleBatch, FloatVector, LabelBatch, PredictionBatch
+from weir.online.batch import EventBatch, ExampleBatch, FloatVector, LabelBatch, PredictionBatch, ScoredBatch
 from weir.online.decisions.alert_state import AlertState
 from weir.online.drift.detection import Detection
 from weir.online.features.store import FeatureStore
@@ -60,6 +61,8 @@ class TaskPipeline:
         )
         self.joiner, self.threshold, self.book = self.labelling.joiner, self.labelling.threshold, self.labelling.book
         self.evaluation = self.labelling.evaluation
+        self.on_scored: Callable[[ScoredBatch], object] | None = None
+        """Shown scores before anything follows from them: the model, and what is typical, are those of then."""
 
     @property
     def scored(self) -> int:
@@ -94,6 +97,8 @@ class TaskPipeline:
     def _label(self, scored: ScoreOutput) -> StepOutput:
         out = StepOutput()
         if scored.scored is not None:
+            if self.on_scored is not None:
+                self.on_scored(scored.scored)
             labelled = self.labelling.scored(scored.scored)
             out.predictions, out.thresholds = scored.scored.predictions, labelled.thresholds
             out.decided = labelled.decided

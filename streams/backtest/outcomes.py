@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from weir.online.batch import BoolVector, FloatVector, IntVector, PredictionBatch
 from weir.online.decisions.alert_state import AlertState
@@ -89,6 +90,11 @@ class Outcomes:
     def labelled(self) -> BoolVector:
         """Which rows have a label."""
         return np.asarray(~np.isnan(self.label))
+
+    def row_of(self, entity_id: str, event_id: str) -> IntVector:
+        """The row of an event, ``(1,)``."""
+        same = pc.and_(pc.equal(self.event_ids, event_id), pc.equal(self.entity_ids, entity_id))
+        return np.flatnonzero(same)[:1]
 
     def take(self, rows: IntVector | BoolVector) -> Self:
         """Some of the rows: by their places, or those that are true."""

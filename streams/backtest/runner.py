@@ -23,6 +23,7 @@ from weir.online.task.spec import SourceSpec, TaskSpec
 from weir.streams.backtest.alert_log import AlertLog
 from weir.streams.backtest.distinct_ids import distinct, within
 from weir.streams.backtest.event_files import FileSource, SourceBatch
+from weir.streams.backtest.explained_score import ExplainedScore, ScoreExplainer
 from weir.streams.backtest.held_labels import LabelInput
 from weir.streams.backtest.kept_field import values_of, with_field
 from weir.streams.backtest.notes import Note, RunWatch
@@ -78,6 +79,8 @@ class BacktestResult:
     """Every scored row, where that was kept, or needed for a file."""
     alert_log: AlertLog | None = None
     """Every record of an alert, where that was kept or written."""
+    explained: list[ExplainedScore] = field(default_factory=list)
+    """The score of the event that was to be explained, once for each entity that has it."""
     features: pa.Table | None = None
     """What each score was made from, by `Keep.features`."""
 
@@ -138,6 +141,7 @@ def run_backtest(
     keep: Keep = NOTHING,
     alerts: Path | None = None,
     features: Path | None = None,
+    explain: str | None = None,
     stop: Callable[[], bool] | None = None,
     watcher: Watcher | None = None,
 ) -> BacktestResult:
@@ -155,6 +159,7 @@ def run_backtest(
     keep : what the result holds beside the metrics.
     alerts : file of every record of an alert with its outcome, written at the end; Parquet or JSONL.
     features : Parquet file of what each score was made from.
+    explain : id of an event whose score is explained: ``result.explained``.
     stop : asked between batches; once it is true the run ends there, and ``result.stopped`` says so.
     watcher : sees every step.
 
@@ -167,6 +172,7 @@ def run_backtest(
     """
     _check_mapping(task)
     pipeline = TaskPipeline(task, MemoryFeatureStore())
+    explainer = None if explain is None else ScoreExplainer(pipeline, explain)
     columns = pipeline.columns
     if keep.field is not None:
         task, columns = with_field(task, columns, keep.field)
@@ -204,6 +210,7 @@ def run_backtest(
     finally:
         result.seconds = time.perf_counter() - start
         result.outcomes = outputs.close()
+    result.explained = [] if explainer is None else explainer.found
     result.alert_log = outputs.alerts
     result.features = None if outputs.features is None else outputs.features.table()
     result.notes = sorted(run.notes(source), key=lambda note: note.rank)

@@ -11,20 +11,19 @@ import orjson
 import typer
 
 from weir.streams.cli.console import bars, notes
+from weir.streams.cli.offline.backtest_tables import show_explained, slices, summary
 from weir.streams.cli.options import INTERRUPTED, duration
 from weir.streams.cli.signals import StopRequest, interruptible
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from weir.streams.backtest.runner import BacktestResult
     from weir.streams.workbench.report.page import Watched
 
 SHOWN, NOTHING_SCORED = 6, 3
 """Exit status where no row was scored."""
-_SHOWN = ("roc_auc", "average_precision", "log_loss", "brier", "ece", "accuracy", "f1", "kappa")
 
 
 def backtest_command(
@@ -54,6 +53,12 @@ def backtest_command(
     plots: Annotated[
         Path | None, typer.Option("--plots", help="Write the charts of that page as SVG into this folder.")
     ] = None,
+    by: Annotated[
+        str | None, typer.Option("--slice", metavar="FIELD", help="Metrics by the values of a field, such as country.")
+    ] = None,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="EVENT_ID", help="Show why this event got its score.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Any warning ends with exit status 1.")] = False,
 ) -> None:
     """Replay files through a task: features, scores, late labels, learning, alerts.
@@ -74,12 +79,15 @@ def backtest_command(
         weir backtest churn.toml --data plays-2025.csv.gz --data plays-2026.csv.gz --scores scores.parquet
 
         weir backtest fraud.toml --data user-events.jsonl --labels labels.jsonl --label-delay 4d
+
+        weir backtest fraud.toml --data payments.parquet --slice country --explain e-17342
     """
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
     from weir.streams.backtest.outcomes import Keep
     from weir.streams.backtest.runner import run_backtest
     from weir.streams.task_files import load_task
+    from weir.streams.workbench.outcome_report import outcome_report
 
     spec, console = load_task(task), notes()
     delay_s = None if label_delay is None else duration("--label-delay", label_delay)
@@ -109,29 +117,36 @@ def backtest_command(
                 labels=labels or (),
                 label_delay_s=delay_s,
                 started=started,
+                keep=Keep(outcomes=True, reasons=explain is not None, field=by),
+                explain=explain,
                 alerts=alerts,
                 features=features,
                 stop=asked.is_set,
-                keep=Keep(outcomes=watched is not None),
                 watcher=watched,
             )
         except KeyboardInterrupt:
             console.print("stopped before the files were read")
             raise typer.Exit(INTERRUPTED) from None
+    said = result.report()
+    if result.outcomes is not None:
+        said |= outcome_report(spec, result.outcomes, by)
     if report is not None:
-        report.write_bytes(orjson.dumps(result.report(), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+        report.write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     if watched is not None:
         from weir.streams.workbench.report.page import write_report
 
         with console.status("the page"):
             write_report(result, watched, task.read_text("utf-8-sig"), html, plots)
-    console.print(_summary(result))
+    console.print(summary(said))
+    if by is not None:
+        console.print(slices(by, said["slices"][by]))
     if result.stopped:
         so_far = ", ".join(map(str, written)) or "no file, as none was asked for"
-        console.print(
-            f"stopped after {result.rows:,} rows; what was done so far is in {so_far}", markup=False, soft_wrap=True
-        )
+        words = f"stopped after {result.rows:,} rows; what was done so far is in {so_far}"
+        console.print(words, markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
+    if explain is not None:
+        _explain(result, explain)
     _tell(result, console, strict)
 
 
@@ -147,6 +162,15 @@ def _watched(html: Path | None, plots: Path | None) -> Watched | None:
     if plots is not None and plots.exists() and not plots.is_dir():
         raise UsageError(f"--plots {plots} is a file; give the name of a folder")
     return Watched()
+
+
+def _explain(result: BacktestResult, event_id: str) -> None:
+    if not result.explained:
+        raise UsageError(f"event {event_id!r} was not scored: it is not in the data, or is none of the task's events")
+    for found in result.explained:
+        show_explained(found, result.outcomes)
+    if not all(found.equal for found in result.explained):
+        raise typer.Exit(1)
 
 
 def _tell(result: BacktestResult, console: Console, strict: bool) -> None:
@@ -171,26 +195,3 @@ def _check_target(path: Path) -> None:
         raise UsageError(f"{path} is a directory; give the name of a file in it")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist; create it first")
-
-
-def _summary(result: BacktestResult) -> Table:
-    from rich.table import Table
-
-    r = result.report()
-    table = Table(title=f"{r['task']}: {r['rows']:,} rows in {r['seconds']:.1f} s", title_justify="left")
-    table.add_column("metric")
-    for slice_name in r["metrics"]:
-        table.add_column(slice_name, justify="right")
-    for name in _SHOWN:
-        cells = [f"{m[name]:.4f}" if name in m else "" for m in r["metrics"].values()]
-        if any(cells):
-            table.add_row(name, *cells)
-    said = (
-        f"{r['scored']:,} scored, {r['labelled']:,} labelled, {r['model_version']:,} learned, "
-        f"{r['rejected']:,} rejected, {r['repeats']:,} repeated, {r['alerts']['open']:,} alerts opened, "
-        f"{len(r['drift'])} drifts; metrics over {r['metrics_over']}"
-    )
-    if refused := r["alerts"]["refused"]:
-        said += f"; {refused:,} rows over the line opened no alert, as the budget had none left"
-    table.caption = said
-    return table
