@@ -61,15 +61,15 @@ def check_graph(data: bytes, *, independent: bool = True) -> GraphSpec:
         Not a graph, truncated, operators that are not available, wrong names, types or shapes, outputs that are not
         finite, not the same when run twice, or not the same in another batch; or it takes longer than ``PROBE_S``.
     """
-    opset = _read(data)
+    model = read_graph(data)
     session = open_session(data)
-    spec = declared(session, opset)
+    spec = declared(session, opset_of(model))
     probe(session, spec, independent)
     return spec
 
 
-def _read(data: bytes) -> int:
-    """The opset of a graph that is complete and needs nothing else."""
+def read_graph(data: bytes) -> Any:
+    """A graph that is complete and needs nothing else, as an ``onnx.ModelProto``; raises ``ModelError``."""
     import onnx
 
     failure: type[Exception] = import_module("google.protobuf.message").DecodeError
@@ -80,12 +80,17 @@ def _read(data: bytes) -> int:
     except failure as exc:
         raise ModelError(f"{len(data):,} bytes are no ONNX graph ({exc}): corrupt or truncated; export again") from exc
     used = {node.domain for node in _nodes(model)}
-    if unknown := sorted(used - DOMAINS):
+    if unknown := sorted(map(str, used - DOMAINS)):
         raise ModelError(f"operators of {unknown} are not available; export with those of {sorted(DOMAINS - {''})}")
     # A path in a graph could name any file of the machine that serves it.
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(model)):
         raise ModelError("weights lie outside the graph's file; export it with external_data=False")
-    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    return model
+
+
+def opset_of(model: Any) -> int:
+    """Version of the standard operators that a graph asks for; 1 where it names none."""
+    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
 def _graphs(model: Any) -> Iterator[Any]:
@@ -124,7 +129,7 @@ def open_session(data: bytes) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what it would print is in the exception
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's errors have no base of their own
         raise ModelError(f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {first_line(exc)}") from exc
 

@@ -50,7 +50,7 @@ _MODELS: Final = {
     "retrain": "Ask for a new full model of a task.",
     "tune": "Search the settings of a task's encoder.",
     "archive": "Keep predictions, examples and events in Parquet files, one folder a day.",
-    "models": "Full models: list, show, promote, roll back, compare, verify, clear away.",
+    "models": "Full models: list, show, import, promote, roll back, compare, verify, clear away.",
 }
 _OPERATE: Final = {
     "doctor": "Check that this machine is ready to run Weir.",

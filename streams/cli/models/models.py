@@ -12,6 +12,7 @@ import typer
 
 from weir.online.durations import format_duration
 from weir.streams.cli.console import notes, output, table, to_json
+from weir.streams.cli.models.import_model import import_command
 from weir.streams.cli.models.model_common import (
     RegistryOption,
     TaskArgument,
@@ -26,7 +27,8 @@ from weir.streams.cli.options import ConfigOption, JsonOption, duration, setting
 
 models_app = typer.Typer(
     name="models",
-    help="Full models: list, show, promote, roll back, compare, verify, clear away.\n\nFor example: weir models list",
+    help="Full models: list, show, import, promote, roll back, compare, verify, clear away.\n\n"
+    "For example: weir models list",
     no_args_is_help=True,
 )
 
@@ -103,6 +105,7 @@ def show_command(
         output().print(moves_table(moves))
 
 
+models_app.command("import")(import_command)
 models_app.command("promote")(promote_command)
 models_app.command("rollback")(rollback_command)
 

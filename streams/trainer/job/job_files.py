@@ -94,7 +94,7 @@ class JobFiles:
         if to.is_file():
             return BUILT
         if kind not in self._shop.builders:
-            return "no builder of this kind here; run: pip install 'weir[train]'"
+            return "no builder of this kind here; run: pip install 'weir[train]', or weir models import again"
         make, spec = self._shop.builders[kind], full_of(self._task.spec)
         return self._made(
             job, kind, BuildWork(make, spec, self.data(job), spec.training.seed, self._warm_start(kind), to)

@@ -133,7 +133,10 @@ class JobRunner:
         built: dict[str, str] = {kind: self._files.candidate(job, kind) for kind in self._task.training.candidates}
         made = [kind for kind, said in built.items() if said == BUILT]
         if not made:
-            raise ModelError("; ".join(f"{kind}: {said}" for kind, said in built.items()))
+            raise ModelError(
+                "; ".join(f"{kind}: {said}" for kind, said in built.items())
+                or "[full.training] candidates is empty: nothing is trained for this task, see weir models import"
+            )
         if len(made) > 1 and self._shop.blend is not None:
             built[BLEND] = self._files.blended(job, made)
         self._task.desk.change(lambda state: state.with_job(built=built).at_stage("trained"))

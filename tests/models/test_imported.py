@@ -1,0 +1,178 @@
+"""Models of seven libraries, as they were exported: served, they say what the library said. And what is no model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.models.graphs import text_graph
+from tests.models.imported_models import FOLDER, NAMES, kept, map_of
+from weir.models.errors import ModelError
+from weir.models.onnx.adopt import adopt, largest_difference
+from weir.models.onnx.foreign import Foreign, read_foreign
+from weir.models.onnx.foreign_inputs import describe
+from weir.models.onnx.graph import check_graph
+from weir.models.serving.ort_model import OrtModel
+
+MAP = '[inputs]\nX = ["amount", "ratio"]\n'
+
+
+def served(name: str) -> tuple[OrtModel, Foreign]:
+    held = kept(name)
+    foreign = read_foreign(held.onnx, held.map)
+    return OrtModel.load(adopt(foreign), 1, held.map.features, provider="cpu", buckets=(1, 8)), foreign
+
+
+def probability(logit: Any) -> Any:
+    return 1 / (1 + np.exp(-logit.astype(np.float64)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_served_model_says_what_its_library_said(name: str) -> None:
+    model, _ = served(name)
+    held = kept(name)
+    said = probability(model.step(held.x, np.empty((len(held.x), 0), np.float32))[0])
+    np.testing.assert_allclose(said, held.expected, atol=2e-6)
+
+
+def test_the_kept_models_are_small_and_of_all_libraries() -> None:
+    sizes = [path.stat().st_size for path in FOLDER.iterdir() if path.suffix in (".onnx", ".json")]
+    assert max(sizes) <= 8_000
+    assert sum(sizes) <= 100_000
+    assert {name.split("_")[0] for name in NAMES} == {"sklearn", "xgboost", "lightgbm", "catboost", "torch"}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(-1e6, 1e6, width=32) | st.just(-0.0), min_size=3, max_size=3), min_size=1, max_size=9),
+    st.sampled_from(["xgboost", "sklearn_strings", "torch_stuck_at_one_row"]),
+)
+def test_whatever_the_rows_it_says_what_the_original_says(rows: list[list[float]], name: str) -> None:
+    held = kept(name)
+    foreign = read_foreign(held.onnx, held.map)
+    assert largest_difference(foreign, adopt(foreign), np.array(rows, np.float32)) <= 1e-6
+
+
+def graph(body: str, kinds: str = "float[n, 2] X", out: str = "float[n] p", opset: int = 18) -> bytes:
+    return text_graph(
+        f"g ({kinds}) => ({out}) {{ {body} }}", f'<ir_version: 8, opset_import: ["" : {opset}, "ai.onnx.ml" : 3]>'
+    )
+
+
+SUM = "s = ReduceSum <keepdims = 0> (X, axis)"
+AXIS = "axis = Constant <value_ints = [1]> () "
+
+
+def edited(data: bytes, change: Any) -> bytes:
+    model = onnx.load_model_from_string(data)
+    change(model)
+    return bytes(model.SerializeToString())
+
+
+def newer(model: Any) -> None:
+    model.opset_import[0].version = 99
+
+
+def outside(model: Any) -> None:
+    made = numpy_helper.from_array(np.zeros(3, np.float32), "w")
+    made.data_location = TensorProto.EXTERNAL
+    made.external_data.add(key="location", value="/etc/passwd")
+    model.graph.initializer.append(made)
+
+
+def claims(model: Any) -> None:
+    model.graph.initializer.append(TensorProto(name="w", data_type=1, dims=[1 << 29], raw_data=b"1234"))
+    model.graph.node.insert(0, helper.make_node("Identity", ["w"], ["unused"]))
+    model.graph.output.append(helper.make_tensor_value_info("unused", 1, [1 << 29]))
+
+
+GOOD = graph(f"{AXIS} {SUM} p = Sigmoid(s)")
+TEXTS, WHOLE, LINE = kept("sklearn_strings"), kept("sklearn_integers"), kept("sklearn_zipmap")
+HOSTILE = {
+    "nothing": (b"", MAP, "empty"),
+    "a pickle": (b"\x80\x05\x95\x10\x00\x00\x00sklearn", MAP, "no ONNX graph|hold no graph"),
+    "a page": (b"<!doctype html><html>404</html>", MAP, "no ONNX graph|hold no graph"),
+    "cut": (GOOD[:-20], MAP, "truncated|cannot load"),
+    "an operator of its own": (
+        text_graph("g (float[n, 2] X) => (float[n] p) { p = mine.Magic(X) }",
+                   '<ir_version: 8, opset_import: ["" : 18, "mine" : 1]>'),
+        MAP, "operators of .'mine'. are not available"),
+    "weights elsewhere": (edited(GOOD, outside), MAP, "outside the graph's file"),
+    "two gigabytes": (edited(GOOD, claims), 'output_name = "p"\n' + MAP, "cannot load"),
+    "from the future": (
+        edited(GOOD, newer), MAP, r"opset 99 of ai.onnx, this ONNX Runtime knows up to \d+: export it"),
+    "a regressor": (
+        graph(f"{AXIS} {SUM} ten = Constant <value_float = 10.0> () p = Mul(s, ten)"), MAP,
+        "is 20, no probability .* a regressor cannot be served"),
+    "four classes": (
+        graph("c = Concat <axis = 1> (X, X) p = Softmax(c)", out="float[n, 4] p"), MAP, "of 4 classes; only two"),
+    "an image": (graph("p = Identity(X)", "float[n, 3, 8, 8] X", "float[n, 3, 8, 8] p"), MAP, "has 4 axes"),
+    "too few features": (GOOD, '[inputs]\nX = "amount"\n', "inputs.X has 1 features; the graph takes 2 columns"),
+    "another input": (GOOD, '[inputs]\nx = ["amount", "ratio"]\n', "names x; the graph takes X"),
+    "no text": (
+        GOOD, '[inputs]\nX = ["amount", { feature = "ratio", categories = ["a"] }]\n', "takes float: leave them out"),
+    "a text": (
+        TEXTS.onnx, '[inputs]\namount = "amount"\nratio = "ratio"\ncountry = "country_code"\n',
+        "the graph takes a text: give categories"),
+    "nan for whole numbers": (
+        WHOLE.onnx, 'missing = nan\n[inputs]\nX = ["amount", "hour"]\n', "missing is nan, which int64 cannot hold"),
+    "nan for a line": (
+        LINE.onnx, "missing = nan\n" + LINE.text, "is nan for 1 of 3 rows: .* give missing = NUMBER"),
+    "no such class": (
+        TEXTS.onnx, TEXTS.text.replace('"fraud"', '"bad"'),
+        "positive is 'bad'; the classes of the graph are 'fraud', 'ok'"),
+    "no class said": (TEXTS.onnx, TEXTS.text.replace('positive = "fraud"\n', ""), "not clear which class"),
+    "no such output": (GOOD, 'output_name = "q"\n' + MAP, "output_name is 'q'; the graph gives p"),
+    "overflow": (
+        graph(f"{AXIS} {SUM} e = Exp(s) one = Constant <value_float = 1.0> () d = Add(e, one) p = Div(e, d)"), MAP,
+        "not finite where inputs reach .*, or give clip = NUMBER"),
+    "stuck at three rows": (
+        graph("z = Constant <value = float[3, 1] {0, 0, 0}> () c = Concat <axis = 1> (X, z) "
+              "k = Constant <value_ints = [0]> () g = Gather <axis = 1> (c, k) p = Sigmoid(g)",
+              "float[3, 2] X", "float[3, 1] p"),
+        MAP, "exactly 3 rows at once"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_cannot_be_served_is_refused_in_words(name: str) -> None:
+    data, text, words = HOSTILE[name]
+    with pytest.raises(ModelError, match=words) as told:
+        adopt(read_foreign(data, map_of(text)))
+    assert len(str(told.value)) < 700
+
+
+def test_an_unknown_feature_is_met_with_the_nearest() -> None:
+    with pytest.raises(ModelError, match=r"inputs.X: 'amont' is none of the 2 .* did you mean 'amount'"):
+        map_of('[inputs]\nX = ["amont", "ratio"]').check_features(["amount", "ratio"])
+
+
+def test_a_graph_of_a_newer_ir_version_is_served() -> None:
+    data = edited(GOOD, lambda model: setattr(model, "ir_version", 99))
+    assert check_graph(adopt(read_foreign(data, map_of(MAP)))).inputs == 2
+
+
+def test_a_model_that_would_be_served_otherwise_is_refused() -> None:
+    held = kept("sklearn_zipmap")
+    foreign = read_foreign(held.onnx, held.map)
+    other = read_foreign(held.onnx, held.map.model_copy(update={"positive": 0}))
+    with pytest.raises(ModelError, match=r"from the probability of the original on row .* the limit is 0\.0001"):
+        largest_difference(foreign, adopt(other), held.x)
+
+
+def test_the_same_model_makes_the_same_bytes() -> None:
+    held = kept("xgboost")
+    assert adopt(read_foreign(held.onnx, held.map)) == adopt(read_foreign(held.onnx, held.map))
+
+
+def test_a_map_begins_with_what_the_graph_takes() -> None:
+    said = describe(onnx.load_model_from_string(kept("sklearn_strings").onnx))
+    assert map_of(said).inputs["country"][0].categories == ("TEXT OF 0",)
+    assert 'categories = ["TEXT OF 0"]' in said
+    assert list(map_of(said).inputs) == ["amount", "ratio", "country"]
