@@ -27,7 +27,8 @@ class TrainingSpec(FrozenModel):
     """When the full model of a task is trained anew, and what it must show before it serves."""
 
     candidates: tuple[Literal["encoder", "trees"], ...] = ("encoder", "trees")
-    """What is trained; with both, their blend is a third candidate, and the best on the newest labels is proposed."""
+    """What is trained; with both, their blend is a third candidate, and the best on the newest labels is proposed.
+    Empty: nothing is, and models come from ``weir models import``."""
     schedule: str | None = None
     """Cron expression in UTC, such as ``0 3 * * 1``; drift, label volume and ``weir retrain`` ask as well."""
     window: Seconds = 90 * 86_400.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,3 +177,12 @@ def test_a_map_begins_with_what_the_graph_takes() -> None:
     assert map_of(said).inputs["country"][0].categories == ("TEXT OF 0",)
     assert 'categories = ["TEXT OF 0"]' in said
     assert list(map_of(said).inputs) == ["amount", "ratio", "country"]
+
+
+def test_the_map_of_the_page_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "IMPORT.md").read_text()
+    block = next(part for part in page.split("```toml\n")[1:] if part.startswith("positive")).partition("```")[0]
+    said = map_of(block)
+    assert said.features == ("amount", "user.amount_mean_1d", "ratio", "hour", "country_code")
+    assert said.fill(said.inputs["X"][2]) == -1.0
+    assert np.isnan(said.fill(said.inputs["hour"][0]))
