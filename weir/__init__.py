@@ -3,13 +3,21 @@
 The few public names, each imported when it is first asked for:
 
 >>> import weir
->>> sorted(name for name in dir(weir) if name[0].isupper() or name.startswith("run"))
-['AsyncClient', 'Client', 'Settings', 'TaskPipeline', 'TaskSpec', 'WeirError', 'run_backtest']
->>> issubclass(weir.TaskSpec, object)
-True
+>>> [name for name in dir(weir) if name[0].isupper()]  # doctest: +NORMALIZE_WHITESPACE
+['Answer', 'AsyncClient', 'Backtest', 'Client', 'Decision', 'Settings', 'Stream', 'Task', 'TaskPipeline', 'TaskSpec',
+ 'WeirError']
+>>> weir.Task.from_toml('''
+... name = "fraud"
+... entity = "user"
+... inputs = ["hour"]
+... entities = [{ name = "user", key = "user_id" }]
+... model = { kind = "auto" }
+... ''')
+Task('fraud', auto)
 
-`Client` talks to a running ``weir serve``. ``load_task`` and
-``run_backtest`` are ``weir backtest`` in two calls; ``TaskPipeline`` takes batches one by one.
+`Task` is a task file at a desk: ``Task.load(path).backtest(frame)`` gives a `Backtest` of Arrow tables, and
+``task.stream()`` a `Stream` that scores, decides and learns event by event (docs/NOTEBOOK.md). `Client` talks to a
+running ``weir serve``. Below them are ``load_task`` and ``run_backtest``, and `TaskPipeline`, which takes batches.
 """
 
 from __future__ import annotations
@@ -25,11 +33,18 @@ if TYPE_CHECKING:
     from weir.streams.client.client import AsyncClient, Client
     from weir.streams.config.settings import Settings, load_settings
     from weir.streams.task_files import load_task
+    from weir.streams.workbench.desk import Backtest, Task
+    from weir.streams.workbench.stream import Answer, Decision, Stream
 
 __all__ = [
+    "Answer",
     "AsyncClient",
+    "Backtest",
     "Client",
+    "Decision",
     "Settings",
+    "Stream",
+    "Task",
     "TaskPipeline",
     "TaskSpec",
     "WeirError",
@@ -39,9 +54,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Answer": "weir.streams.workbench.stream",
     "AsyncClient": "weir.streams.client.client",
+    "Backtest": "weir.streams.workbench.desk",
     "Client": "weir.streams.client.client",
+    "Decision": "weir.streams.workbench.stream",
     "Settings": "weir.streams.config.settings",
+    "Stream": "weir.streams.workbench.stream",
+    "Task": "weir.streams.workbench.desk",
     "TaskPipeline": "weir.online.stages.pipeline",
     "TaskSpec": "weir.online.task.spec",
     "WeirError": "weir.online.errors",

@@ -88,7 +88,8 @@ class FileSource:
     def __init__(self, task: TaskSpec, columns: ColumnRequest, paths: Sequence[Path]) -> None:
         self.spec = s = task.source if task.source is not None else SourceSpec()
         self._columns = columns
-        self._model: type[WireModel] = DeviceEvent if task.stream == "device-events" else UserEvent
+        self.model: type[WireModel] = DeviceEvent if task.stream == "device-events" else UserEvent
+        """What each row becomes."""
         self._words = {*columns.texts, *columns.entities}
         texts = {c for name, c in s.columns.items() if self._is_text(name)} | ({s.event_id} if s.event_id else set())
         others = {c for c in (s.time, s.label, s.label_known) if c is not None}
@@ -114,7 +115,7 @@ class FileSource:
         return int(self._table.num_rows) + len(self._files.lost)
 
     def _is_text(self, name: str) -> bool:
-        return name != "amount" and (name in self._model.model_fields or name in self._words)
+        return name != "amount" and (name in self.model.model_fields or name in self._words)
 
     def _of(self, column: str, missing: Collection[str] | None = None, said: list[str] | None = None) -> Cells:
         words = self._missing if missing is None else missing
@@ -216,7 +217,7 @@ class FileSource:
 
     def _batch(self, order: IntVector) -> SourceBatch:
         rows = self._rows(order)
-        decoded = events_from_rows(rows, self._columns, model=self._model)
+        decoded = events_from_rows(rows, self._columns, model=self.model)
         label: BoolVector | None = None
         labelled = np.zeros(len(decoded.batch), dtype=np.bool_)
         at = order[decoded.index]
@@ -249,12 +250,12 @@ class FileSource:
 
     def _rows(self, order: IntVector) -> list[dict[str, Any]]:
         """Rows as Python dicts under wire names; what is missing is left out."""
-        spec, fields = self.spec, self._model.model_fields
+        spec, fields = self.spec, self.model.model_fields
         rows: list[dict[str, Any]] = [{**spec.constants, "ts": t} for t in self._ts[order].tolist()]
-        if self._model is DeviceEvent:
+        if self.model is DeviceEvent:
             for row in rows:
                 row["metrics"] = {}
-        if self._model is UserEvent and "type" not in spec.constants and "type" not in spec.columns:
+        if self.model is UserEvent and "type" not in spec.constants and "type" not in spec.columns:
             for row in rows:
                 row["type"] = "event"
         at = pa.array(order)

@@ -1,0 +1,111 @@
+"""Data of a notebook as the files that a backtest reads: a table is written as Arrow, rows as JSON lines.
+
+So there is one reader for all, and what a file may hold a table may hold, too: texts, times and numbers in any of their
+ways of writing. It knows tables and rows, not tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, TypeAlias
+
+import orjson
+import pyarrow as pa
+import pyarrow.ipc as ipc
+
+from weir.streams.errors import UsageError, WeirError
+
+
+class ArrowTable(Protocol):
+    """A table of pandas (2.2 and newer), Polars, DuckDB, Arrow or another library that has Arrow's C stream."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None, /) -> object:
+        """The table as a PyCapsule."""
+        ...
+
+
+Row: TypeAlias = Mapping[str, Any]
+Data: TypeAlias = str | Path | ArrowTable | Sequence[str | Path | ArrowTable] | Sequence[Row]
+"""A file or folder, a table, several of these, or rows as mappings."""
+
+
+class DataFolder:
+    """Where data of memory becomes files.
+
+    Parameters
+    ----------
+    folder : an empty one, to be removed when nothing is read any more.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
+
+    def files(self, data: Data, *, lines: bool = False, common: Row | None = None) -> list[Path]:
+        """The files of ``data``.
+
+        Parameters
+        ----------
+        lines : whether tables become JSON lines, too: records of the wire format.
+        common : what lines hold where a row does not say otherwise.
+
+        Raises
+        ------
+        UsageError
+            For what is no data, and for a table that Arrow cannot hold.
+        """
+        parts: Sequence[Any] = data if isinstance(data, Sequence) and not isinstance(data, str) else [data]
+        if parts and all(isinstance(part, Mapping) for part in parts):
+            return [self._lines(parts, common or {})]
+        return [self._file(part, lines, common or {}) for part in parts]
+
+    def _file(self, part: object, lines: bool, common: Row) -> Path:
+        if isinstance(part, str | Path):
+            return Path(part)
+        if not hasattr(part, "__arrow_c_stream__"):
+            raise UsageError(
+                f"a {type(part).__name__} is no data; give a file, a table of pandas, Polars or Arrow, or a list of "
+                "dicts (of other things: pyarrow.table(...), pandas.DataFrame(...))"
+            )
+        try:
+            table = pa.table(part)
+        except (pa.ArrowException, TypeError, ValueError) as exc:
+            raise UsageError(f"a {type(part).__name__} is no table for Arrow: {exc}") from exc
+        if lines:
+            return self._lines(table.to_pylist(), common)
+        path = self._next("table.arrow")
+        with ipc.new_file(path, table.schema) as out:
+            out.write_table(table)
+        return path
+
+    def _lines(self, rows: Sequence[Row], common: Row) -> Path:
+        """JSON lines; what is missing is left out, and a time without an offset is UTC."""
+        path = self._next("rows.jsonl")
+        try:
+            with path.open("wb") as out:
+                for row in rows:
+                    held = {**common, **{name: value for name, value in row.items() if value is not None}}
+                    out.write(orjson.dumps(held, option=_OPTIONS))
+        except TypeError as exc:
+            raise UsageError(f"row {row!r:.120} cannot be written as JSON: {exc}") from exc
+        return path
+
+    def _next(self, name: str) -> Path:
+        self._count += 1
+        return self._folder / (name if self._count == 1 else f"{self._count}-{name}")
+
+
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NAIVE_UTC | orjson.OPT_SERIALIZE_NUMPY
+
+
+@contextmanager
+def data_folder() -> Iterator[DataFolder]:
+    """A folder for as long as data is read; what is told of its files names them without it."""
+    with TemporaryDirectory(prefix="weir-") as folder:
+        try:
+            yield DataFolder(Path(folder))
+        except WeirError as exc:
+            exc.args = tuple(arg.replace(f"{folder}/", "") if isinstance(arg, str) else arg for arg in exc.args)
+            raise
