@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from weir.streams.pages.values import NOTHING, day, number, percent
-
-FOLDER: Final = Path(__file__).parent
-"""Where ``templates`` and ``assets`` are that pages share."""
+from weir.streams.pages.values import FOLDER, NOTHING, day, number, percent
 
 
 def environment(templates: Path) -> Environment:

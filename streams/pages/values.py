@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 NOTHING: Final = "\u2013"
+FOLDER: Final = Path(__file__).parent
+"""Where ``templates`` and ``assets`` are that pages share."""
 
 
 def day(ts: float) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 from fastapi import Request, Response
 
-from weir.streams.pages.rendering import FOLDER
+from weir.streams.pages.values import FOLDER
 from weir.streams.service.problems import Problem
 
 _FOLDERS: Final = (FOLDER / "assets", Path(__file__).parent / "assets")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -38,35 +37,32 @@ class Chart:
     """What a reader should know of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """Something that moved."""
+class Timeline(NamedTuple):
+    """What charts over time share."""
 
-    ts: float
-    what: str
+    points: Sequence[MetricPoint]
+    """The rolling metrics."""
+    drifts: Sequence[Mapping[str, Any]]
+    """``ts`` and ``what`` of each."""
+    span: tuple[float, float]
+    known_until: float
+    """Of events from then on hardly a label is known yet."""
 
 
-def over_time(
-    name: str, title: str, points: Sequence[MetricPoint], lines: Mapping[str, str], drifts: Sequence[Drift],
-    span: tuple[float, float], known_until: float, note: str,
-) -> Chart | None:  # fmt: skip
-    """Rolling metrics ``lines`` (their words by name), and where drifts were found; ``None`` where none is defined.
-
-    Of events from ``known_until`` on hardly a label is known yet.
-    """
-    at = np.array([point["ts"] for point in points])
-    found = {words: np.array([p["metrics"].get(m, np.nan) for p in points]) for m, words in lines.items()}
+def over_time(name: str, title: str, time: Timeline, lines: Mapping[str, str], note: str) -> Iterator[Chart]:
+    """Rolling metrics ``lines`` (their words by name), and where drifts were found; no chart where none is defined."""
+    at = np.minimum([point["ts"] for point in time.points], time.span[1])
+    found = {words: np.array([p["metrics"].get(m, np.nan) for p in time.points]) for m, words in lines.items()}
     found = {words: values for words, values in found.items() if np.isfinite(values).any()}
     if not found:
-        return None
-    at = np.minimum(at, span[1])
-    figure = Figure(times(*span), shares("rolling metric"), title)
-    figure.shade(known_until, span[1], "labels to come")
-    figure.marks([d.ts for d in drifts], [f"{_utc(d.ts)}: {d.what}" for d in drifts], "--soft", "drift")
-    for (words, values), colour in zip(found.items(), ("--bar", "--bar-2", "--good"), strict=False):
+        return
+    figure = Figure(times(*time.span), shares("rolling metric"), title)
+    figure.shade(time.known_until, time.span[1], "labels to come")
+    figure.marks([d["ts"] for d in time.drifts], [f"{_utc(d['ts'])}: {d['what']}" for d in time.drifts], "drift")
+    for (words, values), colour in zip(found.items(), ("--bar", "--bar-2"), strict=True):
         figure.line(at, values, colour, words)
     rows = tuple((_utc(at[i]), *(number(v[i]) for v in found.values())) for i in thinned(len(at), _TOLD_ROWS))
-    return Chart(name, title, figure.svg(), ("Until", *found), rows, note)
+    yield Chart(name, title, figure.svg(), ("Until", *found), rows, note)
 
 
 def labels_known(outcomes: Outcomes, span: tuple[float, float], wait: str) -> Chart:
@@ -111,13 +107,15 @@ def _spans(ts: FloatVector, span: tuple[float, float]) -> tuple[FloatVector, Int
     return edges, np.clip(np.searchsorted(edges, ts, side="right") - 1, 0, _SPANS - 1)
 
 
-def precision_recall_chart(y: BoolVector, score: FloatVector, line: tuple[float, float, str] | None) -> Chart:
+def precision_recall_chart(
+    y: BoolVector, score: FloatVector, line: tuple[float, float, str] | None, more: str = ""
+) -> Chart:
     """Precision by recall, and where the line that was in force stands: its recall, precision and words."""
     curve, base = precision_recall(y, score), float(y.mean())
     figure = Figure(shares("recall"), shares("precision"), "Precision and recall")
     figure.line(curve.recall, curve.precision, "--bar", "any fixed line")
     figure.level(base, "--soft", "chance")
-    note = f"By chance precision is {percent(base)}, the share of positives."
+    note = f"By chance precision is {percent(base)}, the share of positives. {more}"
     if line is not None:
         recall, precision, words = line
         figure.dots(np.array([recall]), np.array([precision]), "--bar-2", "the line in force", 6, [words])
@@ -167,7 +165,7 @@ def histogram(y: FloatVector, score: FloatVector, line: float) -> Chart:
             figure.bars(edges[:-1], edges[1:], share, [colour], name)
     if 0.0 < line < 1.0:
         words = f"the line at the end: {line:.3g}"
-        figure.marks([float(np.clip(line, _LEAST, _MOST))], [words], "--soft", "line at the end")
+        figure.marks([float(np.clip(line, _LEAST, _MOST))], [words], "line at the end")
     rows = tuple((number(edges[i]), *(percent(share[i]) for share in found.values())) for i in range(len(edges) - 1))
     heads = ("From", *(name.capitalize() for name in found))
     return Chart("scores", "Scores of each class", figure.svg(), heads, rows, "Even in log-odds; each class sums to 1.")
@@ -191,26 +189,6 @@ def alerts_a_day(opened: Mapping[int, int], span: tuple[float, float], budget: f
         figure.level(budget, "--bar-2", f"budget: {number(budget)} a day")
     rows = tuple((_day(starts[i] * _DAY_S), number(rate[i])) for i in thinned(len(starts), 3 * _TOLD_ROWS))
     return Chart("alerts", title, figure.svg(), ("From", "Alerts a day"), rows)
-
-
-def horizontal(name: str, title: str, parts: Sequence[tuple[str, float, str]], heads: tuple[str, str]) -> Chart:
-    """Level bars with their names and words, such as the seconds of each stage; the longest fills the width."""
-    most, width, step = max([value for _, value, _ in parts] + [1e-12]), 440, 30
-    out = []
-    for i, (what, value, words) in enumerate(parts):
-        long = max(value / most * (width - 2), 1.0)
-        out.append(
-            f'<text x="0" y="{i * step + 12}">{escape(what)}</text>'
-            f'<text x="{width}" y="{i * step + 12}" text-anchor="end">{escape(words)}</text>'
-            f'<rect x="0" y="{i * step + 17}" width="{width}" height="6" rx="3" fill="var(--hover)"/>'
-            f'<rect x="0" y="{i * step + 17}" width="{long:.4g}" height="6" rx="3" fill="var(--bar)"/>'
-        )
-    tall = max(len(parts), 1) * step
-    svg = (
-        f'<svg class="plot chart-plot" width="{width}" height="{tall}" viewBox="0 0 {width} {tall}" role="img"'
-        f' aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(out)}</svg>'
-    )
-    return Chart(name, title, svg, heads, tuple((what, words) for what, _, words in parts))
 
 
 def _utc(ts: float) -> str:

@@ -97,17 +97,17 @@ class Figure:
             )
         self._note(name, colour, False)
 
-    def marks(self, x: Sequence[float], words: Sequence[str], colour: str = "--bar-2", name: str = "") -> None:
+    def marks(self, x: Sequence[float], words: Sequence[str], name: str) -> None:
         """Upright lines where something happened; ``words`` are seen when pointed at."""
         for at, text in zip(self._px(np.asarray(x)) if len(x) else (), words, strict=True):
             self._parts.append(
-                f'<line x1="{at:g}" x2="{at:g}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="var({colour})"'
+                f'<line x1="{at:g}" x2="{at:g}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="var(--soft)"'
                 f' stroke-width="1.5" stroke-dasharray="2 3"><title>{escape(text)}</title></line>'
             )
         if len(x):
-            self._note(name, colour, True)
+            self._note(name, "--soft", True)
 
-    def level(self, y: float, colour: str = "--bar-2", name: str = "") -> None:
+    def level(self, y: float, colour: str, name: str) -> None:
         """A level line."""
         (at,) = self._py([y])
         self._parts.append(
@@ -116,7 +116,7 @@ class Figure:
         )
         self._note(name, colour, True)
 
-    def shade(self, x0: float, x1: float, name: str = "") -> None:
+    def shade(self, x0: float, x1: float, name: str) -> None:
         """A span that is told apart, such as one where labels are still to come."""
         left, right = self._px([x0, x1])
         if right - left >= 0.5:
@@ -167,7 +167,7 @@ class Figure:
                 f'<path d="M{x:g} 29h14" stroke="var({colour})" stroke-width="3"{_dashes(dash, "4 2")}/>'
                 f'<text x="{x + 19:g}" y="33">{escape(name)}</text>'
             )
-            x += len(name) * _LETTER + 32
+            x += len(name) * _LETTER + 38
         return "".join(out)
 
 

@@ -1,43 +1,36 @@
 """Makes the page of a run, and its charts as files: from a result and what was watched, to HTML and SVG.
 
-What the page says stands in ``facts``, what it draws in ``charts``, how it looks in ``templates`` and in the console's
-style sheet. It knows no pipeline. Every part says in a sentence why it is empty, where it is.
+What the page says stands in ``templates``, what it draws in ``charts``; it looks as the console does. Every part says
+in a sentence why it is empty, where it is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
-from weir.online.durations import format_duration
+from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.streams.backtest.notes import RunWatch
-from weir.streams.backtest.outcomes import Outcomes
 from weir.streams.backtest.runner import BacktestResult
 from weir.streams.errors import UsageError
-from weir.streams.pages.values import percent
+from weir.streams.pages.values import FOLDER, percent
 from weir.streams.workbench.measures import at_line
-from weir.streams.workbench.report import charts, facts
-from weir.streams.workbench.report.charts import Chart, Drift
+from weir.streams.workbench.outcome_report import line_words
+from weir.streams.workbench.report import charts
+from weir.streams.workbench.report.alert_outcomes import alert_outcomes
+from weir.streams.workbench.report.charts import Chart
 from weir.streams.workbench.report.feature_parts import feature_parts
 from weir.streams.workbench.report.run_sample import RunSample
 from weir.streams.workbench.report.stage_clock import StageClock
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _DAY_S: Final = 86_400.0
-_MOST_DRIFTS, _MOST_COLUMNS, _MOST_SOURCE = 100, 14, 200_000
-_PARTS: Final = (
-    ("summary", "At a glance"), ("time", "Over time"), ("scores", "Scores"), ("alerts", "Alerts"),
-    ("features", "Features"), ("data", "Data"), ("task", "Task file"),
-)  # fmt: skip
 
 
 class Watched:
@@ -56,35 +49,12 @@ class Watched:
         """Take in what a step made."""
         self.sample.add(out)
 
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A result with what most parts of the page need."""
-
-    result: BacktestResult
-    watched: Watched
-    outcomes: Outcomes
-    labelled: Outcomes
-    span: tuple[float, float]
-    drifts: tuple[Drift, ...]
-
-    @classmethod
-    def of(cls, result: BacktestResult, watched: Watched) -> _Run:
-        if (outcomes := result.outcomes) is None:
-            raise UsageError("the run kept no outcomes: run it with keep=Keep(outcomes=True)")
-        span = (float(outcomes.ts.min()), float(outcomes.ts.max())) if len(outcomes) else (0.0, 0.0)
-        drifts = tuple(Drift(each["ts"], each["what"]) for each in result.detections)
-        return cls(result, watched, outcomes, outcomes.take(outcomes.labelled), span, drifts)
-
-    @property
-    def known_until(self) -> float:
-        """From when on hardly a label is known yet: the last hundredth of those that are."""
-        return float(np.quantile(self.labelled.ts, 0.99)) if len(self.labelled) else self.span[1]
-
-    @property
-    def days(self) -> float:
-        """Days of event time."""
-        return (self.span[1] - self.span[0]) / _DAY_S
+    def missing(self) -> list[tuple[str, float]]:
+        """Columns by the share of events without a value, or with one that is none; the emptiest first."""
+        if self.columns is None or not self.columns.events:
+            return []
+        found = ((name, 1.0 - known.total() / self.columns.events) for name, known in self.columns.known.items())
+        return sorted(((name, share) for name, share in found if share > 0.0), key=lambda each: -each[1])
 
 
 def write_report(
@@ -99,175 +69,113 @@ def write_report(
     source : the text of the task file.
     page, plots : where to; ``None`` for what is not wanted. What is there is replaced.
     """
-    run = _Run.of(result, watched)
-    drawn = _Drawn(run)
+    report = _Report(result, watched)
+    drawn = {"over_time": [*report.over_time()], "scores": [*report.scores()], "alerts": [*report.alerts()]}
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
-        for chart in drawn.all():
+        for chart in (chart for part in drawn.values() for chart in part):
             (plots / f"{chart.name}.svg").write_text(_alone(chart.svg), encoding="utf-8")
     if page is not None:
-        page.write_text(_html(run, drawn, source), encoding="utf-8")
+        page.write_text(_html(report.facts() | drawn | {"source": source}), encoding="utf-8")
 
 
-class _Drawn:
-    """The charts of a run, by part of the page."""
+class _Report:
+    """A run as the page shows it."""
 
-    def __init__(self, run: _Run) -> None:
-        self.over_time = [chart for chart in _over_time(run) if chart is not None] if len(run.outcomes) else []
-        self.scores = [*_of_scores(run)]
-        self.alerts: list[Chart] = []
-        if run.watched.sample.opened:
-            budget = facts.budget_of(run.result.task)
-            per_day = None if budget is None else budget.alerts_per_day
-            a_day = charts.alerts_a_day(run.watched.sample.opened, run.span, per_day)
-            self.alerts = [a_day, charts.over_line(run.outcomes, run.span)]
-        self.missing, self.stages = _missing(run), _stages(run)
+    def __init__(self, result: BacktestResult, watched: Watched) -> None:
+        if result.outcomes is None:
+            raise UsageError("the run kept no outcomes: run it with keep=Keep(outcomes=True)")
+        self.result, self.watched, self.outcomes = result, watched, result.outcomes
+        ts = self.outcomes.ts
+        self.span = (float(ts.min()), float(ts.max())) if len(ts) else (0.0, 0.0)
+        self.labelled = self.outcomes.take(self.outcomes.labelled)
+        self.y = self.labelled.label == 1.0
+        # As the metrics have it: a row that the budget refused met an infinite line.
+        self.line = at_line(self.y, self.labelled.score, self.labelled.score >= self.labelled.threshold)
+        policy = result.task.threshold
+        budget = policy if isinstance(policy, BudgetThreshold) else getattr(policy, "fallback", None)
+        self.budget = None if budget is None else float(budget.most_a_day)
 
-    def all(self) -> Iterator[Chart]:
-        """Every one of them."""
-        yield from (*self.over_time, *self.scores, *self.alerts)
-        yield from (chart for chart in (self.missing, self.stages) if chart is not None)
+    def over_time(self) -> Iterator[Chart]:
+        """How metrics went, and which labels are known."""
+        if not len(self.labelled):
+            return
+        task, points = self.result.task, self.result.pipeline.evaluation.points()
+        # Of the last hundredth of labels on, hardly one is known yet.
+        at = charts.Timeline(points, self.result.detections, self.span, float(np.quantile(self.labelled.ts, 0.99)))
+        over = task.labels.metrics_over
+        note = f"Over the last {task.metrics.rolling:,} of {over}, at the time when their labels were known."
+        ranked = {"average_precision": "average precision", "roc_auc": "ROC AUC"}
+        yield from charts.over_time("ranking", "How well it ranks", at, ranked, note)
+        note = "The same rows, at the line that was in force when each was scored."
+        yield from charts.over_time("line", "At the line", at, {"precision": "precision", "recall": "recall"}, note)
+        yield charts.labels_known(self.outcomes, self.span, f"Metrics are over {over}.")
+
+    def scores(self) -> Iterator[Chart]:
+        """How scores tell the classes apart."""
+        y, score, line = self.y, self.labelled.score, self.line
+        if 0 < np.count_nonzero(y) < len(y):
+            words = f"At the line in force {percent(line['precision'])} of the rows over it are positive, which are "
+            words += f"{percent(line['recall'])} of all positives."
+            point = (line["recall"], line["precision"], words) if line["alerts"] else None
+            early = percent(float(np.mean(self.labelled.version == 0)))
+            note = f"{early} of the rows were scored before the model had learned anything: they have one score."
+            yield charts.precision_recall_chart(y, score, point, "" if early == "0 %" else note)
+            yield charts.reliability_chart(y, score)
+        shown = self.labelled if len(y) else self.outcomes
+        if len(shown):
+            yield charts.histogram(shown.label, shown.score, self.result.pipeline.threshold.threshold)
+
+    def alerts(self) -> Iterator[Chart]:
+        """When alerts opened, and what came of them."""
+        if self.watched.sample.opened:
+            yield charts.alerts_a_day(self.watched.sample.opened, self.span, self.budget)
+            yield charts.over_line(self.outcomes, self.span)
+
+    def facts(self) -> dict[str, Any]:
+        """What the page says, by name in its template."""
+        result, sample, p = self.result, self.watched.sample, self.result.pipeline
+        rate = float(self.y.mean()) if len(self.y) else 0.0
+        parts, top = feature_parts(p.features, p.model.learner, sample), alert_outcomes(sample.top(), self.outcomes)
+        metrics = p.evaluation.get()
+        return {
+            "result": result, "task": result.task, "p": p, "sample": sample, "span": self.span,
+            "days": (self.span[1] - self.span[0]) / _DAY_S, "metrics": metrics["cumulative"],
+            "lately": defaultdict(lambda: None, metrics["rolling"]),
+            "line": self.line, "line_words": line_words(result.task), "line_now": p.threshold.threshold,
+            "budget": self.budget, "labelled": len(self.y), "positives": int(self.y.sum()), "rate": rate,
+            # Log loss of who says the rate of positives of every row.
+            "chance_loss": -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if 0 < rate < 1 else 0.0,
+            "top": top, "most_added": max([r.contribution for each in top for r in each.alert.reasons] + [1e-9]),
+            "features": parts, "most_cost": max([part.cost or 0.0 for part in parts.parts] + [1e-9]),
+            "missing": self.watched.missing(), "stages": self.watched.clock.shares(result.seconds),
+        }  # fmt: skip
 
 
-def _over_time(run: _Run) -> Iterator[Chart | None]:
-    points, over = run.result.pipeline.evaluation.points(), run.result.task.labels.metrics_over
-    task = run.result.task
-    note = f"Over the last {task.metrics.rolling:,} of {over}, at the time when their labels were known."
-    ranked = {"average_precision": "average precision", "roc_auc": "ROC AUC"}
-    yield charts.over_time("ranking", "How well it ranks", points, ranked, run.drifts, run.span, run.known_until, note)
-    note = "The same rows, at the line that was in force when each was scored."
-    line = {"precision": "precision", "recall": "recall"}
-    yield charts.over_time("line", "At the line", points, line, run.drifts, run.span, run.known_until, note)
-    if len(run.labelled):
-        wait = task.labels.maturity
-        shown = format_duration(wait) if isinstance(wait, float) else wait
-        said = f"Metrics wait until an event is mature ({shown})."
-        said = "Metrics count a label as soon as it is known." if wait == "none" else said
-        yield charts.labels_known(run.outcomes, run.span, said)
-
-
-def _of_scores(run: _Run) -> Iterator[Chart]:
-    y, score = run.labelled.label == 1.0, run.labelled.score
-    if 0 < np.count_nonzero(y) < len(y):
-        line = at_line(y, score, score >= run.labelled.threshold)
-        words = (
-            f"At the line in force {percent(line['precision'])} of the rows over it are positive, which are "
-            f"{percent(line['recall'])} of all positives."
-        )
-        point = (line["recall"], line["precision"], words) if line["alerts"] else None
-        yield charts.precision_recall_chart(y, score, point)
-        yield charts.reliability_chart(y, score)
-    if len(run.outcomes):
-        shown = run.labelled if len(run.labelled) else run.outcomes
-        yield charts.histogram(shown.label, shown.score, run.result.pipeline.threshold.threshold)
-
-
-def _missing(run: _Run) -> Chart | None:
-    """Raw columns by the share of events without a value, or with one that is none."""
-    watch = run.watched.columns
-    if watch is None or not watch.events:
-        return None
-    shares = {name: 1.0 - known.total() / watch.events for name, known in watch.known.items()}
-    most = sorted(((name, share) for name, share in shares.items() if share > 0.0), key=lambda each: -each[1])
-    parts = [(name, share, percent(share)) for name, share in most[:_MOST_COLUMNS]]
-    return charts.horizontal("missing", "Missing values", parts, ("Column", "Missing")) if parts else None
-
-
-def _stages(run: _Run) -> Chart | None:
-    total_s = run.result.seconds
-    if not run.watched.clock.seconds or not total_s:
-        return None
-    shares = [each for each in run.watched.clock.shares(total_s) if each[1] >= 1e-4 * total_s]
-    parts = [(stage, s, f"{s:.3g} s, {percent(s / total_s)}") for stage, s in shares]
-    return charts.horizontal("stages", f"Time by stage: {total_s:.3g} s", parts, ("Stage", "Time"))
-
-
-def _html(run: _Run, drawn: _Drawn, source: str) -> str:
+def _html(facts: dict[str, Any]) -> str:
     """The whole page."""
     from markupsafe import Markup
 
-    from weir.streams.pages.rendering import FOLDER, environment
+    from weir.streams.pages.rendering import environment
 
     templates = environment(_TEMPLATES)
     templates.filters["svg"] = Markup
-    known = _facts(run, source) | {name: getattr(drawn, name) for name in vars(drawn)}
-    styles = f"{_colours_by_system(FOLDER)}\n{(_TEMPLATES / 'report.css').read_text('utf-8')}"
-    return templates.get_template("report.html").render(
-        known, style=Markup(styles), mark=_mark(FOLDER), parts=_PARTS, without=_without(run)
-    )
+    style = f"{_colours_by_system()}\n{(_TEMPLATES / 'report.css').read_text('utf-8')}"
+    icon = (FOLDER / "assets" / "icon.svg").read_text("utf-8")
+    mark = icon.replace("<svg ", '<svg width="22" height="22" aria-hidden="true" ', 1)
+    return templates.get_template("report.html").render(facts, style=Markup(style), mark=Markup(mark))
 
 
-def _facts(run: _Run, source: str) -> dict[str, Any]:
-    """What the page says, by name in its template."""
-    result, sample = run.result, run.watched.sample
-    p = result.pipeline
-    parts = feature_parts(p.features, p.model.learner, sample)
-    top = facts.alert_outcomes(sample.top(), run.outcomes)
-    added = [reason.contribution for each in top for reason in each.alert.reasons]
-    return {
-        "run": {
-            "task": result.task.name, "rows": result.rows, "span": run.span if len(run.outcomes) else None,
-            "files": [path.name for path, _ in result.sizes][:6], "entity": result.task.entity.capitalize(),
-        },
-        "figures": [*facts.head_numbers(result, run.labelled, run.days)],
-        "line": facts.line_in_words(result.task, p.threshold.threshold),
-        "notes": result.notes,
-        "drifts": run.drifts[:_MOST_DRIFTS], "drifts_left_out": max(len(run.drifts) - _MOST_DRIFTS, 0),
-        "ended": [*facts.ended_alerts(result, sample.ended)] if sample.opened else [],
-        "top": top, "most_added": max([*added, 1e-9]),
-        "features": parts, "most_cost": max([part.cost or 0.0 for part in parts.parts] + [1e-9]),
-        "counts": [*facts.row_counts(result)], "rejects": facts.reject_words(result), "decisions": result.decisions,
-        "source": source[:_MOST_SOURCE],
-    }  # fmt: skip
-
-
-def _without(run: _Run) -> dict[str, str]:
-    """Why a part is empty."""
-    task, labelled = run.result.task, len(run.labelled)
-    if not len(run.outcomes):
-        none = "No row was scored, so there is nothing to show here."
-        return dict.fromkeys(("labels", "drifts", "curves", "alerts", "budget", "features", "missing"), none)
-    line = run.result.pipeline.threshold.threshold
-    classes = {*run.labelled.label.tolist()}
-    curves = "No label is known, so ranking, reliability and classes cannot be shown: only how scores are spread."
-    if labelled and len(classes) == 1:
-        which = "positive" if 1.0 in classes else "negative"
-        curves = f"All {labelled:,} labels are {which}, so there is no ranking and no reliability to show."
-    why = "nothing was to alert yet" if line > 1.0 else f"no score reached the line, which is {line:.3g} at the end"
-    why = why if task.alerting else "the task makes no alerts"
-    drifts = "No drift was found." if task.drift is not None else "The task has no [drift], so none was looked for."
-    budget = "" if facts.budget_of(task) else "The line follows no budget, so none is drawn."
-    return {
-        "labels": "No label is known by the end of the data, so there are no metrics over time.",
-        "drifts": drifts, "curves": "" if len(classes) == 2 else curves,
-        "alerts": f"No alert was opened: {why}.", "budget": budget,
-        "features": "No feature adds anything to the score: the model has learned nothing yet.",
-        "missing": "No value of a column that the task reads is missing.",
-    }  # fmt: skip
-
-
-def _colours_by_system(folder: Path) -> str:
+def _colours_by_system() -> str:
     """The console's style sheet, dark where the system is: a page without script has no switch."""
-    css = (folder / "assets" / "console.css").read_text("utf-8")
+    css = (FOLDER / "assets" / "console.css").read_text("utf-8")
     dark = re.compile(r':root\[data-theme="dark"\] (\{.*?\n\})', re.DOTALL)
     return dark.sub(r"@media (prefers-color-scheme: dark) { :root \1 }", css, count=1)
 
 
-def _mark(folder: Path) -> Markup:
-    """The console's mark."""
-    from markupsafe import Markup
-
-    icon = (folder / "assets" / "icon.svg").read_text("utf-8")
-    return Markup(icon.replace("<svg ", '<svg width="22" height="22" aria-hidden="true" ', 1))
-
-
 def _alone(svg: str) -> str:
     """A chart as a file of its own: with its colours and letters, and a ground."""
-    from weir.streams.pages.rendering import FOLDER
-
-    css = _colours_by_system(FOLDER)
-    roots: Sequence[str] = re.findall(r"(?:@media[^{]*\{ )?:root \{.*?\n\}(?: \})?", css, re.DOTALL)
-    style = "".join(roots) + "text{fill:var(--soft);font:12px system-ui,sans-serif}.axis{font-weight:600}"
-    head, _, rest = svg.partition(">")
-    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    colours = re.findall(r"(?:@media[^{]*\{ )?:root \{.*?\n\}(?: \})?", _colours_by_system(), re.DOTALL)
+    style = "".join(colours) + "text{fill:var(--soft);font:12px system-ui,sans-serif}.axis{font-weight:600}"
+    head, _, rest = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).partition(">")
     return f'{head}><style>{style}</style><rect width="100%" height="100%" fill="var(--card)"/>{rest}'

@@ -110,7 +110,7 @@ def test_the_head_says_the_numbers_of_the_run_and_at_which_line(tmp_path: Path) 
     for name in ("average_precision", "roc_auc", "log_loss"):
         assert f"{found[name]:.3g}" in said, name
     assert f"{found['recall'] * 100:.3g} %" in said
-    assert "a fixed one, a score of 0.1" in said
+    assert "the fixed line in force at each row (value = 0.1). It is 0.1 at the end." in said
     assert result.outcomes is not None
     assert f"{np.count_nonzero(result.outcomes.labelled)} of {len(result.outcomes)}" in said
 
@@ -118,7 +118,7 @@ def test_the_head_says_the_numbers_of_the_run_and_at_which_line(tmp_path: Path) 
 def test_a_budget_is_drawn_and_said(tmp_path: Path) -> None:
     _, _, page = made(tmp_path, BUDGET)
     assert "budget: 4 a day" in page.sections["alerts"]
-    assert "keeps to 4 alerts a day" in page.sections["summary"]
+    assert "alerts_per_day = 4" in page.sections["summary"]
     assert "of 4 in the budget" in page.sections["summary"]
 
 
