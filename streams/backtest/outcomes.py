@@ -40,6 +40,8 @@ class Keep:
     """The reasons of rows that alerted, among the outcomes."""
     field: str | None = None
     """A field of the events, whose value is kept with each outcome."""
+    late_labels: bool = False
+    """Labels that become known after the last row are told, too, at the end: to judge by, for no score follows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,6 +207,8 @@ def run_backtest(
                 progress(result.rows, len(source))
         if pipeline.timers is not None:
             run.note(pipeline.advance(pipeline.timers.watermark))
+        if keep.late_labels and not result.stopped:
+            run.settle()
     finally:
         result.seconds = time.perf_counter() - start
         result.outcomes = outputs.close()
@@ -252,6 +254,12 @@ class _Run:
         result.rejected += len(rows.rejects)
         self._refused.update(reject.reason.partition(":")[0] for reject in rows.rejects)
         result.rejects += rows.rejects[: _SHOWN_REJECTS - len(result.rejects)]
+
+    def settle(self) -> None:
+        """Tell the labels that become known after the last row."""
+        for known, known_at in self.given.held.due(math.inf):
+            delay_s = 0.0 if self.given.held.timed else self.given.delay_s
+            self.note(self.pipeline.labels(known, known_at), held_back=(delay_s, math.inf))
 
     def note(
         self, out: StepOutput, batch: EventBatch | None = None, held_back: tuple[float, float] = (0.0, math.inf)

@@ -38,6 +38,7 @@ _CLIENTS: Final = ("aiokafka", "faust", "kafka")
 _OFFLINE: Final = {
     "demo": "Simulate users, merchants and machines, and run everything on them.",
     "backtest": "Replay files through a task: features, scores, late labels, learning, alerts.",
+    "compare": "Compare task files over the same data: paired differences with intervals.",
     "simulate": "Write simulated streams of users, merchants and machines.",
 }
 _PROCESSES: Final = {
