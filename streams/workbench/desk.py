@@ -35,7 +35,7 @@ from weir.streams.workbench.given_data import Data, data_folder
 from weir.streams.workbench.stream import Answer, Stream
 
 _CHUNK_ROWS: Final = 4096
-_SHOWN: Final = ("n", "positives", "roc_auc", "average_precision", "log_loss", "brier", "ece")
+_SHOWN: Final = ("roc_auc", "average_precision", "log_loss", "brier", "ece")
 
 
 @dataclass(frozen=True, slots=True)

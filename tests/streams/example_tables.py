@@ -49,23 +49,23 @@ def card_fraud(n: int = 4_000, seed: int = 1) -> pa.Table:
     )
 
 
-def subscription_churn(members: int = 250, seed: int = 2) -> pa.Table:
+def subscription_churn(members: int = 320, seed: int = 2) -> pa.Table:
     """Renewals as in the KKBox churn challenge: is there another within 30 days of the plan's end?"""
     rng = np.random.default_rng(seed)
     rows: list[tuple[Any, ...]] = []
     for member in range(members):
-        at, auto = START + int(rng.integers(0, 30 * DAY)), bool(rng.random() < 0.6)
-        for renewal in range(8):
+        at, auto = START + int(rng.integers(0, 150 * DAY)), bool(rng.random() < 0.6)
+        for renewal in range(12):
             paid = 99 if rng.random() < 0.3 else 149
             cancel = rng.random() < (0.04 if auto else 0.15)
-            gone = rng.random() < (0.9 if cancel else 0.03 if auto else 0.12 + 0.1 * (paid == 149) * (renewal < 2))
+            gone = rng.random() < (0.9 if cancel else 0.02 if auto else 0.1 + 0.3 * (paid == 149) * (renewal < 2))
             end = at + 30 * DAY
             pause = int(rng.integers(0, 3 * DAY if auto else 20 * DAY))
             known = end + (30 * DAY if gone else pause)
             rows.append((f"m{member:04}", at, 30, paid, int(auto), int(cancel), int(gone), known))
-            if gone:
-                break
             at = end + pause
+            if gone or at > START + 320 * DAY:
+                break
     rows.sort(key=lambda row: row[1])
     who, at_, plan, paid_, auto_, cancel_, churn, known_ = (list(column) for column in zip(*rows, strict=True))
     return pa.table(
