@@ -95,8 +95,12 @@ class RunWatch:
     def _count(self, kind: str, batch: EventBatch) -> None:
         self.types[kind] += len(batch)
         for name, texts in (*batch.entities.items(), *batch.texts.items()):
+            if name not in self.known:  # wanted for something else than features
+                continue
             self.known[name][kind] += len(batch) - texts.count(None)
         for name, numbers in batch.numbers.items():
+            if name not in self.known:
+                continue
             values = numbers[~np.isnan(numbers)]
             self.known[name][kind] += len(values)
             marked = (values[:, None] == _SENTINELS).any(axis=1)  # np.isin takes 0.15 ms for one row

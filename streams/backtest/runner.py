@@ -19,11 +19,13 @@ from weir.online.batch import EventBatch
 from weir.online.codec.accept import Reject
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.task.column_plan import union
 from weir.online.task.spec import SourceSpec, TaskSpec
 from weir.streams.backtest.alert_log import AlertLog
 from weir.streams.backtest.distinct_ids import distinct, within
 from weir.streams.backtest.event_files import FileSource, SourceBatch
 from weir.streams.backtest.explained_score import ExplainedScore, ScoreExplainer
+from weir.streams.backtest.full_trainer import FullTrainer
 from weir.streams.backtest.held_labels import LabelInput
 from weir.streams.backtest.kept_field import values_of, with_field
 from weir.streams.backtest.notes import Note, RunWatch
@@ -81,6 +83,8 @@ class BacktestResult:
     """Every record of an alert, where that was kept or written."""
     explained: list[ExplainedScore] = field(default_factory=list)
     """The score of the event that was to be explained, once for each entity that has it."""
+    trainings: list[dict[str, Any]] = field(default_factory=list)
+    """What became of each training of the full model, where one was trained."""
     features: pa.Table | None = None
     """What each score was made from, by `Keep.features`."""
 
@@ -126,6 +130,7 @@ class BacktestResult:
             "alerts": self.alerts,
             "drift": self.detections,
             "retrain_requests": self.requests,
+            "trainings": self.trainings,
         }
 
 
@@ -143,6 +148,7 @@ def run_backtest(
     features: Path | None = None,
     explain: str | None = None,
     stop: Callable[[], bool] | None = None,
+    full: FullTrainer | None = None,
     watcher: Watcher | None = None,
 ) -> BacktestResult:
     """Run ``task`` over ``paths``; every file that it writes is complete up to there even when it is interrupted.
@@ -161,6 +167,7 @@ def run_backtest(
     features : Parquet file of what each score was made from.
     explain : id of an event whose score is explained: ``result.explained``.
     stop : asked between batches; once it is true the run ends there, and ``result.stopped`` says so.
+    full : trains the full model of a task with ``[full]`` on the way; without one its columns are 0.
     watcher : sees every step.
 
     Raises
@@ -171,11 +178,14 @@ def run_backtest(
         When most rows do not fit the wire format, which means that the mapping is wrong.
     """
     _check_mapping(task)
-    pipeline = TaskPipeline(task, MemoryFeatureStore())
+    pipeline = TaskPipeline(task, MemoryFeatureStore(), None if full is None else full.scorer())
     explainer = None if explain is None else ScoreExplainer(pipeline, explain)
-    columns = pipeline.columns
+    watched = columns = pipeline.columns
     if keep.field is not None:
         task, columns = with_field(task, columns, keep.field)
+    if full is not None:
+        full.begin(pipeline)
+        columns = union([columns, full.columns])
     kind = WireSource if task.source is None else FileSource
     source = kind(task, columns, paths)
     if task.source is not None and task.source.label_known is not None and label_delay_s is not None:
@@ -185,16 +195,13 @@ def run_backtest(
     result = BacktestResult(pipeline.task, pipeline, sizes=source.sizes)
     if isinstance(source, FileSource):
         result.decisions += source.decisions
-    if task.full is not None:
-        result.decisions.append(
-            "[full]: the full model is not trained in a backtest; scores are those of the online model alone "
-            "(`weir demo` and `weir trainer` train it)"
-        )
+    if task.full is not None and full is None:
+        result.decisions.append("[full]: no full model is trained in this run; scores are the online model's alone")
     if started is not None:
         started(result.decisions)
     batches = within(_batches(source, given.spec), given.span_s)
     outputs = Outputs(task.name, pipeline.features, keep, OutputFiles(scores, alerts, features))
-    run = _Run(result, given, RunWatch(task, columns), outputs, keep.field, watcher)
+    run = _Run(result, given, RunWatch(task, watched), outputs, keep.field, full, watcher)
     start = time.perf_counter()
     try:
         for rows in batches:
@@ -206,12 +213,13 @@ def run_backtest(
             if progress is not None:
                 progress(result.rows, len(source))
         if pipeline.timers is not None:
-            run.note(pipeline.advance(pipeline.timers.watermark))
+            run.note(pipeline.advance(pipeline.timers.watermark), pipeline.timers.watermark)
         if keep.late_labels and not result.stopped:
             run.settle()
     finally:
         result.seconds = time.perf_counter() - start
         result.outcomes = outputs.close()
+    result.trainings = [] if full is None else full.report()
     result.explained = [] if explainer is None else explainer.found
     result.alert_log = outputs.alerts
     result.features = None if outputs.features is None else outputs.features.table()
@@ -224,17 +232,12 @@ class _Run:
 
     def __init__(
         self, result: BacktestResult, given: LabelInput, watch: RunWatch, outputs: Outputs, field: str | None,
-        watcher: Watcher | None,
+        full: FullTrainer | None, watcher: Watcher | None,
     ) -> None:  # fmt: skip
-        self.result, self.pipeline, self.given, self.watch, self.outputs = (
-            result,
-            result.pipeline,
-            given,
-            watch,
-            outputs,
-        )
+        self.result, self.pipeline, self.outputs = result, result.pipeline, outputs
+        self.given, self.watch = given, watch
         self._refused: Counter[str] = Counter()
-        self._field, self._watcher = field, watcher
+        self._field, self._full, self._watcher = field, full, watcher
         if watcher is not None:
             watcher.begin(self.pipeline, watch)
 
@@ -245,8 +248,10 @@ class _Run:
             # As live: what is known before the first of these rows is learned before any of them is scored.
             now, delay_s = float(batch.ts[0]), 0.0 if self.given.held.timed else self.given.delay_s
             for known, known_at in self.given.held.due(now):
-                self.note(self.pipeline.labels(known, known_at), held_back=(delay_s, now))
-            self.note(self.pipeline.events(batch), batch)
+                self.note(self.pipeline.labels(known, known_at), now, held_back=(delay_s, now))
+            if self._full is not None:
+                self._full.step(now)
+            self.note(self.pipeline.events(batch), float(batch.ts.max()), batch)
         self.watch.update(batch, rows.labelled if rows.fresh is None else rows.labelled[rows.fresh])
         self.given.read(rows)
         result.rows += rows.rows
@@ -257,18 +262,22 @@ class _Run:
 
     def settle(self) -> None:
         """Tell the labels that become known after the last row."""
+        self._full = None  # no model is judged by them
         for known, known_at in self.given.held.due(math.inf):
             delay_s = 0.0 if self.given.held.timed else self.given.delay_s
-            self.note(self.pipeline.labels(known, known_at), held_back=(delay_s, math.inf))
+            self.note(self.pipeline.labels(known, known_at), math.inf, held_back=(delay_s, math.inf))
 
     def note(
-        self, out: StepOutput, batch: EventBatch | None = None, held_back: tuple[float, float] = (0.0, math.inf)
-    ) -> None:
-        """Count what a step made, and hand it to the outputs."""
+        self, out: StepOutput, now: float, batch: EventBatch | None = None,
+        held_back: tuple[float, float] = (0.0, math.inf),
+    ) -> None:  # fmt: skip
+        """Count what a step made at event time ``now``, and hand it to the outputs."""
         result = self.result
         self.given.learned(out)
         if self._watcher is not None:
             self._watcher.add(out)
+        if self._full is not None:
+            self._full.observe(out, batch, now)
         result.alert_records += len(out.alerts)
         result.requests += len(out.requests)
         result.detections += [{"ts": d.ts, "what": d.words} for d in out.detections]

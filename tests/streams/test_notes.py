@@ -341,7 +341,7 @@ class TestCommand:
 
     def test_a_full_model_is_said_to_be_left_out(self, tmp_path: Path) -> None:
         task = TASK.replace("[model]", "[full]\n[model]") + SOURCE
-        status, output, report = self.invoke(tmp_path, rows(), task=task)
+        status, output, report = self.invoke(tmp_path, rows(), "--no-full", task=task)
         assert status == 0
-        assert "[full]: the full model is not trained in a backtest" in output
+        assert "[full]: no full model is trained in this run" in output
         assert report["decisions"][-1].startswith("[full]")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +19,11 @@ from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, TaskID
 
+    from weir.online.task.spec import TaskSpec
     from weir.streams.backtest.runner import BacktestResult
+    from weir.streams.workbench.full_training import BacktestTrainer
     from weir.streams.workbench.report.page import Watched
 
 SHOWN, NOTHING_SCORED = 6, 3
@@ -59,6 +63,12 @@ def backtest_command(
     explain: Annotated[
         str | None, typer.Option("--explain", metavar="EVENT_ID", help="Show why this event got its score.")
     ] = None,
+    models: Annotated[
+        Path | None, typer.Option("--models", help="Keep the full models that [full] trains in this directory.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full/--no-full", help="Whether the full model of [full] is trained on the way.")
+    ] = True,
     strict: Annotated[bool, typer.Option("--strict", help="Any warning ends with exit status 1.")] = False,
 ) -> None:
     """Replay files through a task: features, scores, late labels, learning, alerts.
@@ -102,6 +112,10 @@ def backtest_command(
         bar = stack.enter_context(bars(MofNCompleteColumn(), TimeRemainingColumn()))
         row = bar.add_task(spec.name, total=None)
 
+        trainer = None
+        if spec.full is not None and full:
+            trainer = stack.enter_context(_trainer(spec, models, asked, bar, row))
+
         def started(decided: Sequence[str]) -> None:
             # From here on Ctrl-C ends the run between two batches, so that every file is whole.
             stack.enter_context(interruptible(asked))
@@ -122,6 +136,7 @@ def backtest_command(
                 alerts=alerts,
                 features=features,
                 stop=asked.is_set,
+                full=trainer,
                 watcher=watched,
             )
         except KeyboardInterrupt:
@@ -138,6 +153,11 @@ def backtest_command(
         with console.status("the page"):
             write_report(result, watched, task.read_text("utf-8-sig"), html, plots)
     console.print(summary(said))
+    if result.trainings:
+        stages = Counter(each["stage"] for each in result.trainings)
+        ended = ", ".join(f"{n:,} {stage}" for stage, n in stages.most_common())
+        where = f"; the models are in {models}" if models is not None else "; --models DIR keeps the models"
+        console.print(f"{len(result.trainings):,} trainings of the full model: {ended}{where}", markup=False)
     if by is not None:
         console.print(slices(by, said["slices"][by]))
     if result.stopped:
@@ -162,6 +182,29 @@ def _watched(html: Path | None, plots: Path | None) -> Watched | None:
     if plots is not None and plots.exists() and not plots.is_dir():
         raise UsageError(f"--plots {plots} is a file; give the name of a folder")
     return Watched()
+
+
+@contextmanager
+def _trainer(
+    spec: TaskSpec, models: Path | None, asked: StopRequest, bar: Progress, row: TaskID
+) -> Iterator[BacktestTrainer]:
+    """What trains the full model; without a directory of their own its versions go with the run."""
+    from tempfile import TemporaryDirectory
+
+    from weir.streams.cli.processes.process import needed
+
+    needed(["onnxruntime", "lightgbm"], "a task with [full] (or give --no-full)", "weir[train]")
+    from weir.streams.workbench.full_training import BacktestTrainer
+
+    def progress(part: str, done: int, of: int) -> None:
+        bar.update(row, description=f"{spec.name}: {part} {done:,} of {of:,}" if done < of else spec.name)
+
+    with TemporaryDirectory(prefix="weir-backtest-") as folder:
+        at = Path(folder)
+        with closing(
+            BacktestTrainer(spec, models or at / "models", at / "work", stop=asked.is_set, progress=progress)
+        ) as trainer:
+            yield trainer
 
 
 def _explain(result: BacktestResult, event_id: str) -> None:

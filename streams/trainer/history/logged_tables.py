@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from weir.online.batch import FloatVector, IntVector, PredictionBatch
+from weir.online.batch import EventBatch, FloatVector, IntVector, PredictionBatch
 from weir.online.codec.accept import accept_records
 from weir.online.codec.columns import ColumnRequest, event_columns
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
@@ -137,16 +137,22 @@ class RecordReader:
         self.left_out["events"] += len(accepted.rejects)
         item = "user_id" if self.task.key == "merchant_id" else "merchant_id"
         request = ColumnRequest(entities=(item,), numbers=("amount",))
-        events = event_columns(model, accepted.structs, accepted.ts, request)
-        columns = {
-            "event_id": pa.array(events.event_id, pa.string()),
-            "ts": events.ts,
-            "written_at": written_at[accepted.index],
-            "type": pa.array(events.type, pa.string()),
-            "amount": events.numbers["amount"],
-            "item": pa.array(events.entities[item], pa.string()),
-        }
-        return [pa.table(columns)]
+        return [
+            event_table(event_columns(model, accepted.structs, accepted.ts, request), item, written_at[accepted.index])
+        ]
+
+
+def event_table(batch: EventBatch, item: str, written_at: FloatVector) -> pa.Table:
+    """What a training looks at of events: kind, amount, and the other party, which ``item`` names."""
+    columns = {
+        "event_id": pa.array(batch.event_id, pa.string()),
+        "ts": batch.ts,
+        "written_at": written_at,
+        "type": pa.array(batch.type, pa.string()),
+        "amount": batch.numbers["amount"],
+        "item": pa.array(batch.entities[item], pa.string()),
+    }
+    return pa.table(columns)
 
 
 def prediction_table(batch: PredictionBatch, features: Sequence[str], written_at: FloatVector) -> pa.Table:

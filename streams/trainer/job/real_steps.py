@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from weir.streams.errors import UsageError
 from weir.streams.trainer.history.log_sources import EmbeddedSource, KafkaSource, LogSource, Piece
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import Runner
-from weir.streams.trainer.job.job_steps import MakeBuilder, own_directory
+from weir.streams.trainer.job.job_steps import Data, MakeBuilder, own_directory
 from weir.streams.trainer.task_trainer import training_of
 
 if TYPE_CHECKING:
@@ -166,18 +166,21 @@ def cut(logged: LoggedHistory, task: TaskSpec, cutoff: float, delay_s: float | N
     )  # fmt: skip
 
 
+def workshop(data: Data, work: Path, runner: Runner, processes: int = 1) -> JobWorkshop:
+    """What all trainers work with, whatever their data; an encoder is trained in so many ``processes``."""
+    builders: dict[str, MakeBuilder] = {
+        "encoder": partial(encoder_builder, processes=processes),
+        "trees": trees_builder,
+    }
+    return JobWorkshop(data, builders, blended, score, runner, own_directory(work), with_other_precisions)
+
+
 def kafka_workshop(settings: Settings, runner: Runner) -> JobWorkshop:
     """For the trainer process; it reads data sets itself, as it has the links and the secrets."""
-    work = own_directory(settings.trainer.work)
-    return JobWorkshop(KafkaData(settings), _builders(settings), blended, score, runner, work, with_other_precisions)
+    return workshop(KafkaData(settings), settings.trainer.work, runner, settings.trainer.processes)
 
 
 def directory_workshop(settings: Settings, directory: Path, runner: Runner) -> JobWorkshop:
     """For an embedded service, whose trainings read its directory by themselves."""
-    data, work = DirectoryData(directory.absolute(), settings.limits), own_directory(directory / "work")
-    return JobWorkshop(data, _builders(settings), blended, score, runner, work, with_other_precisions, gather=runner)
-
-
-def _builders(settings: Settings) -> dict[str, MakeBuilder]:
-    encoder = partial(encoder_builder, processes=settings.trainer.processes)
-    return {"encoder": encoder, "trees": trees_builder}
+    data = DirectoryData(directory.absolute(), settings.limits)
+    return replace(workshop(data, directory / "work", runner, settings.trainer.processes), gather=runner)
