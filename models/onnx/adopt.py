@@ -152,9 +152,10 @@ class _Around:
             x = self._op("Max", x, self._constant(-m.clip, np.float32))
             x = self._op("Min", x, self._constant(m.clip, np.float32))
         fills = [np.nan if column.categories else m.fill(column) for column in columns]
-        # A missing value is logged as -0.0, the only number whose reciprocal is below all others.
-        lowest = self._constant(np.finfo(np.float32).min, np.float32)
-        absent = self._op("Less", self._op("Reciprocal", x), lowest)
+        # A missing value is logged as -0.0, the only number not below 0 whose reciprocal is -inf.
+        lowest, zero = self._constant(np.finfo(np.float32).min, np.float32), self._constant(0, np.float32)
+        below = self._op("Less", self._op("Reciprocal", x), lowest)
+        absent = self._op("And", below, self._op("Not", self._op("Less", x, zero)))
         return self._op("Where", absent, self._constant([fills], np.float32), x)
 
     def _fed(self, x: str, start: int, columns: tuple[Column, ...], given: ForeignInput) -> str:

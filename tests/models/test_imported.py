@@ -16,30 +16,11 @@ from tests.models.graphs import text_graph
 from tests.models.imported_models import FOLDER, NAMES, kept, map_of
 from weir.models.errors import ModelError
 from weir.models.onnx.adopt import adopt, largest_difference
-from weir.models.onnx.foreign import Foreign, read_foreign
+from weir.models.onnx.foreign import read_foreign
 from weir.models.onnx.foreign_inputs import describe
 from weir.models.onnx.graph import check_graph
-from weir.models.serving.ort_model import OrtModel
 
 MAP = '[inputs]\nX = ["amount", "ratio"]\n'
-
-
-def served(name: str) -> tuple[OrtModel, Foreign]:
-    held = kept(name)
-    foreign = read_foreign(held.onnx, held.map)
-    return OrtModel.load(adopt(foreign), 1, held.map.features, provider="cpu", buckets=(1, 8)), foreign
-
-
-def probability(logit: Any) -> Any:
-    return 1 / (1 + np.exp(-logit.astype(np.float64)))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_served_model_says_what_its_library_said(name: str) -> None:
-    model, _ = served(name)
-    held = kept(name)
-    said = probability(model.step(held.x, np.empty((len(held.x), 0), np.float32))[0])
-    np.testing.assert_allclose(said, held.expected, atol=2e-6)
 
 
 def test_the_kept_models_are_small_and_of_all_libraries() -> None:
@@ -51,7 +32,11 @@ def test_the_kept_models_are_small_and_of_all_libraries() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.lists(st.floats(-1e6, 1e6, width=32) | st.just(-0.0), min_size=3, max_size=3), min_size=1, max_size=9),
+    st.lists(
+        st.lists(st.floats(-1e6, 1e6, width=32) | st.sampled_from([-0.0, 0.0, -1e-45]), min_size=3, max_size=3),
+        min_size=1,
+        max_size=9,
+    ),
     st.sampled_from(["xgboost", "sklearn_strings", "torch_stuck_at_one_row"]),
 )
 def test_whatever_the_rows_it_says_what_the_original_says(rows: list[list[float]], name: str) -> None:

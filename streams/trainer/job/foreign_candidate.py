@@ -109,7 +109,8 @@ def import_model(
     asked = RetrainAsk(f"import-{model.digest}-{now:.0f}", "manual", now, f"import of {name}", forced=True)
     job = Job(
         asked.request_id, asked, now, now, stage="registered", built={KIND: BUILT}, chosen=KIND, champion=champion,
-        verdict=judged.verdict.reason, metrics=judged.metrics,
+        verdict=judged.verdict.reason,
+        metrics={**judged.metrics, training_of(task).metric: judged.verdict.candidate},
     )  # fmt: skip
     origin = Origin(
         counts["start"], counts["end"], counts["cutoff"], int(counts["events"]), int(counts["labels"]),

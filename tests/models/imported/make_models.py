@@ -160,10 +160,16 @@ def torch_models() -> None:
     def net(last: int, *more: torch.nn.Module) -> torch.nn.Sequential:
         torch.manual_seed(0)
         scale = torch.nn.BatchNorm1d(3)
-        layers = torch.nn.Sequential(scale, torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, last), *more)
-        for _ in range(20):
-            layers(torch.tensor(X[:, :3]))
-        return layers.eval()
+        layers = torch.nn.Sequential(scale, torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, last))
+        adam, x, y = torch.optim.Adam(layers.parameters(), 0.02), torch.tensor(X[:, :3]), torch.tensor(Y)
+        for _ in range(300):
+            out = layers(x)
+            odds = out[:, 0] if last == 1 else out[:, 1] - out[:, 0]
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(odds, y.float())
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        return torch.nn.Sequential(layers, *more).eval()
 
     def export(model, x, opset: int, dynamic: bool) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
