@@ -236,18 +236,19 @@ def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def _until_interrupted() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C was pressed; a second one breaks off. Other threads than the main one get no signals."""
-    asked: list[int] = []
+    asked = threading.Event()
+    main = threading.current_thread() is threading.main_thread()
+    usual = signal.getsignal(signal.SIGINT)
 
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked.is_set() and callable(usual):
+            usual(number, frame)
+        asked.set()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, handle)
+    if main:
+        signal.signal(signal.SIGINT, handle)
     try:
-        yield lambda: bool(asked)
+        yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        if main:
+            signal.signal(signal.SIGINT, usual)

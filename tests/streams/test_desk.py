@@ -56,12 +56,17 @@ def table(n: int = 150, seed: int = 2) -> pa.Table:
     return pa.table({"user": user, "eur": eur, "at": at, "bad": bad, "known": pa.array(known, from_pandas=True)})
 
 
+def _codes(texts: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+    found = texts.combine_chunks().dictionary_encode()
+    return found.indices, found.dictionary.cast(pa.string_view())
+
+
 class OnlyStream:
-    """A table of a library that nobody has heard of: it has Arrow's C stream, and views for its texts."""
+    """A table of a library that nobody has heard of: Arrow's C stream, with categories of views, as Polars has."""
 
     def __init__(self, held: pa.Table) -> None:
-        texts = {name: pa.string_view() for name in ("user",)}
-        self._held = held.cast(pa.schema([(f.name, texts.get(f.name, f.type)) for f in held.schema]))
+        ids = pa.DictionaryArray.from_arrays(*_codes(held["user"]))
+        self._held = held.set_column(0, "user", ids)
 
     def __arrow_c_stream__(self, requested_schema: Any = None, /) -> object:
         return self._held.__arrow_c_stream__(requested_schema)

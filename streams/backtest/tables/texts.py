@@ -61,7 +61,9 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if isinstance(kind, pa.BaseExtensionType):
         return plain(pa.chunked_array([c.storage for c in column.chunks], kind.storage_type))
     if pa.types.is_dictionary(kind):
-        return plain(pc.cast(column, kind.value_type))
+        taken = [plain(c.dictionary).take(c.indices) for c in column.chunks]  # a cast knows no views, as Polars has
+        chunks = [part for each in taken for part in each.chunks]
+        return plain(pa.chunked_array(chunks, taken[0].type if taken else kind.value_type))
     if pa.types.is_run_end_encoded(kind):
         decoded = [pc.run_end_decode(c) for c in column.chunks]
         return plain(pa.chunked_array(decoded, kind.value_type))
