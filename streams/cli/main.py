@@ -49,7 +49,7 @@ _PROCESSES: Final = {
 }
 _MODELS: Final = {
     "retrain": "Ask for a new full model of a task.",
-    "tune": "Search the settings of a task's encoder.",
+    "tune": "Search for a better task over files, or for the settings of a task's encoder.",
     "archive": "Keep predictions, examples and events in Parquet files, one folder a day.",
     "models": "Full models: list, show, import, promote, roll back, compare, verify, clear away.",
 }

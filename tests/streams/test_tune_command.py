@@ -1,4 +1,4 @@
-"""``weir tune`` on what a log holds; it refuses what it cannot do before it reads or trains anything."""
+"""``weir tune --full`` on what a log holds; it refuses what it cannot do before it reads or trains anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from tests.streams.logged_run import FRAUD, simulated
 from weir.online.task.full_spec import FullSpec
-from weir.streams.cli.models.tune import _base, tune_command
+from weir.streams.cli.models.tune import tune_command
+from weir.streams.cli.models.tune_full import _base
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.errors import UsageError
 
@@ -36,14 +37,14 @@ def test_a_search_on_a_log_tells_the_best_and_goes_on_after_ctrl_c(
 ) -> None:
     simulated(tmp_path / "log", 1500).log.close()
     (tmp_path / "fraud.toml").write_text(FRAUD + FULL)
-    arguments = [str(tmp_path / "fraud.toml"), "--log", str(tmp_path / "log"), "--trials", "1"]
+    arguments = [str(tmp_path / "fraud.toml"), "--full", "--log", str(tmp_path / "log"), "--trials", "1"]
     arguments += ["--study", str(tmp_path / "study"), "--out", str(tmp_path / "best.json")]
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("weir.streams.cli.models.tune._note", interrupted)
+        patched.setattr("weir.streams.cli.models.tune_full._note", interrupted)
         broken = CliRunner().invoke(command(), arguments)
     assert broken.exit_code == INTERRUPTED
     assert "goes on with" in broken.output
@@ -56,7 +57,7 @@ def test_a_search_on_a_log_tells_the_best_and_goes_on_after_ctrl_c(
 def test_a_task_without_a_full_model_has_nothing_to_tune(tmp_path: Path) -> None:
     (tmp_path / "fraud.toml").write_text(FRAUD)
     with pytest.raises(UsageError, match=r"no \[full\] table"):
-        tune_command(tmp_path / "fraud.toml")
+        tune_command(tmp_path / "fraud.toml", full=True)
 
 
 def test_an_encoder_needs_a_state() -> None:

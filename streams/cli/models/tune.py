@@ -1,125 +1,210 @@
-"""``weir tune``: search the settings of a task's encoder on its logged history.
+"""``weir tune``: search for a better task over files; with ``--full`` the settings of a task's encoder.
 
-It knows arguments, a progress bar and a table; the search is in ``weir.models.training.search``.
+It knows arguments, bars and tables; the search is in ``weir.streams.workbench.tuning``, that of the encoder in
+``weir.models.training.search``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
 
-from weir.streams.cli.console import bar, notes, output, table
+from weir.streams.cli.console import bar_of_each, bars, notes, output, table
 from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, LogOption, settings_of
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from weir.models.training.search import TrialResult, Tuner
-    from weir.models.training.training_settings import EncoderSettings
-    from weir.models.types import TrainingSet
-    from weir.online.task.full_spec import FullSpec
-    from weir.online.task.spec import TaskSpec
-    from weir.streams.config.settings import Settings
-    from weir.streams.trainer.history.history_builder import LoggedHistory
+    from optuna.trial import FrozenTrial
+
+    from weir.streams.workbench.measures import Interval
+    from weir.streams.workbench.tuning.findings import Row
+    from weir.streams.workbench.tuning.study import Search
+
+_TRIALS, _MOST_TRIALS = 20, 1_000
+_METRICS = ("average_precision", "roc_auc", "log_loss", "brier")
 
 
 def tune_command(
-    task: Annotated[Path, typer.Argument(metavar="TASK", help="The task file (TOML), with [full].")],
-    archive: Annotated[
-        Path | None, typer.Option("--archive", "-a", help="Directory that 'weir archive' wrote.")
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="The task file (TOML), with [source].")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="CSV, Parquet, Arrow or JSON; repeat to merge files by time.")
     ] = None,
-    log: LogOption = None,
-    trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="Finished trials the study shall have.")] = 20,
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long to search and judge, about.")] = 20.0,
+    trials: Annotated[
+        int | None, typer.Option("--trials", "-n", min=1, help="Ended trials the study shall have; with --full 20.")
+    ] = None,
+    judge: Annotated[
+        float, typer.Option(min=0.02, max=0.8, help="Share of the rows, the last, judged at the end.")
+    ] = 0.2,
+    metric: Annotated[str, typer.Option(help=f"What is searched for: {', '.join(_METRICS)}.")] = _METRICS[0],
+    processes: Annotated[int, typer.Option(min=1, max=64, help="That run trials.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 1,
     study: Annotated[Path, typer.Option("--study", help="File of the study; one that is there goes on.")] = Path(
         "weir-tune.journal"
     ),
-    folds: Annotated[int, typer.Option(min=1, max=8, help="Validation periods, one before the other.")] = 1,
-    delay: Annotated[
-        float | None,
-        typer.Option("--label-delay-days", min=0, help="Days until labels are known; found from them when left out."),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the task it recommends (with --full: the settings, JSON).")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the best settings to this JSON file.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Search the settings of the task's encoder instead.")] = False,
+    archive: Annotated[
+        Path | None, typer.Option("--archive", "-a", help="With --full: directory that 'weir archive' wrote.")
+    ] = None,
+    log: LogOption = None,
+    folds: Annotated[
+        int, typer.Option(min=1, max=8, help="With --full: validation periods, one before the other.")
+    ] = 1,
+    delay: Annotated[
+        float | None, typer.Option("--label-delay-days", min=0, help="With --full: days until labels are known.")
+    ] = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
-    """Search the settings of a task's encoder.
+    """Search for a better task over files, or for the settings of a task's encoder.
 
-    Reads what was logged from an archive, an embedded log, or Kafka, and
-    trains the encoder again and again: each time on the older events,
-    validated on the newer. The first trial is the default settings.
+    Learners and their parameters, windows, operations, label features,
+    categories and maturity are varied. The last rows (--judge) are cut off
+    first: no trial reads them. At the end the task as it is and the best one
+    are judged on them, once. --out keeps the comments of the task file.
 
-    Ctrl-C exits with status 130 and loses nothing: the same command goes on
-    in the middle of the trial.
+    With --full it trains the encoder again and again on what was logged (an
+    archive, an embedded log, or Kafka), validated on newer events.
+
+    Ctrl-C exits with status 130 and loses nothing: the same command goes on.
 
     For example:
 
-        weir tune fraud.toml --archive /data/weir-archive --trials 30 --study fraud.journal
+        weir tune fraud.toml --data payments.parquet --minutes 20 --out tuned.toml
 
-        weir tune fraud.toml --archive archive --folds 3 --out best.json
+        weir tune fraud.toml --data payments.parquet --processes 2 --study fraud.journal
+
+        weir tune fraud.toml --full --archive /data/weir-archive --trials 30 --study fraud.journal
     """
-    from weir.streams.task_files import load_task
+    if full or (not data and (archive is not None or log is not None)):
+        from weir.streams.cli.models.tune_full import tune_full
 
-    spec = load_task(task)
-    if spec.full is None:
-        raise UsageError(f"{task}: the task has no [full] table, so there is no full model to tune")
-    for package in ("torch", "optuna"):
-        if importlib.util.find_spec(package) is None:
-            raise UsageError(f"{package} is not installed: pip install 'weir[train]'")
-    logged = asyncio.run(_read(spec, archive, log, settings_of(config, bootstrap)))
-    sets = _folds(logged, spec, spec.full, delay, folds)
-    from weir.models.training.search import Tuner
-
-    tuner = Tuner(sets, _base(spec.full), study, spec.full.training.seed)
-    best = _search(tuner, trials)
-    shown = [(name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in best.settings.items()]
-    output().print(table("setting", "best>", rows=shown, title=f"trial {best.number}: {best.value:.4f}"))
-    if out is not None:
-        out.write_bytes(orjson.dumps(dict(best.settings), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
-
-
-async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings: Settings) -> LoggedHistory:
-    from weir.streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
-    from weir.streams.trainer.history.read_history import read_history
-
-    if log is not None:
-        return await read_history(spec, source=EmbeddedSource.of_directory(log), archive=archive)
-    if archive is not None:
-        return await read_history(spec, archive=archive)
-    async with KafkaSource(settings, "tune") as kafka:
-        return await read_history(spec, source=kafka, limits=settings.limits)
-
-
-def _folds(
-    logged: LoggedHistory, spec: TaskSpec, full: FullSpec, delay_days: float | None, folds: int
-) -> list[TrainingSet]:
-    """The newest period to validate on, and those before it, each with the history as it was known then."""
-    from weir.streams.trainer.job.real_steps import cut
-
-    newest, delay_s = float(logged.history.ts.max()), None if delay_days is None else delay_days * 86_400
-    return [cut(logged, spec, newest - k * full.training.validation, delay_s) for k in range(folds)]
-
-
-def _base(full: FullSpec) -> EncoderSettings:
-    from weir.models.training.training_settings import EncoderSettings
-
-    if full.state == 0:
-        raise UsageError("[full] state is 0: the encoder carries at least 1 float for each entity")
-    return EncoderSettings(hidden=full.state, embedding=full.embedding, metric=full.training.metric)
-
-
-def _search(tuner: Tuner, trials: int) -> TrialResult:
+        settings = settings_of(config, bootstrap)
+        tune_full(
+            task, archive, log, settings, trials=trials or _TRIALS, study=study, folds=folds, delay=delay, out=out
+        )
+        return
+    if not data:
+        raise UsageError("give --data FILE to search over, or --full to search the encoder's settings")
+    if metric not in _METRICS:
+        raise UsageError(f"--metric {metric!r}: give {', '.join(_METRICS)}")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise UsageError(f"{out}: give a file in a folder that exists")
+    if importlib.util.find_spec("optuna") is None:
+        raise UsageError("optuna is not installed: pip install 'weir[train]'")
+    ends = time.monotonic() + minutes * 60
     try:
-        with bar("trial", elapsed=True) as advance:
-            return tuner.run(trials, advance, _note)
+        _tune(task, data, ends, trials or _MOST_TRIALS, judge, metric, processes, seed, study, out)
     except KeyboardInterrupt:
-        notes().print(f"interrupted: the same command goes on with {tuner.study}", markup=False)
+        notes().print(f"interrupted: the same command goes on with {study}", markup=False)
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _note(trial: TrialResult) -> None:
-    value = "-" if trial.value is None else f"{trial.value:.4f}"
-    notes().print(f"trial {trial.number}: {trial.state}, {value}", markup=False)
+def _tune(
+    task: Path, data: list[Path], ends: float, trials: int, judge: float, metric: str, processes: int, seed: int,
+    study: Path, out: Path | None,
+) -> None:  # fmt: skip
+    from weir.streams.config.text_files import read_text
+    from weir.streams.task_files import load_task
+    from weir.streams.workbench.tuning.study import Search, work_folder
+    from weir.streams.workbench.tuning.time_cut import cut
+
+    spec, text = load_task(task), read_text(task, "task file", "correct the path")
+    search = Search(text, cut(spec, data, judge, work_folder(study)), study, metric, seed)
+    c = search.cut
+    notes().print(
+        f"{c.rows:,} rows to tune on; the last {c.judged:,} are judged at the end and not read before", soft_wrap=True
+    )
+    with bars() as shown:
+        row = shown.add_task(f"{spec.name}: as it is", total=None)
+        _, reference = search.prepare(lambda done, of: shown.update(row, completed=done, total=of))
+        held_back = min(3 * reference.seconds / (1 - judge), (ends - time.monotonic()) / 2)
+        until = ends - max(held_back, 0.0)
+        shown.update(row, description=spec.name, completed=0, total=max(until - time.monotonic(), 0.01))
+        began = time.monotonic()
+        search.run_all(
+            until, trials, processes, lambda t: shown.console.print(_told(t, metric), markup=False, soft_wrap=True),
+            lambda: shown.update(row, completed=time.monotonic() - began),
+        )  # fmt: skip
+    _finish(search, data, out)
+
+
+def _told(trial: FrozenTrial, metric: str) -> str:
+    from weir.streams.workbench.tuning.study import changes
+
+    value = "-" if trial.value is None else f"{abs(trial.value):.4f}"
+    return f"trial {trial.number}: {trial.state.name.lower()}, {metric} {value}; {_said(changes(trial))}"
+
+
+def _finish(search: Search, data: list[Path], out: Path | None) -> None:
+    """Show the best trials, judge the pick and the task as it is, and write what is recommended."""
+    from weir.streams.cli.offline.compare import show
+    from weir.streams.workbench.tuning.findings import judge, leaderboard, lines, recommended
+    from weir.streams.workbench.tuning.study import best_of, finished
+    from weir.streams.workbench.tuning.task_text import rewritten
+
+    study, reference = search.open(), search.reference()
+    looked_at, best = finished(study), best_of(study)[0]
+    _show_board(leaderboard(search, study, reference), search.metric, looked_at)
+    told = [(f"{x.score:.4f}", f"{x.alerts_per_day:.2f}", f"{x.precision:.3f}", f"{x.recall:.3f}")
+            for x in lines(search, reference, best.number)]  # fmt: skip
+    names = ("score from>", "alerted rows a day>", "precision>", "recall>")
+    output().print(table(*names, rows=told, title=f"lines on the scores of trial {best.number}"))
+    document = recommended(search, reference, best)
+    if best.number == 0:
+        notes().print(
+            f"none of {looked_at} configurations was better than the task as it is: nothing is recommended",
+            soft_wrap=True,
+        )
+    else:
+        looks = int(study.user_attrs.get("judged", 0)) + 1
+        study.set_user_attr("judged", looks)
+        with bar_of_each() as advance:
+            found = judge({"as it is": search.document, f"trial {best.number}": document}, data, search.cut.at, advance)
+        show(found, f"judged once: {found.rows:,} later rows with labels, {found.positives:,} positive")
+        gain = found.differences[0].by_entity[search.metric]
+        if gain.value * search.sign() < 0:
+            notes().print(
+                "on the judged rows the task as it is was better: keep it, or search on more data", soft_wrap=True
+            )
+        if looks > 1:
+            notes().print(
+                f"these rows are judged for the {looks}th time in this study: what they say is no longer new",
+                soft_wrap=True,
+            )
+    if out is not None:
+        out.write_text(rewritten(search.text, document))
+        notes().print(f"{out}: the task of trial {best.number}, the best of {looked_at} looked at", markup=False)
+
+
+def _show_board(rows: list[Row], metric: str, looked_at: int) -> None:
+    shown = [
+        (
+            r.number,
+            f"{r.value:.4f}",
+            f"{r.difference.value:+.4f}",
+            _ends(r.difference),
+            f"{r.seconds:.0f}",
+            _said(r.changes),
+        )
+        for r in rows
+    ]
+    names = ("trial>", f"{metric}>", "pooled>", "95 %>", "seconds>", "changes")
+    title = f"the best of {looked_at} configurations, on the later rows to tune on; pooled: less the task as it is"
+    output().print(table(*names, rows=shown, title=title))
+
+
+def _ends(of: Interval) -> str:
+    return "-" if of.low != of.low else f"[{of.low:+.4f}, {of.high:+.4f}]"
+
+
+def _said(changed: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in changed.items()) or "as it is"

@@ -1,0 +1,170 @@
+"""``weir tune``: what is judged is never read before, a search goes on, and the task it writes is the one it tried."""
+
+from __future__ import annotations
+
+import copy
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pcsv
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from weir.online.task.spec import TaskSpec
+from weir.streams.cli.models.tune import tune_command
+from weir.streams.cli.options import INTERRUPTED
+from weir.streams.errors import UsageError
+from weir.streams.workbench.tuning.findings import recommended
+from weir.streams.workbench.tuning.space import AS_IS, Facts, Space, built
+from weir.streams.workbench.tuning.study import Search, best_of, changes, finished, work_folder
+from weir.streams.workbench.tuning.task_text import rewritten
+from weir.streams.workbench.tuning.time_cut import cut
+
+N = 600
+PROTOCOLS = sorted((Path(__file__).resolve().parents[3] / "benchmarks" / "protocols").glob("*k*.toml"))
+TASK = """# Whose payments go bad.
+name = "bad"
+entity = "user"
+numbers = ["x"]
+inputs = ["x"]  # to begin with
+
+[[entities]]
+name = "user"  # who pays
+key = "user_id"
+
+[model]
+kind = "logistic"
+
+[threshold]
+kind = "fixed"
+value = 0.5
+
+[source]
+columns = { user_id = "user", x = "x" }
+constants = { type = "row" }
+time = "at"
+label = "bad"
+label_delay = "12h"
+"""
+SOME = Facts(gap_s=7200.0, span_s=86_400.0 * 60, delay_s=43_200.0, positive=0.1)
+
+
+def rows() -> pa.Table:
+    """Users differ in how often theirs are bad, so that what is known of a user's labels helps."""
+    rng = np.random.default_rng(2)
+    user, x = rng.integers(20, size=N), rng.normal(size=N)
+    at = np.datetime64("2024-03-01T00:00:00") + (np.arange(N) * 6_000).astype("timedelta64[s]")
+    bad = rng.random(N) < np.where(user < 5, 0.9, 0.05)
+    texts = {"user": [f"u{k}" for k in user], "at": [str(t) for t in at], "x": [f"{v:.4f}" for v in x]}
+    return pa.table({**texts, "bad": ["yes" if b else "no" for b in bad]})
+
+
+def poisoned(table: pa.Table, share: float) -> pa.Table:
+    """The judged rows with other labels, and words where numbers were."""
+    n = round(N * share)
+    kept, last = table.slice(0, N - n), table.slice(N - n)
+    other = ["no" if b == "yes" else "yes" for b in last["bad"].to_pylist()]
+    last = last.set_column(2, "x", pa.array(["1.234,5", "broken", ""] * n)[:n]).set_column(3, "bad", pa.array(other))
+    return pa.concat_tables([kept, last.set_column(0, "user", pa.array(["u3"] * n))])
+
+
+def search(folder: Path, table: pa.Table) -> Search:
+    folder.mkdir()
+    pcsv.write_csv(table, folder / "rows.csv")
+    study = folder / "study"
+    made = cut(TaskSpec.from_toml(TASK), [folder / "rows.csv"], 0.2, work_folder(study))
+    return Search(TASK, made, study, "average_precision", 1)
+
+
+def test_a_poisoned_judged_part_never_changes_the_pick(tmp_path: Path) -> None:
+    found = []
+    for name, table in (("clean", rows()), ("poisoned", poisoned(rows(), 0.2))):
+        one = search(tmp_path / name, table)
+        study, reference = one.prepare()
+        one.run(time.monotonic() + 600, 3, lambda _: None)
+        best = best_of(study)
+        document = recommended(one, reference, best[0])
+        found.append(([(t.number, t.value, t.params) for t in study.trials], document, one.cut.rows, one.cut.at))
+        assert finished(study) == 3
+        assert best[0].number > 0
+        assert "labels" in changes(best[0])  # which is what helps here
+        assert one.cut.rows == 0.8 * N
+    assert found[0] == found[1]
+
+
+def test_a_label_that_became_known_after_the_cut_is_not_there_to_tune_by(tmp_path: Path) -> None:
+    table = rows()
+    known = [f"{np.datetime64(at) + np.timedelta64(10 * (i % 3), 'D')}" for i, at in enumerate(table["at"].to_pylist())]
+    pcsv.write_csv(table.append_column("known", pa.array(known)), tmp_path / "rows.csv")
+    task = TaskSpec.from_toml(TASK.replace('label_delay = "12h"', 'label_known = "known"'))
+    made = cut(task, [tmp_path / "rows.csv"], 0.2, tmp_path)
+    when = pa.parquet.read_table(made.path)["weir_known"]
+    assert when.null_count == sum(
+        np.datetime64(k).astype("datetime64[s]").astype(float) >= made.at for k in known[: made.rows]
+    )
+    assert when.null_count > 0
+
+
+def test_the_command_goes_on_after_ctrl_c_and_writes_the_task_with_its_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pcsv.write_csv(rows(), tmp_path / "rows.csv")
+    (tmp_path / "bad.toml").write_text(TASK)
+    app = typer.Typer()
+    app.command()(tune_command)
+    arguments = [str(tmp_path / "bad.toml"), "--data", str(tmp_path / "rows.csv"), "--trials", "2"]
+    arguments += ["--study", str(tmp_path / "study"), "--out", str(tmp_path / "tuned.toml")]
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("weir.streams.cli.models.tune._told", interrupted)
+        broken = CliRunner().invoke(app, arguments)
+    assert broken.exit_code == INTERRUPTED
+    assert "goes on with" in broken.output
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "the best of 2 configurations" in done.output
+    assert "judged once: 120 later rows" in done.output
+    written = (tmp_path / "tuned.toml").read_text()
+    assert written.startswith("# Whose payments go bad.\n")
+    assert "# who pays" in written
+    assert TaskSpec.from_toml(written) != TaskSpec.from_toml(TASK)
+    (tmp_path / "bad.toml").write_text(TASK.replace("logistic", "boosted"))
+    other = CliRunner().invoke(app, arguments)
+    assert "is a study of another task" in str(other.exception)
+
+
+@pytest.mark.parametrize("path", PROTOCOLS, ids=lambda path: path.stem)
+def test_every_option_of_every_knob_is_a_task_that_can_be_written(path: Path) -> None:
+    text = path.read_text()
+    document = tomllib.loads(text)
+    assert rewritten(text, document).split("\n") == [*text.rstrip("\n").split("\n"), ""]
+    space = Space(document, SOME)
+    for edits in space.knobs.values():
+        for name, edit in edits.items():
+            changed = copy.deepcopy(document)
+            edit(changed)
+            assert (changed == document) == (name == AS_IS)
+            written = rewritten(text, changed)
+            assert tomllib.loads(written) == changed
+            assert written.count("#") >= text.count("#") - 1
+            assert built(changed) is not None
+
+
+def test_what_cannot_be_tuned_is_told(tmp_path: Path) -> None:
+    pcsv.write_csv(rows().slice(0, 30), tmp_path / "few.csv")
+    few = Search(TASK, cut(TaskSpec.from_toml(TASK), [tmp_path / "few.csv"], 0.2, tmp_path), tmp_path / "s", "brier", 1)
+    with pytest.raises(UsageError, match=r"24 labels are known .* needs 40 of either|labels are known before the cut"):
+        few.reference()
+    unlabelled = TaskSpec.from_toml(TASK.replace('label = "bad"\n', "").replace('label_delay = "12h"\n', ""))
+    with pytest.raises(UsageError, match="no labels to tune by"):
+        cut(unlabelled, [tmp_path / "few.csv"], 0.2, tmp_path)
+    (tmp_path / "bad.toml").write_text(TASK)
+    with pytest.raises(UsageError, match="give --data FILE"):
+        tune_command(tmp_path / "bad.toml")
