@@ -63,7 +63,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[FloatVector, FloatVector], FloatVector
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-_FUNCTIONS: dict[str, tuple[int, Callable[..., FloatVector]]] = {
+FUNCTIONS: dict[str, tuple[int, Callable[..., FloatVector]]] = {
     "abs": (1, np.abs),
     "ceil": (1, np.ceil),
     "clip": (3, np.clip),
@@ -180,7 +180,7 @@ class _Compiler:
                 return self._call(function, args)
         raise TaskError(
             f"expression {shown(self.source)}: {shown(ast.unparse(node))} is not allowed; use numbers, names, "
-            f"+ - * / // % **, comparisons, and/or/not, hash and {', '.join(sorted(_FUNCTIONS))}"
+            f"+ - * / // % **, comparisons, and/or/not, hash and {', '.join(sorted(FUNCTIONS))}"
         )
 
     def _of(self, apply: Callable[..., FloatVector], *nodes: ast.expr) -> _Eval:
@@ -213,12 +213,12 @@ class _Compiler:
     def _call(self, function: str, args: list[ast.expr]) -> _Eval:
         if function == "hash":
             return self._hash(args)
-        if function not in _FUNCTIONS:
+        if function not in FUNCTIONS:
             raise TaskError(
                 f"expression {self.source!r}: unknown function {function!r}; "
-                f"{did_you_mean(function, sorted([*_FUNCTIONS, 'hash']))}"
+                f"{did_you_mean(function, sorted([*FUNCTIONS, 'hash']))}"
             )
-        arity, apply = _FUNCTIONS[function]
+        arity, apply = FUNCTIONS[function]
         if len(args) != arity and not (arity == _MANY and len(args) >= 2):
             takes = "two or more arguments" if arity == _MANY else f"{arity} argument{'s' * (arity != 1)}"
             raise TaskError(f"expression {self.source!r}: {function} takes {takes}, got {len(args)}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -11,6 +12,8 @@ from pydantic import Field, model_validator
 from weir.online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector
 from weir.online.durations import Seconds
 from weir.online.frozen import FrozenModel
+
+_DAY_S: Final = 86_400.0
 
 
 class JoinPolicy(FrozenModel):
@@ -25,7 +28,8 @@ class JoinPolicy(FrozenModel):
     range_s: Seconds = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     """``entity_range``: how long before a label's time its predictions may be."""
     keep_s: Seconds = Field(default=30 * 86400.0, gt=0.0)
-    """Event time for which a prediction waits for labels: the label horizon."""
+    """Event time for which a prediction waits for labels: the label horizon. Where it is not given and labels
+    take longer (``label_delay``, ``maturity``, ``negative_after_s``, silence), it is an eighth more than they take."""
     wait_s: Seconds = Field(default=86400.0, ge=0.0)
     """Event time for which a label waits for predictions that arrive after it."""
     negative_after_s: Seconds | None = Field(default=None, gt=0.0)
@@ -42,12 +46,30 @@ class JoinPolicy(FrozenModel):
 
     @model_validator(mode="after")
     def _negatives_are_still_there(self) -> Self:
-        if self.negative_after_s is not None and self.negative_after_s > self.keep_s:
+        if self.negative_after_s is None or self.negative_after_s <= self.keep_s:
+            return self
+        if "keep_s" in self.model_fields_set:
             raise ValueError(
                 f"negative_after_s={self.negative_after_s:g} is longer than keep_s={self.keep_s:g}: the features would "
                 "be gone; raise keep_s"
             )
+        object.__setattr__(self, "keep_s", self.waiting(self.negative_after_s).keep_s)  # frozen from here on
         return self
+
+    def waiting(self, wait_s: float) -> JoinPolicy:
+        """The same with a ``keep_s`` beyond ``wait_s``, by an eighth and in whole days; as it is where it was given.
+
+        What was derived still counts as not given, so that a later and longer wait moves it again. It never gets less.
+
+        >>> [policy.waiting(40 * 86400.0).keep_s / 86400 for policy in (JoinPolicy(), JoinPolicy(keep_s="5d"))]
+        [45.0, 5.0]
+        """
+        keep_s = math.ceil(wait_s * 1.125 / _DAY_S) * _DAY_S if math.isfinite(wait_s) else self.keep_s
+        if "keep_s" in self.model_fields_set or keep_s <= self.keep_s:
+            return self
+        made = self.model_copy(update={"keep_s": keep_s})
+        made.model_fields_set.discard("keep_s")
+        return made
 
 
 @dataclass(slots=True)

@@ -66,6 +66,8 @@ class LabelSpec(FrozenModel):
 
     @model_validator(mode="after")
     def _mature_in_time(self) -> LabelSpec:
+        if isinstance(self.maturity, float) and self.maturity > self.join.keep_s:
+            object.__setattr__(self, "join", self.join.waiting(self.maturity))
         wait, keep, negative = self.maturity, self.join.keep_s, self.join.negative_after_s or 0.0
         if isinstance(wait, float) and not negative <= wait <= keep:
             raise ValueError(
@@ -277,17 +279,24 @@ class TaskSpec(FrozenModel):
 
     def _check_labels_in_time(self) -> None:
         """A label that comes after its prediction was let go teaches nothing."""
-        keep_s, waits = self.labels.join.keep_s, dict[str, float]()
+        waits = dict[str, float]()
         if self.source is not None:
             waits["source.label_delay"] = self.source.label_delay
         if (silence := self.labels.silence) is not None:
             waits["labels.silence.horizon_s and lateness_s"] = silence.horizon_s + silence.lateness_s
         for name, wait in waits.items():
-            if wait > keep_s:
+            if wait > self.labels.join.keep_s:
+                object.__setattr__(self, "labels", self.waiting(wait).labels)
+            if wait > (keep_s := self.labels.join.keep_s):
                 raise ValueError(
                     f"{name} make {format_duration(wait)}, but predictions wait for labels only "
                     f"labels.join.keep_s = {format_duration(keep_s)}; raise keep_s"
                 )
+
+    def waiting(self, wait_s: float) -> TaskSpec:
+        """The same whose predictions wait for labels for longer than ``wait_s``, where ``keep_s`` was not given."""
+        labels = self.labels.model_copy(update={"join": self.labels.join.waiting(wait_s)})
+        return self.model_copy(update={"labels": labels})
 
     @property
     def derived(self) -> dict[str, str]:

@@ -97,6 +97,8 @@ class FileSource:
         self._table, self.sizes = self._files.table, self._files.sizes
         self.decisions: list[str] = self._files.decisions
         """What was decided of the files and their columns, one line each."""
+        self.early_labels = 0
+        """Labels whose ``label_known`` is before their event: taken to be known with it."""
         own = None if s.missing is None else frozenset(word.strip().lower() for word in s.missing)
         self._missing, self._missing_texts = MISSING if own is None else own, MISSING_TEXTS if own is None else own
         try:
@@ -134,20 +136,30 @@ class FileSource:
         s = self.spec
         if s.label_known is None:
             return None
-        return np.maximum(read_times(self._of(s.label_known), s.time_format, s.time_zone), self._ts)
+        known = read_times(self._of(s.label_known), s.time_format, s.time_zone)
+        self.early_labels = int(np.count_nonzero(known < self._ts))
+        return np.maximum(known, self._ts)
 
     @property
-    def label_delay_s(self) -> float | None:
-        """The median delay of the labels, where a column says when each became known."""
+    def steps_back(self) -> float:
+        """The share of rows whose time is before that of the row before them in the files."""
+        known = self._ts[np.isfinite(self._ts)]
+        return float(np.mean(np.diff(known) < 0)) if len(known) > 1 else 0.0
+
+    @property
+    def label_delays_s(self) -> tuple[float, float] | None:
+        """The median and the longest delay of the labels, where a column says when each became known."""
         delays = np.empty(0) if self._known_at is None else (self._known_at - self._ts)
         delays = delays[np.isfinite(delays)]
-        return float(np.median(delays)) if len(delays) else None
+        return (float(np.median(delays)), float(delays.max())) if len(delays) else None
 
     def _column(self, name: str, column: str) -> NumberColumn:
         """A column in its role: text, number, or what it is where no feature asks for it."""
         if self._is_text(name):
             return NumberColumn(self._ids(name, column))
         asked = name == "amount" or name in self._columns.numbers
+        if self.model is DeviceEvent and pa.types.is_boolean(self._table.column(column).type):
+            return NumberColumn(pc.cast(pc.cast(self._table.column(column), pa.int8()), pa.float64()))  # as a metric
         try:
             return read_numbers(
                 self._of(column, said=None if asked else []), self.spec.decimal_mark, self._files.semicolons

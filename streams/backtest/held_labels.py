@@ -94,16 +94,26 @@ def _row_labels(rows: SourceBatch, task: TaskSpec) -> tuple[LabelBatch, IntVecto
 
 
 class LabelInput:
-    """The labels of a run, held back until they are known, and what becomes of them."""
+    """The labels of a run, held back until they are known, and what becomes of them.
 
-    def __init__(self, task: TaskSpec, paths: Sequence[Path], delay_s: float | None) -> None:
+    ``task`` is the run's: its ``keep_s`` is beyond the labels' delay where the file does not give one. ``latest_s`` is
+    the longest delay, where each label has one of its own.
+    """
+
+    def __init__(
+        self, task: TaskSpec, paths: Sequence[Path], delay_s: float | None, latest_s: float | None = None
+    ) -> None:
         self.task, self.spec = task, task.source or SourceSpec()
         if paths and self.spec.label is not None:
             raise UsageError(f"labels come from the column {self.spec.label!r} and from files: drop one of the two")
         if paths and delay_s is None and task.source is None:
             raise UsageError("labels become known late: say how late with --label-delay, such as 7d (0s for at once)")
         self.delay_s = self.spec.label_delay if delay_s is None else delay_s
-        slack_s = task.labels.join.keep_s - self.delay_s if paths or self.spec.label is not None else np.inf
+        given = paths or self.spec.label is not None
+        if given and self.delay_s >= task.labels.join.keep_s:
+            # What the task says of it is derived there; this is a delay of the command, or of a column.
+            task = self.task = task.waiting(self.delay_s if latest_s is None else latest_s)
+        slack_s = task.labels.join.keep_s - self.delay_s if given else np.inf
         if slack_s <= 0:
             raise UsageError(
                 f"labels become known after {format_duration(self.delay_s)}, but predictions wait for them only "

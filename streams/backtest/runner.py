@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from weir.online.batch import EventBatch
 from weir.online.codec.accept import Reject
+from weir.online.durations import format_duration
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
-from weir.online.task.column_plan import union
+from weir.online.task.column_plan import columns_of, union
 from weir.online.task.spec import SourceSpec, TaskSpec
 from weir.streams.backtest.alert_log import AlertLog
 from weir.streams.backtest.distinct_ids import distinct, within
@@ -178,21 +179,27 @@ def run_backtest(
         When most rows do not fit the wire format, which means that the mapping is wrong.
     """
     _check_mapping(task)
-    pipeline = TaskPipeline(task, MemoryFeatureStore(), None if full is None else full.scorer())
-    explainer = None if explain is None else ScoreExplainer(pipeline, explain)
-    watched = columns = pipeline.columns
+    own, watched = task, columns_of(task)
+    columns = watched
     if keep.field is not None:
         task, columns = with_field(task, columns, keep.field)
     if full is not None:
-        full.begin(pipeline)
         columns = union([columns, full.columns])
     kind = WireSource if task.source is None else FileSource
     source = kind(task, columns, paths)
     if task.source is not None and task.source.label_known is not None and label_delay_s is not None:
         raise UsageError(f"the column {task.source.label_known!r} says when labels became known: drop --label-delay")
-    own_s = source.label_delay_s if isinstance(source, FileSource) else None
-    given = LabelInput(task, labels, label_delay_s if own_s is None else own_s)
+    own_s, latest_s = (isinstance(source, FileSource) and source.label_delays_s) or (label_delay_s, None)
+    given = LabelInput(task, labels, own_s, latest_s)
+    labelled = given.task.labels
+    scorer = None if full is None else full.scorer()
+    pipeline = TaskPipeline(own.model_copy(update={"labels": labelled}), MemoryFeatureStore(), scorer)
+    if full is not None:
+        full.begin(pipeline)
+    explainer = None if explain is None else ScoreExplainer(pipeline, explain)
     result = BacktestResult(pipeline.task, pipeline, sizes=source.sizes)
+    if (keep_s := labelled.join.keep_s) > own.labels.join.keep_s:
+        result.decisions.append(f"[labels.join] keep_s = {format_duration(keep_s)}, by the delay of the labels")
     if isinstance(source, FileSource):
         result.decisions += source.decisions
     if task.full is not None and full is None:

@@ -36,6 +36,8 @@ For example:
 """
 _CLIENTS: Final = ("aiokafka", "faust", "kafka")
 _OFFLINE: Final = {
+    "init": "Make a task file of a table: times, entities, labels, features, as they are found.",
+    "check": "Look at a task and its data for what is odd, before an hour is spent.",
     "demo": "Simulate users, merchants and machines, and run everything on them.",
     "backtest": "Replay files through a task: features, scores, late labels, learning, alerts.",
     "compare": "Compare task files over the same data: paired differences with intervals.",

@@ -230,6 +230,7 @@ def test_metrics_and_the_model_wait_and_features_do_not(maturity: str) -> None:
 
 def test_a_maturity_that_cannot_be_is_told() -> None:
     with pytest.raises(TaskError, match="keep_s"):
-        pipeline("90d")
+        pipeline('90d"\njoin = { keep_s = "80d" }  # "')
+    assert pipeline("90d").task.labels.join.keep_s > 90 * 86_400  # not given: it follows
     with pytest.raises(TaskError, match=r"'wiat' is no duration and no input; .*wait"):
         pipeline("wiat")

@@ -217,3 +217,31 @@ def test_drift_can_be_turned_off() -> None:
     head = 'name = "t"\nentity = "user"\ndrift = false\n'
     rest = '[[entities]]\nname = "user"\nkey = "user_id"\n[model]\nkind = "logistic"\n'
     assert TaskSpec.from_toml(head + rest).drift is None
+
+
+DAYS = st.one_of(st.none(), st.integers(1, 90))
+
+
+@given(delay=DAYS, maturity=DAYS, horizon=DAYS, keep=DAYS)
+@settings(max_examples=60)
+def test_keep_s_that_is_not_given_follows_what_labels_wait_for(
+    delay: int | None, maturity: int | None, horizon: int | None, keep: int | None
+) -> None:
+    """One that is given and too short is refused; where the usual 30 days are enough, nothing changes."""
+    document: dict[str, Any] = {
+        "name": "t", "entity": "user", "entities": [{"name": "user", "key": "user_id"}], "numbers": ["amount"],
+        "model": {"kind": "logistic"}, "labels": {"join": {} if keep is None else {"keep_s": f"{keep}d"}},
+    }  # fmt: skip
+    if delay is not None:
+        document["source"] = {"label_delay": f"{delay}d"}
+    if maturity is not None:
+        document["labels"]["maturity"] = f"{maturity}d"
+    if horizon is not None:
+        document["labels"]["silence"] = {"score": "each event", "horizon_s": f"{horizon}d"}
+    longest = max((days for days in (delay, maturity, horizon) if days is not None), default=0)
+    if keep is not None and keep < longest:
+        with pytest.raises(ValueError, match="keep_s"):
+            TaskSpec.model_validate(document)
+        return
+    kept = TaskSpec.model_validate(document).labels.join.keep_s / 86_400
+    assert kept == keep if keep is not None else kept == 30 if longest <= 30 else kept > longest

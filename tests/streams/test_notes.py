@@ -291,8 +291,22 @@ def test_no_label_is_lost_to_the_batches_however_short_keep_s_is(tmp_path: Path,
 def test_a_delay_beyond_keep_s_is_refused_with_both(tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     run(tmp_path, rows())
+    task = TASK + '[labels.join]\nkeep_s = "30d"\n' + SOURCE
     with pytest.raises(UsageError, match=r"after 40d, but predictions wait for them only keep_s = 30d"):
-        run_backtest(TaskSpec.from_toml(TASK + SOURCE), [table], None, label_delay_s=40 * DAY)
+        run_backtest(TaskSpec.from_toml(task), [table], None, label_delay_s=40 * DAY)
+
+
+@pytest.mark.parametrize("by", ["the command", "a column"])
+def test_keep_s_that_is_not_given_follows_the_delay(tmp_path: Path, by: str) -> None:
+    """Each label is learned however late it is; what was decided is told."""
+    table = rows() | {"at": [T0 + i * DAY for i in range(N)], "known": [T0 + (i + 40 + i % 5) * DAY for i in range(N)]}
+    source = SOURCE if by == "the command" else SOURCE.replace('label_delay = "2d"', 'label_known = "known"')
+    run(tmp_path, table)
+    delay_s = 40 * DAY if by == "the command" else None
+    result = run_backtest(TaskSpec.from_toml(TASK + source), [tmp_path / "rows.csv"], None, label_delay_s=delay_s)
+    assert result.pipeline.joiner.stats.unmatched == 0
+    assert N - 60 < result.pipeline.labelled < N
+    assert any("keep_s = " in told for told in result.decisions)
 
 
 def test_labels_of_other_types_are_no_loss(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,10 +83,25 @@ def dialect_of(text: str, wanted: Collection[str], separator: str | None = None)
 
 
 def _title_lines(body: str, wanted: Collection[str]) -> int:
-    """How many lines stand before the header, such as a title: those before the line that names most of ``wanted``."""
+    """How many lines stand before the header, such as a title: those before the line that names most of ``wanted``.
+
+    Where nothing is known of the header: the lines of one cell before the first one as wide as most.
+    """
     cells = [[line.split(mark) for mark in SEPARATORS] for line in body.split("\n", 30)[:30]]
+    if not wanted:
+        return _lone_lines(cells)
     named = [max(len({cell.strip(BLANK + "\"'") for cell in row} & set(wanted)) for row in rows) for rows in cells]
     return named.index(max(named)) if not named[0] and 2 * max(named) > len(wanted) else 0
+
+
+def _lone_lines(cells: list[list[list[str]]]) -> int:
+    """How many lines of one cell stand before the first one that is as wide as most are."""
+    columns = [[len(row[k]) for row in cells] for k in range(len(SEPARATORS))]
+    usual = [(Counter(w for w in widths if w > 1).most_common(1) or [(0, 0)])[0] for widths in columns]
+    best = max(range(len(columns)), key=lambda k: usual[k][1])
+    width, lines = usual[best]
+    first = columns[best].index(width) if 2 * lines > len(cells) else 0
+    return first if all(w == 1 for w in columns[best][:first]) else 0
 
 
 def _rows(body: str, separator: str, quote: str, escape: str | None) -> tuple[list[list[str]], int]:

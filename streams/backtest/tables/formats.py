@@ -46,7 +46,7 @@ class FileTable:
     semicolons: bool = False
     """Whether ``;`` stands between columns, as where a comma is the decimal mark."""
     there: list[str] = field(default_factory=list)
-    """All columns of the file."""
+    """All columns of the (first) file."""
 
     def number(self, row: int) -> int:
         """Which row of the files a row of ``table`` is, the first being 0."""
@@ -91,7 +91,7 @@ def read_files(
     _check_columns(parts, sorted(wanted.columns), kinds)
     # Files that disagree about a column, such as a CSV beside a Parquet file, meet as text: it keeps every digit.
     tables = [_mixed(part, {name for name, types in kinds.items() if len(types) > 1}) for part in parts]
-    whole = FileTable(pa.concat_tables(tables, promote_options="permissive"), [])
+    whole = FileTable(pa.concat_tables(tables, promote_options="permissive"), [], there=parts[0].there)
     start = 0
     for part in parts:
         whole.sizes += part.sizes

@@ -1,0 +1,106 @@
+"""``weir init``: from a table to a task file that runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weir.streams.cli.console import notes
+from weir.streams.cli.options import YesOption
+from weir.streams.errors import UsageError
+
+if TYPE_CHECKING:
+    from weir.streams.workbench.profile.draft import Draft
+
+
+def init_command(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV, JSONL, Parquet or Arrow; or folders.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The task file to write; else NAME.toml.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the task; else that of the file.")] = None,
+    yes: YesOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Make a task file of a table: times, entities, labels, features, as they are found.
+
+    A sample of at most 200,000 rows is looked at. What is not sure is asked, with a guess to take by Enter; with --yes
+    every guess is taken, and stands in the file with a comment. What would tell the label in advance is left out.
+
+    For example:
+
+        weir init payments.csv
+
+        weir init bookings.parquet --yes --out bookings.toml
+
+        weir init january.csv.gz february.csv.gz --name fraud
+    """
+    from weir.streams.workbench.profile.draft import draft_task
+
+    if not yes and not sys.stdin.isatty():
+        raise UsageError("nobody there to answer what is not sure: give --yes to take the guesses")
+    called = name or (out.stem if out is not None else _name_of(files[0]))
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,47}", called):
+        raise UsageError(
+            f"{called!r} cannot name a task: give --name in lower-case letters, digits and _, a letter first"
+        )
+    target = out or Path(f"{called}.toml")
+    if target.is_dir():
+        raise UsageError(f"{target} is a directory; give the name of a file in it by --out")
+    if target.exists() and not force:
+        raise UsageError(f"{target} is there already; give another name by --out, or --force to write over it")
+    console = notes()
+    with console.status("") as status:
+
+        def ask(question: str, guess: str, answers: Sequence[str]) -> str:
+            if yes:
+                return guess
+            status.stop()
+            answer = _asked(question, guess, answers)
+            status.start()
+            return answer
+
+        draft = draft_task(files, called, ask, status.update)
+    target.write_text(draft.text, encoding="utf-8")
+    for line in _told(draft, target):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _asked(question: str, guess: str, answers: Sequence[str]) -> str:
+    """What a person answers; asked again where that is none of the ``answers``."""
+    shown = f" ({', '.join(answers[:8])})" if answers else ""
+    while True:
+        answer: str = typer.prompt(f"{question}{shown}", default=guess, err=True)
+        if not answers or answer in answers:
+            return answer
+        typer.echo(f"{answer!r} is none of them", err=True)
+
+
+def _name_of(path: Path) -> str:
+    plain = re.sub(r"[^a-z0-9]+", "_", path.resolve().name.partition(".")[0].lower()).strip("_")[:40]
+    return plain if plain[:1].isalpha() else f"task_{plain}".strip("_")
+
+
+def _told(draft: Draft, target: Path) -> list[str]:
+    """What was found, and the next two commands."""
+    plan, data = draft.plan, " ".join(f"--data {shlex.quote(str(path))}" for path in draft.plan.sample.paths)
+    found = [f"{plan.sample.rows:,} rows", f"time: {plan.time.name if plan.time else 'none, rows in file order'}"]
+    found.append(f"entity: {plan.main.name if plan.main else 'none'}")
+    if plan.label is not None:
+        positive, known = plan.positives
+        share = f", {positive / max(known, 1):.2%} {' or '.join(plan.label.positive)}"
+        found.append(f"label: {plan.label.column.name}{share}")
+    else:
+        found.append("no label")
+    lines = [f"{target}: {'; '.join(found)}"]
+    lines += [f"left out: {each}" for each in draft.left]
+    if plan.left:
+        names = ", ".join(list(plan.left)[:6]) + (", ..." if len(plan.left) > 6 else "")
+        lines.append(f"left out: {len(plan.left)} columns ({names}); the file says why")
+    lines += [f"guessed: {part}: {why}" for part, why in plan.guesses.items()]
+    task = shlex.quote(str(target))
+    return [*lines, "next:", f"  weir check {task} {data}", f"  weir backtest {task} {data} --scores scores.parquet"]

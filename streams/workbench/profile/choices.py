@@ -1,0 +1,208 @@
+"""Chooses what a task made of a table says: the part of each column, inputs, delay. It asks where it is not sure.
+
+It knows columns and how parts are guessed, not how a task file is written.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import pyarrow.compute as pc
+
+from weir.online.codec.limits import DEFAULT_LIMITS
+from weir.online.codec.wire import DeviceEvent, UserEvent
+from weir.online.durations import format_duration, parse_duration
+from weir.online.features.expression import FUNCTIONS
+from weir.online.features.timecolumns import TIME_COLUMNS
+from weir.streams.errors import UsageError
+from weir.streams.workbench.profile import roles, terms
+from weir.streams.workbench.profile.columns import Column
+from weir.streams.workbench.profile.plan import Plan
+from weir.streams.workbench.profile.sampled import Sample
+
+Ask = Callable[[str, str, Sequence[str]], str]
+"""Called with a question, the guess, and the answers that there are (any where there are none); gives the answer."""
+_NONE: Final = "none"
+_MOST_NUMBERS, _MOST_TEXTS, _MOST_SECOND, _MOST_WORTH = 40, 12, 3, 4
+"""Inputs that a task begins with: a member of ``auto`` takes the square of their number a row."""
+_DELAYS_S: Final = tuple(parse_duration(w) for w in ("0s", "1m", "10m", "1h", "6h", "1d", "2d", "7d"))
+_TAKEN: Final = {*UserEvent.model_fields, *DeviceEvent.model_fields, *TIME_COLUMNS, *FUNCTIONS, "hash", "full"}
+_MANY, _OFTEN = 30, 200
+"""So many entities, none with more events on average, are rather people who come again than sensors that are read."""
+_MARK: Final = re.compile(r"[\w .:+-]+")
+_MOST_HASHED: Final = 16
+"""Different texts beyond which a text is an input by the share of positives known of it."""
+
+
+def plan_of(name: str, sample: Sample, columns: Sequence[Column], ask: Ask) -> Plan:
+    """The plan of a task for a table.
+
+    Raises
+    ------
+    UsageError
+        Where there is nothing that a task could learn or watch.
+    """
+    plan = Plan(name, sample)
+    plan.left |= dict.fromkeys(sample.doubled, "several columns have this name: rename all but one")
+    plan.left |= {c.name: c.why for c in columns if c.why}
+    rest = [c for c in columns if not c.why]
+    _choose_time(plan, rest, ask)
+    rest = [c for c in rest if c is not plan.time]
+    _choose_label(plan, rest, ask)
+    rest = [c for c in rest if plan.label is None or c not in (plan.label.column, plan.label.known)]
+    plan.event_id = roles.guess_event_id(rest)
+    rest = [c for c in rest if c is not plan.event_id]
+    plan.left |= (leaks := roles.leaks(rest, plan.ts if plan.time is not None else None, plan.label))
+    rest = [c for c in rest if c.name not in leaks]
+    _choose_entities(plan, rest, ask)
+    used = {id(c) for c in plan.columns.values()}
+    _choose_inputs(plan, [c for c in rest if id(c) not in used])
+    return plan
+
+
+def _asked(ask: Ask, plan: Plan, part: str, question: str, guess: roles.Guess) -> Column | None:
+    """The column of a part: the guess, or what a person says where that is not sure."""
+    there = {c.name: c for c in ([guess.column] if guess.column else []) + guess.others}
+    if guess.sure or not there:
+        return guess.column
+    chosen = guess.column.name if guess.column else _NONE
+    answer = ask(question, chosen, [*there, _NONE])
+    if answer == chosen:
+        plan.guesses[part] = f"a guess; it could be {', '.join([n for n in [*there, _NONE] if n != chosen][:4])}"
+    return there.get(answer)
+
+
+def _choose_time(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
+    guess = roles.guess_time(columns)
+    plan.time = _asked(ask, plan, "time", "Which column is the time of the event?", guess)
+    if plan.time is None:
+        return
+    if plan.time.unsure:
+        first = "day" if plan.time.time_format.startswith("%d") else "month"
+        answer = ask(f"Nothing tells {plan.time.unsure}: which is it?", first, ["day", "month"])
+        if answer != first:
+            form = plan.time.time_format  # "%d/%m/%Y": the two change places
+            plan.time = replace(plan.time, time_format=f"{form[3:5]}{form[2]}{form[:2]}{form[5:]}")
+        plan.guesses["time_format"] = f"nothing tells {plan.time.unsure}"
+    if plan.time.kind == "times" and not getattr(plan.time.cells.values.type, "tz", None):
+        plan.time_zone = ask("Of which time zone are times without an offset?", "UTC", [])
+
+
+def _choose_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
+    column = _asked(ask, plan, "label", "Which column is the label?", roles.guess_label(columns))
+    if column is None:
+        return
+    plan.label = label = roles.meaning_of(column)
+    if not label.usual:
+        words = {word: n for word, n in column.spoken(7) if word not in label.unlabelled}
+        answer = ask(f"Which value of {column.name!r} is the one to find?", label.positive[0], list(words))
+        if answer not in label.positive:
+            label.positive, label.negative = [answer], []
+        plan.guesses["positive"] = "a guess, of " + ", ".join(f"{word!r} ({n:,})" for word, n in words.items())
+    if plan.time is None:
+        return
+    label.known = roles.guess_known(columns, plan.ts, label)
+    if label.known is None:
+        guess = format_duration(max(d for d in _DELAYS_S if d <= plan.span_s / 20))
+        try:
+            plan.delay_s = parse_duration(ask("How long after an event is its label known?", guess, []))
+        except ValueError as exc:
+            raise UsageError(f"label delay: {exc}") from None
+        plan.guesses["label_delay"] = "a guess: how long after an event do you know the truth?"
+
+
+def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
+    """Choose what events are about, and what else that labels are counted by comes again."""
+    ranked = roles.guess_entities(columns)
+    full = [pair for pair in ranked if pair[1].known >= 0.99]
+    plan.main = _asked(ask, plan, "entity", "What are events about: which column is its id?", roles.best(full, 1.5))
+    if plan.main is not None:
+        device = plan.main.words & terms.DEVICE and not plan.main.words & terms.USER
+        plan.stream, key = ("device-events", "device_id") if device else ("user-events", "user_id")
+        plan.entity, plan.columns[key] = _entity_name(plan.main, set()), plan.main
+        if plan.label is None and plan.time is not None and plan.main.distinct >= _MANY:
+            guess = "silence" if plan.sample.rows < _OFTEN * plan.main.distinct else "numbers"
+            what = "No column is a label. Learn who falls silent, or watch the numbers for what is new?"
+            plan.silent = ask(what, guess, ["silence", "numbers"]) == "silence"
+    others = [c for _, c in ranked if c is not plan.main and c.distinct > _MOST_HASHED and c.words & terms.ENTITY]
+    for c in others[: _MOST_SECOND if plan.label is not None else 0]:
+        shop = plan.stream == "user-events" and c.words & terms.SHOP and "merchant_id" not in plan.columns
+        key = "merchant_id" if shop else _wire_name(c.name, {*plan.columns, plan.entity})
+        plan.second[key], plan.columns[key] = _entity_name(c, {plan.entity, *plan.second.values()}), c
+
+
+def _choose_inputs(plan: Plan, columns: Sequence[Column]) -> None:
+    """Choose the numbers and texts that tell most of the label, each alone."""
+    tells = {c.name: roles.separation(c, plan.label.y) if plan.label is not None else 0.5 for c in columns}
+    n, kept = len(plan.ts), list[Column]()
+    for c in columns:
+        if c.numbers is not None and c.whole and c.distinct >= 0.95 * n and c.words & terms.ID:
+            plan.left[c.name] = "an id of its own for each row"
+        elif c.numbers is None and c.distinct > _MOST_HASHED and (plan.label is None or c.known * n < 5 * c.distinct):
+            plan.left[c.name] = f"{c.distinct:,} different texts in {n:,} rows, too many to learn from"
+        else:
+            kept.append(c)
+    for kind, most in (("numbers", _MOST_NUMBERS), ("texts", _MOST_TEXTS)):
+        mine = [c for c in kept if c.kind == kind]
+        chosen = sorted(mine, key=lambda c: -tells[c.name])[:most]
+        for c in mine:
+            if c in chosen:
+                _add_input(plan, c)
+            else:
+                plan.left[c.name] = f"the {most} most telling of {len(mine)} {kind} are inputs"
+    worth = [name for name in plan.numbers if plan.columns[name].distinct > 5]
+    rank = {name: (not plan.columns[name].words & terms.WORTH, -tells[plan.columns[name].name]) for name in worth}
+    plan.worth = sorted(worth, key=rank.__getitem__)[:_MOST_WORTH]
+    if plan.label is None and not plan.silent and not plan.worth:
+        raise UsageError(
+            f"{', '.join(map(str, plan.sample.paths))}: nothing to learn or to watch: no label, no number that "
+            "changes, and no id that comes again; write a task file by hand, see docs/TASKS.md"
+        )
+
+
+def _add_input(plan: Plan, c: Column) -> None:
+    money = plan.stream == "user-events" and "amount" not in plan.columns and _is_money(c)
+    name = "amount" if money else _wire_name(c.name, {*plan.columns, plan.entity})
+    plan.columns[name] = c
+    if c.numbers is not None:
+        plan.numbers.append(name)
+    elif c.distinct == 2 and _MARK.fullmatch(word := c.spoken(2)[1][0]):
+        plan.flags[name] = word
+    elif c.distinct <= _MOST_HASHED:
+        plan.hashed.append(name)
+    else:
+        plan.target.append(name)
+
+
+def _is_money(c: Column) -> bool:
+    """Whether it can be the wire's ``amount``, of which one that cannot be read refuses its row."""
+    if c.numbers is None or not c.words & terms.MONEY:
+        return False
+    unread = np.isnan(c.numbers) & np.asarray(pc.is_valid(c.texts))
+    return not unread.any() and bool(np.nanmax(np.abs(c.numbers)) < DEFAULT_LIMITS.amount)
+
+
+def _entity_name(c: Column, taken: set[str]) -> str:
+    """A name for what an id is of: ``customer`` for ``CUSTOMER_ID``."""
+    kept = [word for word in re.split(r"[\W_]+", c.name) if word.lower() in c.words - terms.ID]
+    return _wire_name(" ".join(kept) or c.name, taken)
+
+
+def _wire_name(name: str, taken: set[str]) -> str:
+    """A name that the task can use in formulas: letters, digits and _, not taken and no word of formulas.
+
+    >>> _wire_name("Betrag in EUR", set()), _wire_name("ts", set()), _wire_name("größe", {"grosse"})
+    ('betrag_in_eur', 'ts_', 'grosse_')
+    """
+    plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")[:40] or "column"
+    plain = plain if plain[0].isalpha() else f"c_{plain}"
+    taken = taken | _TAKEN
+    tried = [plain, f"{plain}_", *(f"{plain}_{k}" for k in range(2, 1000))]
+    return next(t for t in tried if t not in taken and not keyword.iskeyword(t))

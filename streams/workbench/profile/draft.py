@@ -1,0 +1,103 @@
+"""From files to a task file that runs: sample, profile, plan, write, and try what was written on the sample.
+
+It knows the steps, not what any of them decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.event_files import FileSource
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.errors import UsageError
+from weir.streams.workbench.profile import roles
+from weir.streams.workbench.profile.choices import Ask, plan_of
+from weir.streams.workbench.profile.columns import Column, columns_of_sample
+from weir.streams.workbench.profile.plan import Plan
+from weir.streams.workbench.profile.sampled import Sample, samples_of
+from weir.streams.workbench.profile.task_text import task_text
+
+_TRIED_ROWS: Final = 4096
+_MOST_TRIES: Final = 20
+_NAMED: Final = re.compile(r"column '(.+?)' is (.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A task file that was tried, and what it is made of."""
+
+    text: str
+    plan: Plan
+    left: tuple[str, ...]
+    """Files that are left out, each with the reason."""
+
+
+def draft_task(paths: Sequence[Path], name: str, ask: Ask, step: Callable[[str], None] = lambda _: None) -> Draft:
+    """A task file for tables of any layout.
+
+    Parameters
+    ----------
+    paths : files or folders; of files with different columns those are taken that fit a task best.
+    name : of the task.
+    ask : answers what is not sure, see ``Ask``.
+    step : told what is done next.
+
+    Raises
+    ------
+    UsageError
+        Where no file can be read, or none holds anything to learn or to watch.
+    """
+    with TemporaryDirectory(prefix="weir-init-") as folder:
+        step("reading a sample")
+        samples, left = samples_of(paths, Path(folder))
+        step("looking at the columns")
+        found = sorted(((s, columns_of_sample(s)) for s in samples), key=lambda pair: _fitness(*pair), reverse=True)
+        for sample, _ in found[1:]:
+            files = ", ".join(path.name for path in sample.paths)
+            left.append(
+                f"{files}: other columns than {found[0][0].paths[0].name} has; join them first where you need both"
+            )
+        sample, columns = found[0]
+        for _ in range(_MOST_TRIES):
+            plan = plan_of(name, sample, columns, ask)
+            text = task_text(plan)
+            step("trying the task on the sample")
+            try:
+                _try(text, sample)
+                return Draft(text, plan, tuple(left))
+            except UsageError as exc:
+                columns = _without_the_named(columns, exc)
+    raise UsageError(f"{sample.paths[0]}: no task could be made of it; write one by hand, see docs/TASKS.md")
+
+
+def _fitness(sample: Sample, columns: Sequence[Column]) -> tuple[int, int, int]:
+    """A file of events with labels comes first, then one of events, then the one with most rows."""
+    timed = roles.guess_time(columns).column is not None
+    labelled = roles.guess_label(columns).column is not None
+    return 2 * timed + labelled, len(roles.guess_entities(columns)) > 0, sample.rows
+
+
+def _try(text: str, sample: Sample) -> None:
+    """Read the sample by the task; raises ``UsageError`` where a column cannot be read in its part."""
+    task = TaskSpec.from_toml(text)
+    pipeline = TaskPipeline(task, MemoryFeatureStore())
+    first = next(FileSource(task, pipeline.columns, sample.read).batches(_TRIED_ROWS))
+    if len(first.rejects) > len(first.batch):
+        reason = first.rejects[0].reason
+        name = re.search(r"column '(.+?)'\)?$", reason)
+        raise UsageError(f"column {name[1]!r} is {reason}" if name else reason)
+
+
+def _without_the_named(columns: Sequence[Column], exc: UsageError) -> list[Column]:
+    """The columns, of which the one that ``exc`` names is of no use; raises it where it names none."""
+    found = _NAMED.search(str(exc))
+    if found is None or not any(c.name == found[1] and not c.why for c in columns):
+        raise exc
+    return [replace(c, kind="useless", why=found[2]) if c.name == found[1] else c for c in columns]

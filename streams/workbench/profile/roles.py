@@ -1,0 +1,220 @@
+"""Gives columns their parts in a task: time, event id, entities, label and when it is known; finds columns that leak.
+
+A choice is a guess by values and by the words of a column's name; where two are near to each other it counts as unsure,
+so that a person can be asked. It knows columns, not task files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from weir.online.batch import BoolVector, FloatVector, IntVector
+from weir.online.codec.wire import ID_CHARS
+from weir.streams.backtest.tables.label_words import FALSE, TRUE, UNKNOWN
+from weir.streams.backtest.tables.texts import MISSING, Cells, read_ids
+from weir.streams.errors import UsageError
+from weir.streams.workbench.measures import roc_auc
+from weir.streams.workbench.profile import terms
+from weir.streams.workbench.profile.columns import Column
+
+LEAK_AUC: Final = 0.985
+"""One column that separates the labels so well rather tells them."""
+_SURE: Final = 0.75
+"""By how much the best guess has to lead."""
+_FEW: Final = 10
+"""Fewer different values are of a kind or a flag, where no word says that they are ids."""
+
+
+@dataclass(slots=True)
+class LabelGuess:
+    """A label column and what its values mean; those that are in no list are 0."""
+
+    column: Column
+    positive: list[str]
+    negative: list[str] = field(default_factory=list)
+    unlabelled: list[str] = field(default_factory=list)
+    usual: bool = True
+    """Whether its words are understood without being listed."""
+    known: Column | None = None
+    """When each label became known."""
+
+    @property
+    def y(self) -> FloatVector:
+        """``(n,)`` 1, 0, and NaN where there is no label."""
+        coded = pc.dictionary_encode(self.column.texts.combine_chunks())
+        words: list[str] = coded.dictionary.to_pylist()
+        of = [1.0 if w in self.positive else np.nan if w in self.unlabelled else 0.0 for w in words]
+        made: FloatVector = np.array([*of, np.nan])[np.asarray(pc.fill_null(coded.indices, len(words)))]
+        return made
+
+
+@dataclass(slots=True)
+class Guess:
+    """The best column for a part, or none, and the others that may be meant, best first."""
+
+    column: Column | None
+    others: list[Column]
+    sure: bool
+
+
+def best(scored: Sequence[tuple[float, Column]], least: float) -> Guess:
+    """The one with the highest score, where that is ``least`` at least; sure where it leads, or is far from that."""
+    ranked = sorted(scored, key=lambda pair: -pair[0])
+    named, top = [column for _, column in ranked], ranked[0][0] if ranked else -np.inf
+    if top < least:
+        return Guess(None, named, sure=top < least - _SURE)
+    lead = top - (ranked[1][0] if len(ranked) > 1 else -np.inf)
+    return Guess(named[0], named[1:], sure=min(lead, top - least) >= _SURE)
+
+
+def guess_time(columns: Sequence[Column]) -> Guess:
+    """The column of the event's own time."""
+    scored = []
+    for c in columns:
+        if c.times is None or c.known < 0.5:
+            continue
+        known = c.times[np.isfinite(c.times)]
+        ordered = float(np.mean(np.diff(known) >= 0)) if len(known) > 1 else 0.0
+        typed, named = c.kind == "times", bool(c.words & terms.TIME)
+        if typed or named or ordered > 0.99:
+            score = 3 * named + 1.5 * typed - 3 * bool(c.words & terms.LATER) + ordered - 5 * (1 - c.known)
+            scored.append((score + 0.3 * bool(np.any(known % 86_400)), c))
+    return best(scored, 1.0)
+
+
+def guess_event_id(columns: Sequence[Column]) -> Column | None:
+    """A column that names each row; few may come twice."""
+    for c in (c for c in columns if c.useful and c.known == 1.0 and c.distinct >= 0.95 * len(c.texts)):
+        counts = c.numbers is not None and bool(np.all(np.diff(c.numbers) == 1))
+        if (counts or (c.words & terms.ROW and c.words & (terms.ID | {"row", "index"}))) and _is_id(c):
+            return c
+    return None
+
+
+def guess_entities(columns: Sequence[Column]) -> list[tuple[float, Column]]:
+    """Columns that name what events are about, best first: ids that come again."""
+    found = []
+    for c in (c for c in columns if c.useful and not c.words & terms.KIND):
+        named = c.words & (terms.ENTITY | {"id"})
+        ids = named if c.numbers is not None else named or c.words & terms.ID or c.distinct > 20
+        few = c.distinct < _FEW and not c.words & (terms.DEVICE | {"id"})
+        if ids and not few and c.known * len(c.texts) >= 1.5 * c.distinct and _is_id(c):
+            who = 3 * bool(c.words & (terms.USER | terms.DEVICE)) + 2 * bool(c.words & terms.SHOP)
+            found.append((who + bool(c.words & terms.ID) + 0.5 * float(np.log10(c.distinct)), c))
+    return sorted(found, key=lambda pair: -pair[0])
+
+
+def _is_id(c: Column) -> bool:
+    """Whether it can be read as an id, none longer than an id may be."""
+    try:
+        ids = read_ids(Cells(c.cells.values, c.name, MISSING, c.cells.where, []))
+    except (UsageError, pa.ArrowException):
+        return False
+    return bool((pc.max(pc.utf8_length(ids)).as_py() or 0) <= ID_CHARS)
+
+
+def guess_label(columns: Sequence[Column]) -> Guess:
+    """The column that says what came of an event; the table's last one more likely than another."""
+    scored = []
+    for c in (c for c in columns if c.useful and c.distinct <= 6 and c.known * len(c.texts) >= 10):
+        named = c.words & terms.LABEL
+        usual = {_plain(word) for word, _ in c.spoken(7)} <= TRUE | FALSE | UNKNOWN
+        score = 3 * bool(named) + (named == c.words) + (c.distinct == 2) + usual - (c.distinct > 3)
+        scored.append((score + 0.5 * (c is columns[-1]), c))
+    return best(scored, 2.5)
+
+
+def _plain(word: str) -> str:
+    return word.strip().casefold().removesuffix(".0")
+
+
+def meaning_of(column: Column) -> LabelGuess:
+    """What the values of a label mean: by their words, else the rarest is positive."""
+    low = {word: _plain(word) for word, _ in column.spoken(7)}
+    unknown = [word for word in low if low[word] in UNKNOWN]
+    rest = [word for word in low if word not in unknown]
+    by = {plain: word for word, plain in low.items()}
+    if {"0", "1", "-1"} <= {*by}:
+        positive = [word for word in rest if low[word] not in ("0", "-1")]
+        return LabelGuess(column, positive, [by["0"]], [by["-1"], *unknown], usual=False)
+    positive = [word for word in rest if low[word] in TRUE]
+    if positive and len(positive) < len(rest) and all(low[word] in TRUE | FALSE for word in rest):
+        return LabelGuess(column, positive, [], unknown)
+    bad = [w for w in rest if any(part in low[w] for part in terms.BAD) and not low[w].startswith("no")]
+    if not bad and sum(low[word] in FALSE for word in rest) == 1:
+        bad = [word for word in rest if low[word] not in FALSE]
+    return LabelGuess(column, bad if 0 < len(bad) < len(rest) else rest[-1:], [], unknown, usual=False)
+
+
+def guess_known(columns: Sequence[Column], ts: FloatVector, label: LabelGuess) -> Column | None:
+    """The column that says when each label became known: the last one of them."""
+    found = []
+    for c in columns:
+        if c.times is None or not c.words & terms.KNOWN:
+            continue
+        late = c.times - ts
+        there = [float(np.isfinite(late[label.y == v]).mean()) if (label.y == v).any() else 0.0 for v in (0.0, 1.0)]
+        if min(there) >= 0.9 and np.mean(late[np.isfinite(late)] >= 0) >= 0.95:
+            found.append((float(np.nanmedian(late)), c))
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def separation(column: Column, y: FloatVector) -> float:
+    """ROC AUC of one column alone, or of its being missing; of a text by the positives among others that have it."""
+    labelled = np.isfinite(y)
+    positive = y[labelled] > 0
+    if not 10 <= int(positive.sum()) <= len(positive) - 10:
+        return 0.5
+    scores = [np.asarray(pc.is_null(column.texts), np.float64)[labelled]]
+    if column.numbers is not None:
+        scores.append(np.nan_to_num(column.numbers[labelled], nan=-1e300))
+    elif column.kind == "texts":
+        coded = pc.dictionary_encode(column.texts.combine_chunks())
+        codes = np.asarray(pc.fill_null(coded.indices, len(coded.dictionary)), np.int64)[labelled]
+        scores.append(_share_elsewhere(codes, positive))
+    aucs = [roc_auc(positive, score) for score in scores]
+    return max(max(auc, 1.0 - auc) for auc in aucs)
+
+
+def _share_elsewhere(codes: IntVector, y: BoolVector) -> FloatVector:
+    """The share of positives among the rows of the other half that have the same code."""
+    half, share = np.arange(len(y)) % 2, np.zeros(len(y))
+    for k in (0, 1):
+        n = np.bincount(codes[half != k], minlength=int(codes.max()) + 1)
+        positive = np.bincount(codes[half != k], y[half != k], minlength=len(n))
+        share[half == k] = ((positive + y.mean()) / (n + 1.0))[codes[half == k]]
+    return share
+
+
+def _runs_with(numbers: FloatVector, times: FloatVector) -> bool:
+    """Whether numbers are the time in another unit, or a count of rows."""
+    a, b = (each[np.isfinite(numbers) & np.isfinite(times)] for each in (numbers, times))
+    return len(a) > 20 and a.std() > 0 and b.std() > 0 and bool(np.corrcoef(a, b)[0, 1] > 0.9995)
+
+
+def leaks(columns: Sequence[Column], ts: FloatVector | None, label: LabelGuess | None) -> dict[str, str]:
+    """Columns that say what nobody knows when the event comes, or nothing but its time, each with the reason."""
+    found = dict[str, str]()
+    for c in columns:
+        if ts is not None and c.kind == "times" and c.times is not None:
+            after = np.nanmean(np.where(np.isfinite(c.times), c.times > ts, np.nan)) > 0.5
+            found[c.name] = (
+                "a time after the event's own" if after else "a second time; put what it tells into a number"
+            )
+        elif ts is not None and c.numbers is not None and _runs_with(c.numbers, ts):
+            found[c.name] = "it tells the time only"
+        elif label is None:
+            continue
+        elif c.words & label.column.words & terms.LABEL:
+            found[c.name] = f"by its name it tells the same as the label {label.column.name!r}"
+        elif c.words & terms.AFTERWARDS:
+            found[c.name] = "by its name it is known later than the event"
+        elif (auc := separation(c, label.y)) >= LEAK_AUC:
+            found[c.name] = f"alone it separates the labels nearly without a fault (ROC AUC {auc:.3f}): known later?"
+    return found

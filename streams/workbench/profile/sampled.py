@@ -1,0 +1,142 @@
+"""Takes a sample of bounded size from files of any format, and picks those of several that belong together.
+
+Of a large file the head and stretches spread over it are taken, so that rows of one entity stay neighbours. It knows
+files and names of columns, not what they mean.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weir.streams.backtest.tables.formats import FileTable, read_files
+from weir.streams.backtest.tables.opening import HEAD, contents, files_of, readable
+from weir.streams.errors import UsageError
+
+MOST_ROWS: Final = 200_000
+_STRETCHES: Final = 8
+_TEXT_BYTES: Final = 40_000_000
+"""Bytes of a text file that are read whole; about as many rows as ``MOST_ROWS`` of an ordinary table."""
+_NO_DATA: Final = {".md", ".rst", ".html", ".pdf", ".py", ".toml", ".yaml", ".yml", ".png", ".svg", ".ipynb"}
+"""Endings of what lies beside data in a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows of files that have about the same columns."""
+
+    paths: tuple[Path, ...]
+    """The files that a task is to read."""
+    read: tuple[Path, ...]
+    """What was read of them: themselves, or files that hold their sample."""
+    rows: int
+    """Of the files, estimated where only a part was read."""
+    table: FileTable
+    doubled: tuple[str, ...]
+    """Names that several columns have: none of them can be used."""
+
+
+def samples_of(paths: Sequence[Path], folder: Path, most: int = MOST_ROWS) -> tuple[list[Sample], list[str]]:
+    """A sample for each group of files with about the same columns, and what was left out with the reason.
+
+    Parameters
+    ----------
+    paths : files or folders.
+    folder : an empty folder that lives as long as the samples do: those of large files are kept there.
+    most : rows of a group at most, about.
+
+    Raises
+    ------
+    UsageError
+        Where no file can be read.
+    """
+    given = {path.resolve() for path in paths}
+    files, left = list[tuple[Path, Path, float, list[str]]](), list[str]()
+    found = [p for p in files_of(paths) if p.resolve() in given or p.suffix.lower() not in _NO_DATA]
+    for number, path in enumerate(found):
+        try:
+            with readable(path):
+                part, share = _part(path, folder / str(number), most // max(len(found), 1))
+            files.append((path, part, share, read_files([part], (), ()).there))
+        except UsageError as exc:
+            if len(found) == 1:
+                raise
+            left.append(str(exc))
+    groups = list[list[tuple[Path, Path, float, list[str]]]]()
+    for file in files:
+        mine = next((g for g in groups if _alike(g[0][3], file[3])), None)
+        groups.append([file]) if mine is None else mine.append(file)
+    made = []
+    for group in groups:
+        try:
+            made.append(_sample(group))
+        except UsageError as exc:
+            left.append(str(exc))
+    if not made:
+        raise UsageError(left[0] if left else "no data file; give a CSV, JSONL, Parquet or Arrow file")
+    return made, left
+
+
+def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether most columns of either file are in both."""
+    return len({*one} & {*other}) * 5 >= 3 * len({*one} | {*other})
+
+
+def _sample(group: Sequence[tuple[Path, Path, float, list[str]]]) -> Sample:
+    counts = [Counter(name for name in there if "[]" not in name) for *_, there in group]
+    doubled = {name for there in counts for name, n in there.items() if n > 1}
+    names = dict.fromkeys(name for there in counts for name in there if name not in doubled)
+    table = read_files([part for _, part, _, _ in group], list(names), ())
+    order = [name for name in names if name in table.table.column_names]
+    table.table = table.table.select(order)
+    rows = sum(n / share for (_, n), (_, _, share, _) in zip(table.sizes, group, strict=True))
+    return Sample(
+        tuple(p for p, *_ in group), tuple(p for _, p, *_ in group), round(rows), table, tuple(sorted(doubled))
+    )
+
+
+def _part(path: Path, folder: Path, most: int) -> tuple[Path, float]:
+    """A file with a part of another's rows, and their share; the file itself where it is small."""
+    content, _ = contents(path)
+    head = content[:HEAD].to_pybytes()
+    if head.startswith(b"PAR1"):
+        return _parquet_part(pq.ParquetFile(content), path, folder, most)
+    size, bytes_most = content.size, _TEXT_BYTES * most // MOST_ROWS
+    if size <= bytes_most or head.startswith((b"ARROW1", b"\xff\xff\xff\xff")) or head.lstrip()[:1] == b"[":
+        return path, 1.0  # an array cannot be cut, an Arrow file is mapped
+    each = bytes_most // _STRETCHES
+    starts = np.linspace(2 * each, size - each, _STRETCHES - 1).astype(int).tolist()
+    spread = [content[start : start + each].to_pybytes().partition(b"\n")[2] for start in starts]
+    kept = [part[: part.rfind(b"\n") + 1] for part in (content[:each].to_pybytes(), *spread)]
+    folder.mkdir()
+    made = folder / re.sub(r"\.(gz|zst|bz2|lz4)$", "", path.name)
+    made.write_bytes(b"".join(kept))
+    return made, sum(map(len, kept)) / size
+
+
+def _parquet_part(file: pq.ParquetFile, path: Path, folder: Path, most: int) -> tuple[Path, float]:
+    rows = file.metadata.num_rows
+    if rows <= most:
+        return path, 1.0
+    groups = sorted({*np.linspace(0, file.num_row_groups - 1, _STRETCHES).astype(int).tolist()})
+    table = pa.concat_tables([_stretches(file.read_row_group(at), most // len(groups)) for at in groups])
+    folder.mkdir()
+    pq.write_table(table, folder / path.name)
+    return folder / path.name, table.num_rows / rows
+
+
+def _stretches(table: pa.Table, most: int) -> pa.Table:
+    """At most so many rows: several runs of neighbours, evenly spread."""
+    if table.num_rows <= most:
+        return table
+    each = max(most // _STRETCHES, 1)
+    starts = np.linspace(0, table.num_rows - each, min(_STRETCHES, most)).astype(int).tolist()
+    return pa.concat_tables([table.slice(start, each) for start in starts])

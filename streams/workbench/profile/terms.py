@@ -1,0 +1,44 @@
+"""Words in the names of columns that tell what a column is probably for. English, and some German."""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+TIME: Final = _words(
+    "time date datetime timestamp ts at when created occurred event zeit datum uhrzeit zeitpunkt zeitstempel"
+)
+KNOWN: Final = _words("known label labelled labeled resolved settled confirmed reported decided review reviewed closed")
+"""Of a time: when it was known what came of the event."""
+LATER: Final = KNOWN | _words(
+    "updated outcome end ended due birth dob expiry expires valid modified chargeback arrival departure returned"
+)
+"""Of a time that is not the event's own."""
+ID: Final = _words("id ids uuid guid key no nr number num code ref hash")
+ROW: Final = _words("row index event transaction tx record order booking payment id uuid")
+USER: Final = _words(
+    "user customer client account card player member household subscriber patient person guest driver passenger "
+    "visitor buyer holder iban kunde konto kundennummer cliente"
+)
+DEVICE: Final = _words(
+    "device machine sensor drive engine unit pump vehicle meter entity station asset node host server serial equipment "
+    "file turbine spacecraft"
+)
+SHOP: Final = _words("merchant terminal shop store seller vendor payee")
+ENTITY: Final = USER | DEVICE | SHOP
+KIND: Final = _words("type kind class category group segment status name size count total model")
+"""Of what entities have in common, which names none of them."""
+WORTH: Final = _words("amount value price spend total score sum revenue cost balance volume eur usd betrag")
+MONEY: Final = _words("amount price spend betrag")
+LABEL: Final = _words(
+    "label target fraud class y outcome churn churned churner default defaulted anomaly attack failed failure fail "
+    "cancelled canceled bad spam lapse lapsed converted response fraudulent isfraud betrug storno"
+)
+AFTERWARDS: Final = _words("chargeback resolution resolved")
+"""Of what nobody knows when the event comes."""
+BAD: Final = ("fraud", "bad", "default", "churn", "fail", "cancel", "attack", "anomal", "betrug", "spam", "malicious")
+"""Parts of a label's value that mean 1."""

@@ -1,0 +1,217 @@
+"""``weir init`` makes a task file of any table, and it runs; ``weir check`` says what is odd of a task and its data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from tests.streams import awkward_tables as awkward
+from tests.streams.awkward_tables import N, Rows, csv, rows
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.runner import run_backtest
+from weir.streams.checks.findings import Check
+from weir.streams.cli.main import app
+from weir.streams.errors import UsageError
+from weir.streams.workbench.profile.doubts import doubts_of
+from weir.streams.workbench.profile.draft import Draft, draft_task
+from weir.streams.workbench.profile.sampled import samples_of
+
+QUICK = '[model]\nkind = "logistic"'
+
+
+def guessed(question: str, guess: str, answers: Sequence[str]) -> str:
+    return guess
+
+
+def drafted(paths: Sequence[Path], ask: Callable[[str, str, Sequence[str]], str] = guessed) -> tuple[Draft, TaskSpec]:
+    draft = draft_task(paths, "payments", ask)
+    return draft, TaskSpec.from_toml(draft.text)
+
+
+def written(folder: Path, table: Rows) -> list[Path]:
+    (folder / "payments.csv").write_text(csv(table))
+    return [folder / "payments.csv"]
+
+
+@pytest.mark.parametrize("table", awkward.TABLES, ids=lambda table: table.__name__)
+def test_a_task_file_of_an_awkward_table_runs(tmp_path: Path, table: Callable[[Path], list[Path]]) -> None:
+    draft, _ = drafted(table(tmp_path))
+    text = draft.text.replace('[model]\nkind = "auto"', QUICK).replace("params = { lag = 0 }", "")  # as right, quicker
+    result = run_backtest(TaskSpec.from_toml(text), draft.plan.sample.paths, None)
+    assert (result.rejected, result.pipeline.scored) == (0, draft.plan.sample.rows)
+
+
+def test_parts_are_found_whatever_columns_are_called_and_however_they_are_written(tmp_path: Path) -> None:
+    for table in (
+        awkward.semicolons_and_commas, awkward.utf_16_and_tabs, awkward.epoch_milliseconds, awkward.unsorted,
+        awkward.nested_json, awkward.parquet_kinds, awkward.two_files, awkward.ids_as_floats, awkward.odd_names,
+    ):  # fmt: skip
+        (folder := tmp_path / table.__name__).mkdir()
+        plan = drafted(table(folder))[0].plan
+        assert plan.label is not None
+        assert plan.time is not None
+        assert plan.main is not None
+        assert (plan.main.distinct, plan.positives) == (12, (sum(rows()["fraud"]), N)), table.__name__
+        assert abs(plan.span_s - 13_500 * 60) < 86_400 * 2, table.__name__
+
+
+def test_what_tells_the_label_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    draft, task = drafted(awkward.constants_and_leaks(tmp_path))
+    assert {*draft.plan.left} == {"currency", "empty", "refunded", "fraud_scenario", "closed_at"}
+    assert all(f"# left out: {name}: {why}" in draft.text for name, why in draft.plan.left.items())
+    assert task.source is not None
+    assert not {*task.source.columns.values()} & {*draft.plan.left}
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(0.0, 1.0), seed=st.integers(0, 99))
+def test_a_column_is_left_out_just_where_it_separates_too_well(tmp_path: Path, share: float, seed: float) -> None:
+    """The label itself with so many rows drawn anew: what is left out tells more than what is kept."""
+    table, rng = rows(), np.random.default_rng(int(seed))
+    y = np.array(table["fraud"])
+    drawn = rng.random(N) < share
+    copy = np.where(drawn, rng.integers(0, 2, N), y)
+    good = (np.mean(copy[y == 1]) + 1 - np.mean(copy[y == 0])) / 2  # ROC AUC of a 0/1 column
+    left = drafted(written(tmp_path, table | {"score": copy.tolist()}))[0].plan.left
+    assert ("score" in left) == (max(good, 1 - good) >= 0.985)
+
+
+def test_labels_that_are_known_later_say_how_long_predictions_wait(tmp_path: Path) -> None:
+    draft, task = drafted(awkward.free_text_and_times_of_later(tmp_path))
+    assert task.source is not None
+    assert task.source.label_known == "label_known_at"
+    assert task.labels.join.keep_s > 41 * 86_400
+    assert "label_delay" not in draft.text
+
+
+def test_answers_are_taken(tmp_path: Path) -> None:
+    answers = {"Which value": "ok", "How long": "2h", "Of which time zone": "Europe/Berlin"}
+    paths = awkward.label_words(tmp_path)
+
+    def say(question: str, guess: str, _: Sequence[str]) -> str:
+        return next((answer for start, answer in answers.items() if question.startswith(start)), guess)
+
+    source = drafted(paths, say)[1].source
+    assert source is not None
+    assert (source.positive, source.label_delay, source.time_zone) == (("ok",), 7200.0, "Europe/Berlin")
+    answers["How long"] = "soon"
+    with pytest.raises(UsageError, match="label delay: 'soon' is not a duration"):
+        drafted(paths, say)
+
+
+def test_no_label_asks_who_falls_silent_or_watches_numbers(tmp_path: Path) -> None:
+    table = rows() | {"customer": [f"c{i % 40:02d}" for i in range(N)]}
+    del table["fraud"]
+    paths = written(tmp_path, table)
+    assert drafted(paths)[1].labels.silence is not None
+    watching = drafted(paths, lambda _, guess, answers: "numbers" if "numbers" in answers else guess)[1]
+    assert watching.labels.silence is None
+    assert watching.model.kind == "column"
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_sample_of_a_large_file_is_bounded_and_spread(tmp_path: Path, form: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    n = 200_000
+    table: Rows = {"at": list(range(n)), "who": [i % 977 for i in range(n)]}
+    path = tmp_path / f"rows.{form}"
+    if form == "csv":
+        path.write_text("at,who\n" + "".join(f"{a:09d},{w:09d}\n" for a, w in zip(*table.values(), strict=True)))
+    else:
+        pq.write_table(pa.table(table), path, row_group_size=20_000)
+    (tmp_path / "samples").mkdir()
+    [sample], _ = samples_of([path], tmp_path / "samples", 4_000)
+    at = [int(text) for text in sample.table.table.column("at").to_pylist()]
+    assert len(at) < 50_000
+    assert at[:50] == list(range(50))
+    assert max(b - a for a, b in pairwise(at)) < n / 5
+    assert abs(sample.rows - n) < 0.02 * n
+
+
+def found(checks: list[Check]) -> dict[str, str]:
+    return {check.name: check.status for check in checks if check.status != "OK"}
+
+
+def test_a_clean_task_has_no_doubts_and_each_odd_thing_is_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    n = 3000
+    y = (rng.random(n) < 0.1).astype(int)
+    day = [(awkward.START + timedelta(hours=2.4 * i)).isoformat() for i in range(n)]
+    clean: Rows = {
+        "at": day,
+        "who": [f"u{i % 50}" for i in range(n)],
+        "eur": rng.normal(size=n).tolist(),
+        "bad": y.tolist(),
+    }
+    task = """
+name = "payments"
+entity = "user"
+inputs = ["eur", "user.*"]
+numbers = ["eur"]
+[[entities]]
+name = "user"
+key = "user_id"
+aggregates = [{ name = "eur", value = "eur", ops = ["mean"], windows = ["7d"] }]
+[model]
+kind = "logistic"
+[threshold]
+kind = "budget"
+alerts_per_day = 1
+[source]
+columns = { user_id = "who", eur = "eur" }
+time = "at"
+label = "bad"
+label_delay = "1d"
+"""
+
+    def doubts(changed: Rows, old: str = "", new: str = "") -> dict[str, str]:
+        paths = written(tmp_path, clean | changed)
+        return found(doubts_of(TaskSpec.from_toml(task.replace(old, new) if old else task), paths))
+
+    assert doubts({}) == {}
+    assert doubts({"eur": [1.5] * n}) == {"constant": "WARN"}
+    assert doubts({"eur": (y + 0.1 * rng.random(n)).tolist()}) == {"leak": "FAIL"}
+    assert doubts({"bad": [0] * n}) == {"labels": "FAIL"}
+    assert doubts({"who": [f"u{i}" for i in range(n)]}) == {"entities": "WARN"}
+    assert doubts({"at": day[::-1]}) == {"order": "WARN"}
+    assert doubts({}, "= 1\n", "= 9\n") == {"budget": "WARN"}
+    assert doubts({}, '"7d"', '"900d"') == {"windows": "WARN"}
+    assert doubts({}, 'label_delay = "1d"', 'label_delay = "400d"') == {"label delay": "FAIL"}
+    later = [day[min(i + 80, n - 1)] for i in range(n)]
+    known = 'label_known = "known"\n[labels.join]\nkeep_s = "6d"'
+    assert doubts({"known": later}, 'label_delay = "1d"', known) == {"horizon": "FAIL"}
+    assert doubts({"known": ["2024-12-01T00:00:00Z", *later[1:]]}, 'label_delay = "1d"', 'label_known = "known"') == {
+        "early labels": "WARN"
+    }
+
+
+def test_the_commands_write_check_and_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, rows())
+
+    def weir(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, words)
+        return done.exit_code, str(done.exception) if isinstance(done.exception, UsageError) else done.output
+
+    assert "give --yes to take the guesses" in weir("init", "payments.csv")[1]
+    status, said = weir("init", "payments.csv", "--yes")
+    assert status == 0
+    assert "weir check payments.toml --data payments.csv" in said
+    assert "payments.toml is there already" in weir("init", "payments.csv", "--yes")[1]
+    assert weir("init", "payments.csv", "--yes", "--force")[0] == 0
+    assert "cannot name a task" in weir("init", "payments.csv", "--yes", "--name", "1 of us")[1]
+    status, said = weir("check", "payments.toml", "--data", "payments.csv", "--json")
+    assert (status, json.loads(said)["ok"]) == (0, True)
+    (tmp_path / "empty.csv").write_text("a,b\n")
+    assert "nothing to learn or to watch" in weir("init", "empty.csv", "--yes")[1]
