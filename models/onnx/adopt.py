@@ -149,8 +149,8 @@ class _Around:
         m = self._of.map
         x = self._op("Gather", "x", self._constant(places, np.int64), axis=1)
         if m.clip is not None:
-            x = self._op("Max", x, self._constant(-m.clip, np.float32))
-            x = self._op("Min", x, self._constant(m.clip, np.float32))
+            most = np.array([[np.inf if column.categories else m.clip for column in columns]], np.float32)
+            x = self._op("Min", self._op("Max", x, self._constant(-most, np.float32)), self._constant(most, np.float32))
         fills = [np.nan if column.categories else m.fill(column) for column in columns]
         # A missing value is logged as -0.0, the only number not below 0 whose reciprocal is -inf.
         lowest, zero = self._constant(np.finfo(np.float32).min, np.float32), self._constant(0, np.float32)
@@ -192,46 +192,36 @@ class _Around:
             self._nodes += nodes
             self._constants += model.graph.initializer
             return output
-        outer, self._nodes = self._nodes, []
-        rows = {name: f"row.{k}" for k, name in enumerate(feeds)}
-        for name, row in rows.items():
-            given = self._of.inputs[name.removeprefix("model.")]
-            self._op("Reshape", row, self._constant([-1] if given.vector else [1, -1], np.int64), to=name)
+        outer, self._nodes, takes = self._nodes, [], []
+        for (name, given), row in zip(self._of.inputs.items(), ("row." + fed for fed in feeds.values()), strict=True):
+            takes.append(helper.make_tensor_value_info(row, given.kind, None))
+            one = self._constant([-1] if given.vector else [1, -1], np.int64)
+            self._op("Reshape", row, one, to=f"model.{name}")
         self._nodes += nodes
         self._op("Reshape", output, self._constant([-1], np.int64), to="row.out")
-        takes = [helper.make_tensor_value_info(row, self._of.inputs[name.removeprefix("model.")].kind, None)
-                 for name, row in rows.items()]  # fmt: skip
         kind = next((v.type.tensor_type.elem_type for v in model.graph.output if v.name == output), 1)
         gives = [helper.make_tensor_value_info("row.out", kind, None)]
-        body = helper.make_graph(self._nodes, "row", takes, gives, model.graph.initializer)
+        body = helper.make_graph(
+            self._nodes, "row", takes, gives, model.graph.initializer,
+            sparse_initializer=model.graph.sparse_initializer,
+        )  # fmt: skip
         self._nodes = outer
         return self._op("Scan", *feeds.values(), body=body, num_scan_inputs=len(feeds))
 
     def _logit(self, output: str) -> None:
         """``logit`` of the output; see ``ForeignOutput.logit``."""
-        said = self._of.output
+        said, floor = self._of.output, self._constant(FLOOR, np.float64)
         if said.labels:
-            p = self._is_label(output, said.positive)
+            sides = [self._is_label(output, said.positive)]
         else:
             wide = self._op("Reshape", output, self._constant([-1, said.width], np.int64))
             wide = self._op("Cast", wide, to_type=11)  # float64: 1 - p of a float32 loses what is near 1
-            p = self._column(wide, said.positive)
-            if said.width == 2:
-                self._difference(p, self._column(wide, 1 - said.positive), said.logits)
-                return
-            if said.logits:
-                self._op("Cast", p, to="logit", to_type=1)
-                return
-        self._difference(p, self._op("Sub", self._constant(1, np.float64), p), logits=False)
-
-    def _difference(self, p: str, q: str, logits: bool) -> None:
-        if not logits:
-            floor = self._constant(FLOOR, np.float64)
-            p, q = (self._op("Log", self._op("Max", side, floor)) for side in (p, q))
-        self._op("Cast", self._op("Sub", p, q), to="logit", to_type=1)
-
-    def _column(self, wide: str, place: int) -> str:
-        return self._op("Gather", wide, self._constant(place, np.int64), axis=1)
+            places = [said.positive, 1 - said.positive][: said.width]
+            sides = [self._op("Gather", wide, self._constant(place, np.int64), axis=1) for place in places]
+        if not said.logits or said.labels:
+            sides = sides if len(sides) == 2 else [*sides, self._op("Sub", self._constant(1, np.float64), *sides)]
+            sides = [self._op("Log", self._op("Max", side, floor)) for side in sides]
+        self._op("Cast", self._op("Sub", *sides) if len(sides) == 2 else sides[0], to="logit", to_type=1)
 
     def _is_label(self, labels: str, label: Any) -> str:
         """``(n,)`` float64, 1 where a label is the positive one."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from weir.models.errors import ModelError
 from weir.models.onnx.foreign_inputs import ForeignInput, feed, read_inputs
 from weir.models.onnx.foreign_output import ForeignOutput, as_columns, choose_output, read_output
-from weir.models.onnx.graph import first_line, open_session, read_graph
+from weir.models.onnx.graph import open_session, read_graph, run_feeds
 from weir.models.onnx.input_map import InputMap
 from weir.models.types import Float32Matrix, FloatVector
 
@@ -23,6 +23,8 @@ FILE_MAX: Final = 256 * 1024**2
 """Bytes of a graph: a worker holds that of the champion and of the shadow, and reads each whole."""
 IR_VERSION: Final = 10
 """What is read is taken for no newer: later ones add kinds of weights, and a graph that has those is still refused."""
+RUN_S: Final = 60.0
+"""What the original may take for the rows on which it is compared."""
 _LIMIT: Final = re.compile(r"Opset (\d+) is under development.*domain (\S+) is till opset (\d+)", re.DOTALL)
 
 
@@ -99,11 +101,7 @@ def _run(
         piece = x[start : start + some]
         whole = np.concatenate([piece, np.repeat(piece[-1:], some - len(piece), 0)]) if _rows(inputs) else piece
         feeds = {name: feed(given, mapping.inputs[name], mapping, whole) for name, given in inputs.items()}
-        try:
-            out = session.run([output], feeds)[0]
-        except Exception as exc:  # ONNX Runtime's errors have no base of their own
-            raise ModelError(f"the graph fails on {len(whole)} rows: {first_line(exc)}") from exc
-        parts.append(as_columns(out)[: len(piece)])
+        parts.append(as_columns(run_feeds(session, feeds, RUN_S)[output])[: len(piece)])
     return np.concatenate(parts)
 
 

@@ -7,7 +7,7 @@ made for the purpose, and refused with a sentence that says what is wrong.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
@@ -201,14 +201,18 @@ def probe(session: Any, spec: GraphSpec, independent: bool = True) -> None:
 
 
 def run_graph(session: Any, x: Float32Matrix, state: Float32Matrix | None = None, limit_s: float = 3600.0) -> Outputs:
-    """Outputs by name for ``x (n, D)`` and ``state (n, S)``, which a graph without memory is not given.
+    """Outputs by name for ``x (n, D)`` and ``state (n, S)``, which a graph without memory is not given."""
+    takes = {i.name for i in session.get_inputs()}
+    return run_feeds(session, {"x": x} if state is None or "state" not in takes else {"x": x, "state": state}, limit_s)
+
+
+def run_feeds(session: Any, feeds: Mapping[str, NDArray[Any]], limit_s: float) -> Outputs:
+    """Outputs by name for inputs by name.
 
     A run is ended at the next operator, and raises ``ModelError``, when it takes longer than ``limit_s``.
     """
     import onnxruntime
 
-    takes = {i.name for i in session.get_inputs()}
-    feeds = {"x": x} if state is None or "state" not in takes else {"x": x, "state": state}
     names = [o.name for o in session.get_outputs()]
     options = onnxruntime.RunOptions()
     # ONNX Runtime has no time limit of its own; it looks at the flag between two operators.
@@ -216,10 +220,10 @@ def run_graph(session: Any, x: Float32Matrix, state: Float32Matrix | None = None
     overdue.daemon = True
     overdue.start()
     try:
-        return dict(zip(names, session.run(names, feeds, options), strict=True))
+        return dict(zip(names, session.run(names, dict(feeds), options), strict=True))
     except Exception as exc:  # ONNX Runtime's errors have no base of their own
         why = f"takes longer than {limit_s:g} s" if options.terminate else f"fails: {first_line(exc)}"
-        raise ModelError(f"the graph on {len(x)} rows {why}") from exc
+        raise ModelError(f"the graph on {max(map(len, feeds.values()))} rows {why}") from exc
     finally:
         overdue.cancel()
 

@@ -16,9 +16,9 @@ from tests.models.graphs import text_graph
 from tests.models.imported_models import FOLDER, NAMES, kept, map_of
 from weir.models.errors import ModelError
 from weir.models.onnx.adopt import adopt, largest_difference
-from weir.models.onnx.foreign import read_foreign
+from weir.models.onnx.foreign import _converted, read_foreign
 from weir.models.onnx.foreign_inputs import describe
-from weir.models.onnx.graph import check_graph
+from weir.models.onnx.graph import check_graph, opset_of
 
 MAP = '[inputs]\nX = ["amount", "ratio"]\n'
 
@@ -171,3 +171,23 @@ def test_the_map_of_the_page_is_one() -> None:
     assert said.features == ("amount", "user.amount_mean_1d", "ratio", "hour", "country_code")
     assert said.fill(said.inputs["X"][2]) == -1.0
     assert np.isnan(said.fill(said.inputs["hour"][0]))
+
+
+def test_a_graph_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = graph(
+        "most = Constant <value = int64 {1000000000}> () go = Constant <value = bool {1}> () "
+        "p = Loop (most, go, X) <body = b (int64 i, bool c, float[n, 2] h) => (bool d, float[n, 2] k) "
+        "{ d = Identity(c) k = Sin(h) }>", out="float[n, 2] p",
+    )  # fmt: skip
+    monkeypatch.setattr("weir.models.onnx.foreign.RUN_S", 0.05)
+    with pytest.raises(ModelError, match=r"takes longer than 0\.05 s"):
+        read_foreign(data, map_of(MAP))
+
+
+def test_an_opset_is_converted_where_onnx_can() -> None:
+    model = onnx.load_model_from_string(graph(f"{AXIS} {SUM} p = Sigmoid(s)", opset=22))
+    older = _converted(model, 15)
+    assert opset_of(older) == 15
+    adopt(read_foreign(older.SerializeToString(), map_of(MAP)))
+    model.opset_import[0].version = 99
+    assert _converted(model, 15) is None

@@ -14,7 +14,7 @@ import typer
 
 from weir.streams.cli.console import bar, notes, output
 from weir.streams.cli.models.model_common import RegistryOption, open_registry
-from weir.streams.cli.options import BootstrapOption, ConfigOption, LogOption, settings_of, tasks_of
+from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, LogOption, settings_of, tasks_of
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,8 +73,12 @@ def import_command(
     mapping, text = _map(inputs)
     fitted = fit_model(onnx, mapping, text, spec)
     held = open_registry(registry or _beside(log, settings), config)
-    with bar("import", before=f"{model.name} ") as advance:
-        done = import_model(spec, fitted, model.name, _data(settings, archive, log), held, time.time(), advance)
+    try:
+        with bar("import", before=f"{model.name} ") as advance:
+            done = import_model(spec, fitted, model.name, _data(settings, archive, log), held, time.time(), advance)
+    except KeyboardInterrupt:
+        notes().print("interrupted: nothing was handed to the trainer; run it again")
+        raise typer.Exit(INTERRUPTED) from None
     _report(spec, model, done)
 
 
