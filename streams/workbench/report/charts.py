@@ -65,6 +65,14 @@ def over_time(name: str, title: str, time: Timeline, lines: Mapping[str, str], n
     yield Chart(name, title, figure.svg(), ("Until", *found), rows, note)
 
 
+def known_until(outcomes: Outcomes, span: tuple[float, float]) -> float:
+    """The end of the last span of time of whose events nine in ten have a label."""
+    edges, at = _spans(outcomes.ts, span)
+    count, known = np.bincount(at, minlength=_SPANS), np.bincount(at[outcomes.labelled], minlength=_SPANS)
+    full = np.flatnonzero((count > 0) & (known >= 0.9 * count))
+    return float(edges[full[-1] + 1]) if len(full) else span[1]
+
+
 def labels_known(outcomes: Outcomes, span: tuple[float, float], wait: str) -> Chart:
     """Of the events of each span of time, how many have a label by the end of the data, and how many are positive."""
     edges, at = _spans(outcomes.ts, span)
@@ -76,7 +84,7 @@ def labels_known(outcomes: Outcomes, span: tuple[float, float], wait: str) -> Ch
         share, rate = known / count, positive / known
     title = "Labels known, by time of the event"
     figure = Figure(times(*span), shares("share of the events"), title)
-    figure.bars(edges[:-1], edges[1:], share, ["--bar"], "have a label")
+    figure.bars(edges[:-1], edges[1:], share, "--bar", "have a label")
     rows = tuple(
         (_utc(edges[i]), number(count[i]), percent(share[i]), percent(rate[i])) for i in thinned(_SPANS, _TOLD_ROWS)
     )
@@ -95,7 +103,7 @@ def over_line(outcomes: Outcomes, span: tuple[float, float]) -> Chart:
     title, base = "Rows over the line, by what labels said", np.zeros(_SPANS)
     figure = Figure(times(*span), amounts(1.05 * float(sum(counts).max()), "rows"), title)  # type: ignore[union-attr]
     for name, count, colour in zip(kinds, counts, ("--bar-2", "--bar", "--line"), strict=True):
-        figure.bars(edges[:-1], edges[1:], np.where(count > 0, base + count, np.nan), [colour], name, base=base)
+        figure.bars(edges[:-1], edges[1:], np.where(count > 0, base + count, np.nan), colour, name, base=base)
         base = base + count
     rows = tuple((_utc(edges[i]), *(number(c[i]) for c in counts)) for i in thinned(_SPANS, _TOLD_ROWS))
     return Chart("over-line", title, figure.svg(), ("From", *(name.capitalize() for name in kinds)), rows)
@@ -158,11 +166,11 @@ def histogram(y: FloatVector, score: FloatVector, line: float) -> Chart:
     }
     most = max(float(share.max()) for share in found.values())
     figure = Figure(axis, amounts(most, "share of the class", percent), "Scores of each class")
-    for (name, share), colour in zip(found.items(), ("--band", "--bar-2"), strict=False):
+    for name, share in found.items():
         if name == "positive":
-            figure.line(np.repeat(edges, 2)[1:-1], np.repeat(share, 2), colour, name)
+            figure.line(np.repeat(edges, 2)[1:-1], np.repeat(share, 2), "--bar-2", name)
         else:
-            figure.bars(edges[:-1], edges[1:], share, [colour], name)
+            figure.bars(edges[:-1], edges[1:], share, "--bar", name)
     if 0.0 < line < 1.0:
         words = f"the line at the end: {line:.3g}"
         figure.marks([float(np.clip(line, _LEAST, _MOST))], [words], "line at the end")
@@ -184,7 +192,7 @@ def alerts_a_day(opened: Mapping[int, int], span: tuple[float, float], budget: f
     high = max(float(rate.max()), budget or 0.0)
     figure = Figure(times(first * _DAY_S, (last + 1) * _DAY_S), amounts(1.1 * high, "alerts a day"), title)
     words = [f"{_day(start * _DAY_S)}: {number(each)}" for start, each in zip(starts, rate, strict=True)]
-    figure.bars(starts * _DAY_S, np.minimum(starts + wide, last + 1) * _DAY_S, rate, ["--bar"], "opened", titles=words)
+    figure.bars(starts * _DAY_S, np.minimum(starts + wide, last + 1) * _DAY_S, rate, "--bar", "opened", titles=words)
     if budget is not None:
         figure.level(budget, "--bar-2", f"budget: {number(budget)} a day")
     rows = tuple((_day(starts[i] * _DAY_S), number(rate[i])) for i in thinned(len(starts), 3 * _TOLD_ROWS))

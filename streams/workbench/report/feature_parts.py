@@ -31,8 +31,6 @@ class FeaturePart:
     name: str
     added: float
     """Mean size of what it adds to the log-odds."""
-    share: float
-    """Of what all features add."""
     cost: float | None
     """Average precision that is lost without it; ``None`` where that was not measured."""
     middle: float
@@ -65,10 +63,10 @@ def feature_parts(names: Sequence[str], learner: Learner, sample: RunSample) -> 
     labelled = (int(np.count_nonzero(~y)), int(np.count_nonzero(y)))
     measured = min(labelled) >= _FEW
     before = _precision(learner, x, y, weight) if measured else float("nan")
-    absent, total = missing_of(rows), float(sizes.sum()) or 1.0
+    absent = missing_of(rows)
     parts = [
         FeaturePart(
-            name=names[at], added=float(sizes[at]), share=float(sizes[at]) / total,
+            name=names[at], added=float(sizes[at]),
             cost=before - _without(learner, x, y, weight, at) if measured else None,
             middle=_median(rows[~absent[:, at], at]), missing=float(absent[:, at].mean()),
         )

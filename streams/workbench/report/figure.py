@@ -13,7 +13,7 @@ from weir.streams.workbench.report.axes import Axis
 
 MOST_POINTS: Final = 400
 """Of a line: more than pixels of its chart are seen by nobody."""
-_WIDTH, _HEIGHT = 440, 268
+WIDTH, HEIGHT = 440, 268
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 46, 42
 _LETTER: Final = 6.2
 """About how wide a letter is."""
@@ -43,10 +43,10 @@ class Figure:
         self._legend: list[tuple[str, str, bool]] = []
 
     def _px(self, values: FloatVector | Sequence[float]) -> FloatVector:
-        return np.round(_LEFT + self.x.places(np.asarray(values)) * (_WIDTH - _LEFT - _RIGHT), 1)
+        return np.round(_LEFT + self.x.places(np.asarray(values)) * (WIDTH - _LEFT - _RIGHT), 1)
 
     def _py(self, values: FloatVector | Sequence[float]) -> FloatVector:
-        return np.round(_HEIGHT - _BOTTOM - self.y.places(np.asarray(values)) * (_HEIGHT - _TOP - _BOTTOM), 1)
+        return np.round(HEIGHT - _BOTTOM - self.y.places(np.asarray(values)) * (HEIGHT - _TOP - _BOTTOM), 1)
 
     def line(
         self, x: FloatVector, y: FloatVector, colour: str = "--bar", name: str = "", *, dash: bool = False
@@ -68,10 +68,10 @@ class Figure:
         self._note(name, colour, dash)
 
     def bars(
-        self, left: FloatVector, right: FloatVector, y: FloatVector, colours: Sequence[str], name: str = "",
+        self, left: FloatVector, right: FloatVector, y: FloatVector, colour: str, name: str,
         base: FloatVector | float = 0.0, titles: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """Bars from ``base`` to y between x values, each ``(n,)``; a colour of one word is that of all."""
+        """Bars from ``base`` to y between x values, each ``(n,)``; none where y is NaN."""
         x0, x1 = self._px(left), self._px(right)
         y0, y1 = self._py(np.broadcast_to(base, y.shape)), self._py(y)
         gap = 1.0 if len(y) < 150 else 0.0
@@ -80,9 +80,9 @@ class Figure:
             wide = max(x1[i] - x0[i] - gap, 0.6)
             self._parts.append(
                 f'<rect x="{x0[i]:g}" y="{y1[i]:g}" width="{wide:.4g}" height="{y0[i] - y1[i]:.4g}"'
-                f' fill="var({colours[i % len(colours)]})"' + (f">{title}</rect>" if title else "/>")
+                f' fill="var({colour})">{title}</rect>'
             )
-        self._note(name, colours[0], False)
+        self._note(name, colour, False)
 
     def dots(
         self, x: FloatVector, y: FloatVector, colour: str = "--bar-2", name: str = "", radius: float = 4,
@@ -101,7 +101,7 @@ class Figure:
         """Upright lines where something happened; ``words`` are seen when pointed at."""
         for at, text in zip(self._px(np.asarray(x)) if len(x) else (), words, strict=True):
             self._parts.append(
-                f'<line x1="{at:g}" x2="{at:g}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="var(--soft)"'
+                f'<line x1="{at:g}" x2="{at:g}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}" stroke="var(--soft)"'
                 f' stroke-width="1.5" stroke-dasharray="2 3"><title>{escape(text)}</title></line>'
             )
         if len(x):
@@ -111,7 +111,7 @@ class Figure:
         """A level line."""
         (at,) = self._py([y])
         self._parts.append(
-            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:g}" y2="{at:g}" stroke="var({colour})"'
+            f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at:g}" y2="{at:g}" stroke="var({colour})"'
             f' stroke-width="1.5" stroke-dasharray="6 4"/>'
         )
         self._note(name, colour, True)
@@ -121,7 +121,7 @@ class Figure:
         left, right = self._px([x0, x1])
         if right - left >= 0.5:
             self._parts.append(
-                f'<rect x="{left:g}" y="{_TOP}" width="{right - left:.4g}" height="{_HEIGHT - _TOP - _BOTTOM}"'
+                f'<rect x="{left:g}" y="{_TOP}" width="{right - left:.4g}" height="{HEIGHT - _TOP - _BOTTOM}"'
                 ' fill="var(--hover)"/>'
             )
             self._note(name, "--line", False)
@@ -134,29 +134,29 @@ class Figure:
         """The drawing."""
         label = escape(self.label)
         return (
-            f'<svg class="plot chart-plot" width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+            f'<svg class="plot chart-plot" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
             f' role="img" aria-label="{label}"><title>{label}</title>{self._grid()}{"".join(self._parts)}'
             f"{self._frame()}{self._names()}</svg>"
         )
 
     def _grid(self) -> str:
         at = self._py([value for value, _ in self.y.ticks])
-        lines = (f'<path d="M{_LEFT} {y:g}H{_WIDTH - _RIGHT}"/>' for y in at)
+        lines = (f'<path d="M{_LEFT} {y:g}H{WIDTH - _RIGHT}"/>' for y in at)
         return f'<g stroke="var(--line)" stroke-width=".7">{"".join(lines)}</g>'
 
     def _frame(self) -> str:
         """The line under the chart, and the values and names along both sides."""
-        foot = _HEIGHT - _BOTTOM
-        out = [f'<path d="M{_LEFT} {foot}H{_WIDTH - _RIGHT}" stroke="var(--soft)" stroke-width="1"/>']
+        foot = HEIGHT - _BOTTOM
+        out = [f'<path d="M{_LEFT} {foot}H{WIDTH - _RIGHT}" stroke="var(--soft)" stroke-width="1"/>']
         for at, (_, text) in zip(self._py([v for v, _ in self.y.ticks]), self.y.ticks, strict=True):
             out.append(f'<text x="{_LEFT - 6}" y="{at + 4:g}" text-anchor="end">{escape(text)}</text>')
         for at, (_, text) in zip(self._px([v for v, _ in self.x.ticks]), self.x.ticks, strict=True):
             half = len(text) * _LETTER / 2
-            x = min(max(at, half), _WIDTH - half)  # no word leaves the picture
+            x = min(max(at, half), WIDTH - half)  # no word leaves the picture
             out.append(f'<path d="M{at:g} {foot}v4" stroke="var(--soft)"/>')
             out.append(f'<text x="{x:g}" y="{foot + 17}" text-anchor="middle">{escape(text)}</text>')
-        middle = (_LEFT + _WIDTH - _RIGHT) / 2
-        out.append(f'<text x="{middle:g}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(self.x.name)}</text>')
+        middle = (_LEFT + WIDTH - _RIGHT) / 2
+        out.append(f'<text x="{middle:g}" y="{HEIGHT - 4}" text-anchor="middle">{escape(self.x.name)}</text>')
         return "".join(out)
 
     def _names(self) -> str:

@@ -26,11 +26,13 @@ from weir.streams.workbench.report import charts
 from weir.streams.workbench.report.alert_outcomes import alert_outcomes
 from weir.streams.workbench.report.charts import Chart
 from weir.streams.workbench.report.feature_parts import feature_parts
+from weir.streams.workbench.report.figure import HEIGHT, WIDTH
 from weir.streams.workbench.report.run_sample import RunSample
 from weir.streams.workbench.report.stage_clock import StageClock
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _DAY_S: Final = 86_400.0
+_MOST_DRIFTS: Final = 100
 
 
 class Watched:
@@ -88,7 +90,10 @@ class _Report:
         self.result, self.watched, self.outcomes = result, watched, result.outcomes
         ts = self.outcomes.ts
         self.span = (float(ts.min()), float(ts.max())) if len(ts) else (0.0, 0.0)
-        self.labelled = self.outcomes.take(self.outcomes.labelled)
+        # As metrics: labels of events that are not mature yet are those that come early, and would mislead.
+        wait = result.task.labels.maturity
+        mature = ts <= self.span[1] - (wait if isinstance(wait, float) else 0.0)
+        self.labelled = self.outcomes.take(self.outcomes.labelled & mature)
         self.y = self.labelled.label == 1.0
         # As the metrics have it: a row that the budget refused met an infinite line.
         self.line = at_line(self.y, self.labelled.score, self.labelled.score >= self.labelled.threshold)
@@ -101,8 +106,8 @@ class _Report:
         if not len(self.labelled):
             return
         task, points = self.result.task, self.result.pipeline.evaluation.points()
-        # Of the last hundredth of labels on, hardly one is known yet.
-        at = charts.Timeline(points, self.result.detections, self.span, float(np.quantile(self.labelled.ts, 0.99)))
+        known_until = charts.known_until(self.outcomes, self.span)
+        at = charts.Timeline(points, self.result.detections[:_MOST_DRIFTS], self.span, known_until)
         over = task.labels.metrics_over
         note = f"Over the last {task.metrics.rolling:,} of {over}, at the time when their labels were known."
         ranked = {"average_precision": "average precision", "roc_auc": "ROC AUC"}
@@ -143,7 +148,8 @@ class _Report:
             "days": (self.span[1] - self.span[0]) / _DAY_S, "metrics": metrics["cumulative"],
             "lately": defaultdict(lambda: None, metrics["rolling"]),
             "line": self.line, "line_words": line_words(result.task), "line_now": p.threshold.threshold,
-            "budget": self.budget, "labelled": len(self.y), "positives": int(self.y.sum()), "rate": rate,
+            "budget": self.budget, "labels": int(self.outcomes.labelled.sum()), "labelled": len(self.y),
+            "drifts": result.detections[:_MOST_DRIFTS], "positives": int(self.y.sum()), "rate": rate,
             # Log loss of who says the rate of positives of every row.
             "chance_loss": -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if 0 < rate < 1 else 0.0,
             "top": top, "most_added": max([r.contribution for each in top for r in each.alert.reasons] + [1e-9]),
@@ -174,8 +180,13 @@ def _colours_by_system() -> str:
 
 
 def _alone(svg: str) -> str:
-    """A chart as a file of its own: with its colours and letters, and a ground."""
+    """A chart as a file of its own: with its colours and letters, and a ground with a margin."""
     colours = re.findall(r"(?:@media[^{]*\{ )?:root \{.*?\n\}(?: \})?", _colours_by_system(), re.DOTALL)
     style = "".join(colours) + "text{fill:var(--soft);font:12px system-ui,sans-serif}.axis{font-weight:600}"
-    head, _, rest = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).partition(">")
-    return f'{head}><style>{style}</style><rect width="100%" height="100%" fill="var(--card)"/>{rest}'
+    margin, (width, height) = 14, (WIDTH + 28, HEIGHT + 28)
+    inside = svg.partition(">")[2]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img"'
+        f' viewBox="{-margin} {-margin} {width} {height}"><style>{style}</style><rect x="{-margin}" y="{-margin}"'
+        f' width="{width}" height="{height}" fill="var(--card)"/>{inside}'
+    )

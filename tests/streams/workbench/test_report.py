@@ -115,6 +115,17 @@ def test_the_head_says_the_numbers_of_the_run_and_at_which_line(tmp_path: Path) 
     assert f"{np.count_nonzero(result.outcomes.labelled)} of {len(result.outcomes)}" in said
 
 
+def test_what_is_counted_at_the_line_are_the_mature_rows_that_metrics_are_over(tmp_path: Path) -> None:
+    """Those that are labelled sooner than they are mature would flatter one class."""
+    result, _, page = made(tmp_path, ALERTS_A_LOT + '[labels]\nmaturity = "30h"\n')
+    found = result.pipeline.evaluation.get()["cumulative"]
+    assert result.outcomes is not None
+    assert found["n"] < np.count_nonzero(result.outcomes.labelled)
+    hits = found["recall"] * found["positive_rate"] * found["n"]
+    assert f"{hits:.0f} of {found['positive_rate'] * found['n']:.0f} positives" in page.sections["summary"]
+    assert "mature events (maturity = 30h)" in page.sections["summary"]
+
+
 def test_a_budget_is_drawn_and_said(tmp_path: Path) -> None:
     _, _, page = made(tmp_path, BUDGET)
     assert "budget: 4 a day" in page.sections["alerts"]
@@ -175,11 +186,11 @@ def test_charts_are_whole_drawings_of_few_points_in_colours_that_are_there(tmp_p
     for file in files:
         text = file.read_text("utf-8")
         drawing = ET.fromstring(text)
-        _, _, width, height = map(float, drawing.attrib["viewBox"].split())
+        left, top, width, height = map(float, drawing.attrib["viewBox"].split())
         for node in drawing.iter():
             points = [tuple(map(float, p.split(","))) for p in node.attrib.get("points", "").split()]
             assert len(points) <= MOST_POINTS
-            assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
+            assert all(left <= x <= left + width and top <= y <= top + height for x, y in points)
         named = set(re.findall(r"var\((--[\w-]+)\)", text))
         for half in text.split("@media"):
             assert named <= set(re.findall(r"(--[\w-]+):", half)), file.name
