@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from weir.online.decisions.alert_state import AlertState
 from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.streams.backtest.alert_log import AlertLog, Outcome
 from weir.streams.backtest.notes import RunWatch
 from weir.streams.backtest.runner import BacktestResult
 from weir.streams.errors import UsageError
@@ -23,7 +27,6 @@ from weir.streams.pages.values import FOLDER, percent
 from weir.streams.workbench.measures import at_line
 from weir.streams.workbench.outcome_report import line_words
 from weir.streams.workbench.report import charts
-from weir.streams.workbench.report.alert_outcomes import alert_outcomes
 from weir.streams.workbench.report.charts import Chart
 from weir.streams.workbench.report.feature_parts import feature_parts
 from weir.streams.workbench.report.figure import HEIGHT, WIDTH
@@ -141,7 +144,7 @@ class _Report:
         """What the page says, by name in its template."""
         result, sample, p = self.result, self.watched.sample, self.result.pipeline
         rate = float(self.y.mean()) if len(self.y) else 0.0
-        parts, top = feature_parts(p.features, p.model.learner, sample), alert_outcomes(sample.top(), self.outcomes)
+        parts, top = feature_parts(p.features, p.model.learner, sample), sample.top()
         metrics = p.evaluation.get()
         return {
             "result": result, "task": result.task, "p": p, "sample": sample, "span": self.span,
@@ -152,10 +155,17 @@ class _Report:
             "drifts": result.detections[:_MOST_DRIFTS], "positives": int(self.y.sum()), "rate": rate,
             # Log loss of who says the rate of positives of every row.
             "chance_loss": -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if 0 < rate < 1 else 0.0,
-            "top": top, "most_added": max([r.contribution for each in top for r in each.alert.reasons] + [1e-9]),
+            "top": top, "came": self._came_of(top),
+            "most_added": max([reason.contribution for alert in top for reason in alert.reasons] + [1e-9]),
             "features": parts, "most_cost": max([part.cost or 0.0 for part in parts.parts] + [1e-9]),
             "missing": self.watched.missing(), "stages": self.watched.clock.shares(result.seconds),
         }  # fmt: skip
+
+    def _came_of(self, alerts: Sequence[AlertState]) -> dict[str, Outcome]:
+        """By alert what labels said of its events; those that labels leave open are left out."""
+        wanted, log = pa.array([alert.alert_id for alert in alerts], pa.string()), AlertLog()
+        log.settle(self.outcomes.take(np.asarray(pc.is_in(self.outcomes.alert_ids, value_set=wanted), np.bool_)))
+        return log.outcomes
 
 
 def _html(facts: dict[str, Any]) -> str:

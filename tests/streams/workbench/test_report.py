@@ -99,7 +99,7 @@ def test_many_alerts_are_shown_by_the_gravest_with_reasons_and_outcome(tmp_path:
     said = numbers_of(page, "alerts")
     assert f"opened{opened}" in said.replace(" ", "")
     assert f"The gravest {TOP_ALERTS}" in said
-    assert said.count("false alarm") + said.count("positive") >= TOP_ALERTS // 2
+    assert said.count("false alarm") + said.count("confirmed") >= TOP_ALERTS // 2
     assert "amount is" in said
     assert "The line follows no budget" in said
 
