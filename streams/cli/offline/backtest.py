@@ -103,10 +103,10 @@ def backtest_command(
     delay_s = None if label_delay is None else duration("--label-delay", label_delay)
     written = [target for target in (scores, report, alerts, features, html) if target is not None]
     for target in written:
-        _check_target(target)
+        check_target(target)
     if len({target.resolve() for target in written}) < len(written):
         raise UsageError(f"two outputs have one name among {', '.join(map(str, written))}; give each its own")
-    watched = _watched(html, plots)
+    looking = watched(html, plots)
     asked = StopRequest()
     with ExitStack() as stack:
         bar = stack.enter_context(bars(MofNCompleteColumn(), TimeRemainingColumn()))
@@ -137,7 +137,7 @@ def backtest_command(
                 features=features,
                 stop=asked.is_set,
                 full=trainer,
-                watcher=watched,
+                watcher=looking,
             )
         except KeyboardInterrupt:
             console.print("stopped before the files were read")
@@ -147,11 +147,11 @@ def backtest_command(
         said |= outcome_report(spec, result.outcomes, by)
     if report is not None:
         report.write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
-    if watched is not None:
+    if looking is not None:
         from weir.streams.workbench.report.page import write_report
 
         with console.status("the page"):
-            write_report(result, watched, task.read_text("utf-8-sig"), html, plots)
+            write_report(result, looking, task.read_text("utf-8-sig"), html, plots)
     console.print(summary(said))
     if result.trainings:
         stages = Counter(each["stage"] for each in result.trainings)
@@ -170,8 +170,11 @@ def backtest_command(
     _tell(result, console, strict)
 
 
-def _watched(html: Path | None, plots: Path | None) -> Watched | None:
-    """What watches the run for its page and charts; ``None`` where neither is wanted."""
+def watched(html: Path | None, plots: Path | None = None) -> Watched | None:
+    """What watches a run for its page and charts; ``None`` where neither is wanted.
+
+    Raises ``UsageError`` where they cannot be made.
+    """
     if html is None and plots is None:
         return None
     from weir.streams.cli.processes.process import needed
@@ -232,7 +235,7 @@ def _tell(result: BacktestResult, console: Console, strict: bool) -> None:
         raise typer.Exit(1)
 
 
-def _check_target(path: Path) -> None:
+def check_target(path: Path) -> None:
     """What is to be written at the end of a long run must be possible at its start."""
     if path.is_dir():
         raise UsageError(f"{path} is a directory; give the name of a file in it")

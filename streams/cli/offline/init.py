@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weir.streams.cli.console import notes
+from weir.streams.cli.offline.backtest import backtest_command, check_target, watched
 from weir.streams.cli.options import YesOption
 from weir.streams.errors import UsageError
 
@@ -25,6 +26,9 @@ def init_command(
     name: Annotated[str | None, typer.Option(help="Name of the task; else that of the file.")] = None,
     yes: YesOption = False,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Then run the task over the files, and write the page of the run.")
+    ] = None,
 ) -> None:
     """Make a task file of a table: times, entities, labels, features, as they are found.
 
@@ -35,7 +39,7 @@ def init_command(
 
         weir init payments.csv
 
-        weir init bookings.parquet --yes --out bookings.toml
+        weir init bookings.parquet --yes --out bookings.toml --html bookings.html
 
         weir init january.csv.gz february.csv.gz --name fraud
     """
@@ -53,6 +57,9 @@ def init_command(
         raise UsageError(f"{target} is a directory; give the name of a file in it by --out")
     if target.exists() and not force:
         raise UsageError(f"{target} is there already; give another name by --out, or --force to write over it")
+    if html is not None:
+        check_target(html)
+        watched(html)
     console = notes()
     with console.status("") as status:
 
@@ -68,6 +75,8 @@ def init_command(
     target.write_text(draft.text, encoding="utf-8")
     for line in _told(draft, target):
         console.print(line, markup=False, soft_wrap=True)
+    if html is not None:
+        backtest_command(target, files, html=html)
 
 
 def _asked(question: str, guess: str, answers: Sequence[str]) -> str:

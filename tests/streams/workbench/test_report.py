@@ -224,6 +224,16 @@ def test_the_command_writes_the_page_and_the_plots(tmp_path: Path) -> None:
     assert (tmp_path / "plots" / "reliability.svg").is_file()
 
 
+def test_one_command_makes_a_page_of_a_table(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.csv", columns(300))
+    asked = ["--yes", "--out", str(tmp_path / "t.toml"), "--html", str(tmp_path / "t.html")]
+    done = CliRunner().invoke(app, ["init", str(data), *asked])
+    assert done.exit_code == 0, done.output
+    page = Page((tmp_path / "t.html").read_text("utf-8"))
+    assert "of 300" in page.sections["summary"]
+    assert (tmp_path / "t.toml").read_text().strip() in page.sections["task"]
+
+
 def alert(number: int, severity: int, score: float, status: str, events: int) -> AlertState:
     ended: Any = "quiet" if status == "resolved" else None
     held: Any = status
