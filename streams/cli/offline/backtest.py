@@ -43,7 +43,9 @@ def backtest_command(
     label_delay: Annotated[
         str | None, typer.Option(help="How late a label becomes known, such as 7d; the task's own when left out.")
     ] = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write metrics over time to this JSON file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write metrics, over time too, to this JSON file.")
+    ] = None,
     alerts: Annotated[
         Path | None,
         typer.Option("--alerts", help="Write the alerts and their outcome to this JSONL or Parquet file."),
@@ -77,8 +79,11 @@ def backtest_command(
     score is always made before its row is learned. A task without [source] reads JSONL in wire format, such as
     `weir simulate` writes.
 
+    Each file that is written is whole also when Ctrl-C ends the run. The full model of a task with [full] is trained
+    on the way as `weir trainer` does it, on the task's schedule.
+
     What is odd in the data is said at the end and stands in the report, as `notes`. The exit status is 3 when no row
-    was scored, and 1 with --strict when there is any warning.
+    was scored, 130 after Ctrl-C, and 1 with --strict when there is any warning.
 
     For example:
 
@@ -89,6 +94,8 @@ def backtest_command(
         weir backtest churn.toml --data plays-2025.csv.gz --data plays-2026.csv.gz --scores scores.parquet
 
         weir backtest fraud.toml --data user-events.jsonl --labels labels.jsonl --label-delay 4d
+
+        weir backtest fraud.toml --data payments.parquet --alerts alerts.jsonl --features features.parquet
 
         weir backtest fraud.toml --data payments.parquet --slice country --explain e-17342
     """
