@@ -55,21 +55,24 @@ def line_words(task: TaskSpec) -> str:
     said = task.threshold.model_dump(mode="json", exclude_unset=True)
     kind = said.pop("kind", task.threshold.kind)
     pairs = (f"{name} = {v:g}" if isinstance(v, int | float) else f"{name} = {v}" for name, v in said.items())
-    return f"the {kind} line in force at each row ({', '.join(pairs)})"
+    where = f"the {kind} line in force at each row ({', '.join(pairs)})"
+    return where if task.alerting else f"{where}, at which this task opens no alerts"
 
 
 def _line(task: TaskSpec, rows: Outcomes, known: Outcomes) -> dict[str, float]:
     """What the line did over ``known`` rows, and how many alerts a day over all ``rows``."""
     y = known.label > 0
-    found = at_line(y, known.score, known.alerted)
+    over = known.alerted if task.alerting else known.score >= known.threshold
+    found = at_line(y, known.score, over)
     days = (float(rows.ts.max()) - float(rows.ts.min())) / _DAY_S if len(rows) else 0.0
-    alerts = pc.count_distinct(rows.take(rows.alerted).alert_ids).as_py()
-    found |= {"days": days, "alerts_per_day": alerts / days if days else math.nan}
+    if days and task.alerting:
+        alerts = pc.count_distinct(rows.take(rows.alerted).alert_ids).as_py()
+        found |= {"days": days, "alerts_per_day": alerts / days}
     policy = task.threshold
     if isinstance(policy, CostThreshold):
         costs = policy.model_dump(include={"false_positive", "false_negative", "review"})
         stake = None if policy.value is None else np.nan_to_num(known.amount)
-        found["cost"] = float(row_costs(y, known.alerted, costs, stake).sum())
+        found["cost"] = float(row_costs(y, over, costs, stake).sum())
         found["cost_without"] = float(row_costs(y, np.zeros(len(y), np.bool_), costs, stake).sum())
     return _defined(found)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from typer.testing import CliRunner
 
 from tests.streams.embedded_trainer import EmbeddedTrainer
 from tests.streams.test_backtest import write
@@ -20,6 +21,7 @@ from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import BacktestResult, run_backtest
+from weir.streams.cli.main import app
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.errors import UsageError
@@ -31,7 +33,7 @@ from weir.streams.trainer.job.job_runner import InlineRunner
 from weir.streams.workbench.full_training import BacktestTrainer
 
 DAY, T0, N = 86_400, 1_700_000_000, 1_500
-TASK = TaskSpec.from_toml("""
+TEXT = """
 name = "fraud"
 entity = "user"
 [[entities]]
@@ -58,7 +60,8 @@ time = "at"
 label = "bad"
 label_delay = "1d"
 batch_size = 128
-""")
+"""
+TASK = TaskSpec.from_toml(TEXT)
 ONE = TASK.model_copy(update={"full": None})
 
 
@@ -201,3 +204,15 @@ def test_a_training_is_given_up_where_the_run_is_to_end(tmp_path: Path) -> None:
     assert result.stopped
     assert 0 < result.rows < N
     assert versions(tmp_path / "m") == []
+
+
+def test_the_command_trains_and_keeps_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "task.toml").write_text(TEXT)
+    write(tmp_path / "x.csv", columns())
+    words = ["backtest", "task.toml", "--data", "x.csv", "--models", "models", "--report", "r.json"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    trainings = orjson.loads((tmp_path / "r.json").read_bytes())["trainings"]
+    assert f"{len(trainings)} trainings of the full model: " in result.output
+    assert {each["version"] for each in trainings} - {0} == {*Registry("models").versions("fraud")} != set()

@@ -70,6 +70,18 @@ def test_slices_are_the_rows_of_each_value(found: tuple[Any, dict[str, Any]]) ->
         assert each["average_precision"] == pytest.approx(average_precision_score(rows.label, rows.score))
 
 
+def test_a_task_without_alerts_is_judged_by_its_line(tmp_path: Path) -> None:
+    task = TaskSpec.from_toml(TASK.replace('entity = "user"', 'entity = "user"\nalerting = false', 1))
+    kept = run_backtest(task, [write(tmp_path / "x.csv", columns(300))], keep=Keep(outcomes=True)).outcomes
+    assert kept is not None
+    line, known = outcome_report(task, kept)["line"], kept.take(kept.labelled)
+    over = known.score >= known.threshold
+    assert over.sum() > 5
+    assert not kept.alerted.any()
+    assert line["precision"] == known.label[over].mean()
+    assert "alerts_per_day" not in line
+
+
 def test_nothing_labelled_is_no_error(tmp_path: Path) -> None:
     task = TaskSpec.from_toml(TASK.replace('label = "bad"\nlabel_delay = "6h"\n', ""))
     kept = run_backtest(task, [write(tmp_path / "x.csv", columns(20))], keep=Keep(outcomes=True)).outcomes

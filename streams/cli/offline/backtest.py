@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from weir.streams.cli.console import bars, notes
+from weir.streams.cli.console import bars, notes, output
 from weir.streams.cli.offline.backtest_tables import show_explained, slices, summary
 from weir.streams.cli.options import INTERRUPTED, duration
 from weir.streams.cli.signals import StopRequest, interruptible
@@ -166,7 +166,7 @@ def backtest_command(
         where = f"; the models are in {models}" if models is not None else "; --models DIR keeps the models"
         console.print(f"{len(result.trainings):,} trainings of the full model: {ended}{where}", markup=False)
     if by is not None:
-        console.print(slices(by, said["slices"][by]))
+        output().print(slices(by, said["slices"][by]))
     if result.stopped:
         so_far = ", ".join(map(str, written)) or "no file, as none was asked for"
         words = f"stopped after {result.rows:,} rows; what was done so far is in {so_far}"
