@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -42,11 +42,21 @@ class Foreign:
     @property
     def rows(self) -> int | None:
         """How many rows it takes at once; ``None`` for any number."""
-        return _rows(self.inputs)
+        return next((given.rows for given in self.inputs.values() if given.rows is not None), None)
+
+    def raw(self, x: Float32Matrix) -> NDArray[Any]:
+        """Its output ``(n, C)`` for ``x (n, D)`` of ``map.features``, by the graph as it came."""
+        some, parts = self.rows or max(len(x), 1), []
+        for start in range(0, len(x), some):
+            piece = x[start : start + some]
+            whole = np.concatenate([piece, np.repeat(piece[-1:], some - len(piece), 0)]) if self.rows else piece
+            feeds = {name: feed(given, self.map.inputs[name], self.map, whole) for name, given in self.inputs.items()}
+            parts.append(as_columns(run_feeds(self.session, feeds, RUN_S)[self.output.name])[: len(piece)])
+        return np.concatenate(parts)
 
     def says(self, x: Float32Matrix) -> FloatVector:
-        """The logit ``(n,)`` of the positive class for ``x (n, D)`` of ``map.features``, by the graph as it came."""
-        return self.output.logit(_run(self.session, self.output.name, self.inputs, self.map, x))
+        """The logit ``(n,)`` of the positive class for ``x (n, D)``."""
+        return self.output.logit(self.raw(x))
 
 
 def read_foreign(data: bytes, mapping: InputMap) -> Foreign:
@@ -58,10 +68,11 @@ def read_foreign(data: bytes, mapping: InputMap) -> Foreign:
         No graph that can be run here, a map that does not fit it, or no classifier of two classes.
     """
     model, session = _loaded(checked_graph(data))
-    inputs, name = read_inputs(model, mapping), choose_output(session, mapping)
+    output = ForeignOutput(choose_output(session, mapping))
+    found = Foreign(model, session, mapping, read_inputs(model, mapping), output)
     few = np.array([0.0, 1.0, -0.0], np.float32)[:, None].repeat(len(mapping.features), axis=1)  # the last is missing
-    raw = _run(session, name, inputs, mapping, few)
-    found = Foreign(model, session, mapping, inputs, read_output(model, name, raw, mapping))
+    raw = found.raw(few)
+    found = replace(found, output=read_output(model, output.name, raw, mapping))
     found.output.logit(raw)  # it can be a probability
     return found
 
@@ -88,23 +99,6 @@ def checked_graph(data: bytes) -> Any:
     return model
 
 
-def _rows(inputs: dict[str, ForeignInput]) -> int | None:
-    return next((given.rows for given in inputs.values() if given.rows is not None), None)
-
-
-def _run(
-    session: Any, output: str, inputs: dict[str, ForeignInput], mapping: InputMap, x: Float32Matrix
-) -> NDArray[Any]:
-    """One output ``(n, C)``; a graph that takes some rows at once is given so many."""
-    some, parts = _rows(inputs) or max(len(x), 1), []
-    for start in range(0, len(x), some):
-        piece = x[start : start + some]
-        whole = np.concatenate([piece, np.repeat(piece[-1:], some - len(piece), 0)]) if _rows(inputs) else piece
-        feeds = {name: feed(given, mapping.inputs[name], mapping, whole) for name, given in inputs.items()}
-        parts.append(as_columns(run_feeds(session, feeds, RUN_S)[output])[: len(piece)])
-    return np.concatenate(parts)
-
-
 def _loaded(model: Any) -> tuple[Any, Any]:
     """The graph in versions that the runtime has, and its session."""
     try:
@@ -113,7 +107,12 @@ def _loaded(model: Any) -> tuple[Any, Any]:
         if (found := _LIMIT.search(str(refused.__cause__))) is None:
             raise
     domain, limit = found[2], int(found[3])
-    converted = _converted(model, limit) if domain == "ai.onnx" else None
+    from onnx import version_converter
+
+    try:
+        converted = version_converter.convert_version(model, limit) if domain == "ai.onnx" else None
+    except Exception:  # noqa: BLE001 - its errors have no base of their own
+        converted = None
     if converted is None:
         setting = "opset_version" if domain == "ai.onnx" else "target_opset"
         raise ModelError(
@@ -121,13 +120,3 @@ def _loaded(model: Any) -> tuple[Any, Any]:
             f"{setting} = {limit} or less, or upgrade onnxruntime"
         )
     return converted, open_session(converted.SerializeToString())
-
-
-def _converted(model: Any, opset: int) -> Any:
-    """The graph in another opset; ``None`` where ONNX cannot convert it."""
-    from onnx import version_converter
-
-    try:
-        return version_converter.convert_version(model, opset)
-    except Exception:  # noqa: BLE001 - its errors have no base of their own
-        return None

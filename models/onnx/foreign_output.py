@@ -28,13 +28,13 @@ class ForeignOutput:
     """The output that counts."""
 
     name: str
-    width: int
+    width: int = 1
     """Columns: 1 or 2."""
-    labels: bool
+    labels: bool = False
     """Whether it says the class itself."""
-    positive: Any
+    positive: Any = 0
     """The column of the positive class; of labels the label."""
-    logits: bool
+    logits: bool = False
 
     def logit(self, raw: NDArray[Any]) -> FloatVector:
         """The logit ``(n,)`` of the positive class, in float64, from the output ``(n, width)``.

@@ -16,9 +16,9 @@ from tests.models.graphs import text_graph
 from tests.models.imported_models import FOLDER, NAMES, kept, map_of
 from weir.models.errors import ModelError
 from weir.models.onnx.adopt import adopt, largest_difference
-from weir.models.onnx.foreign import _converted, read_foreign
+from weir.models.onnx.foreign import read_foreign
 from weir.models.onnx.foreign_inputs import describe
-from weir.models.onnx.graph import check_graph, opset_of
+from weir.models.onnx.graph import check_graph
 
 MAP = '[inputs]\nX = ["amount", "ratio"]\n'
 
@@ -93,6 +93,9 @@ HOSTILE = {
     "two gigabytes": (edited(GOOD, claims), 'output_name = "p"\n' + MAP, "cannot load"),
     "from the future": (
         edited(GOOD, newer), MAP, r"opset 99 of ai.onnx, this ONNX Runtime knows up to \d+: export it"),
+    "trees from the future": (
+        edited(kept("xgboost").onnx, newer), kept("xgboost").text,
+        r"opset 99 of ai.onnx.ml, this ONNX Runtime knows up to \d+: export it with target_opset"),
     "a regressor": (
         graph(f"{AXIS} {SUM} ten = Constant <value_float = 10.0> () p = Mul(s, ten)"), MAP,
         "is 20, no probability .* a regressor cannot be served"),
@@ -182,12 +185,3 @@ def test_a_graph_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weir.models.onnx.foreign.RUN_S", 0.05)
     with pytest.raises(ModelError, match=r"takes longer than 0\.05 s"):
         read_foreign(data, map_of(MAP))
-
-
-def test_an_opset_is_converted_where_onnx_can() -> None:
-    model = onnx.load_model_from_string(graph(f"{AXIS} {SUM} p = Sigmoid(s)", opset=22))
-    older = _converted(model, 15)
-    assert opset_of(older) == 15
-    adopt(read_foreign(older.SerializeToString(), map_of(MAP)))
-    model.opset_import[0].version = 99
-    assert _converted(model, 15) is None

@@ -61,18 +61,22 @@ def import_command(
 
         weir models import model.onnx --task fraud.toml --inputs map.toml --log weir-data
     """
+    from weir.models.onnx.foreign import checked_graph
+    from weir.models.onnx.foreign_inputs import describe
     from weir.streams.trainer.job.foreign_candidate import fit_model, import_model
 
     settings = settings_of(config, bootstrap, {"models.registry": registry})
     spec, onnx = _task(task, settings), _bytes(model)
     if inputs is None:
-        print(_template(onnx))
+        print(describe(checked_graph(onnx)))
         raise UsageError(
             "--inputs is missing: put what stands above into a file, with features of the task, and give it"
         )
     mapping, text = _map(inputs)
     fitted = fit_model(onnx, mapping, text, spec)
-    held = open_registry(registry or _beside(log, settings), config)
+    if log is not None and _of_service(log) and "registry" not in settings.models.model_fields_set:
+        registry = str(log / "models")  # where a service keeps them
+    held = open_registry(registry, config)
     try:
         with bar("import", before=f"{model.name} ") as advance:
             done = import_model(spec, fitted, model.name, _data(settings, archive, log), held, time.time(), advance)
@@ -87,7 +91,7 @@ def _task(named: str, settings: Settings) -> TaskSpec:
 
     if Path(named).suffix == ".toml" or Path(named).exists():
         return tasks_of([Path(named)], settings)[0]
-    found = {spec.name: spec for spec in tasks_of((), settings)}
+    found = {spec.name: spec for spec in (tasks_of((), settings) if settings.worker.tasks else ())}
     if named not in found:
         raise UsageError(f"--task {named}: no task file, nor one of [worker] tasks; {did_you_mean(named, list(found))}")
     return found[named]
@@ -101,13 +105,6 @@ def _bytes(path: Path) -> bytes:
     if (size := path.stat().st_size) > FILE_MAX:  # before any of it is read
         raise UsageError(f"{path} has {size:,} bytes; the limit is {FILE_MAX:,}: give a smaller model")
     return path.read_bytes()
-
-
-def _template(onnx: bytes) -> str:
-    from weir.models.onnx.foreign import checked_graph
-    from weir.models.onnx.foreign_inputs import describe
-
-    return describe(checked_graph(onnx))
 
 
 def _map(path: Path) -> tuple[InputMap, str]:
@@ -130,14 +127,8 @@ def _map(path: Path) -> tuple[InputMap, str]:
         raise UsageError(told(str(path), wrong)) from None
 
 
-def _beside(log: Path | None, settings: Settings) -> str | None:
-    """The registry of a service that keeps its models in its directory."""
-    inside = log is not None and _of_service(log) and "registry" not in settings.models.model_fields_set
-    return str(log / "models") if inside and log is not None else None
-
-
-def _of_service(log: Path) -> bool:
-    return (log / "inputs").is_dir()
+def _of_service(log: Path | None) -> bool:
+    return log is not None and (log / "inputs").is_dir()
 
 
 def _data(settings: Settings, archive: Path | None, log: Path | None) -> Data:
@@ -153,9 +144,8 @@ def _data(settings: Settings, archive: Path | None, log: Path | None) -> Data:
     source = None if log is None else EmbeddedSource.of_directory(log)
 
     def read(task: TaskSpec, cutoff: float) -> TrainingSet:
-        return cut(
-            asyncio.run(read_history(task, source=source, archive=archive, limits=settings.limits)), task, cutoff
-        )
+        logged = asyncio.run(read_history(task, source=source, archive=archive, limits=settings.limits))
+        return cut(logged, task, cutoff)
 
     return read
 

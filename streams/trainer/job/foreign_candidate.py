@@ -131,7 +131,7 @@ def _check_free(state: TaskState) -> None:
     if state.job is not None and state.job.active:
         raise UsageError(
             f"task {state.task}: job {state.job.job_id} is under way (version {state.job.version or '-'}, "
-            f"{state.job.stage}); one candidate is judged at a time: import again when it has ended"
+            f"{state.job.stage}); one candidate is judged at a time: import again when weir trainer is through with it"
         )
 
 
