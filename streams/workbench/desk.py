@@ -10,15 +10,12 @@ import heapq
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from html import escape
+from contextlib import ExitStack, closing, contextmanager
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Any, Final
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Final
 
 from weir.online.codec.decode import events_from_rows
 from weir.online.durations import parse_duration
@@ -27,83 +24,18 @@ from weir.online.stages.scoring import seen_by
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.event_files import FileSource
 from weir.streams.backtest.outcomes import Keep
-from weir.streams.backtest.runner import BacktestResult, run_backtest
+from weir.streams.backtest.runner import run_backtest
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import UsageError
 from weir.streams.task_files import load_task
+from weir.streams.workbench.finished_run import Backtest
 from weir.streams.workbench.given_data import Data, data_folder
 from weir.streams.workbench.stream import Answer, Stream
 
+if TYPE_CHECKING:
+    from weir.streams.workbench.full_training import BacktestTrainer
+
 _CHUNK_ROWS: Final = 4096
-_SHOWN: Final = ("roc_auc", "average_precision", "log_loss", "brier", "ece")
-
-
-@dataclass(frozen=True, slots=True)
-class Backtest:
-    """What a run over data did. Tables are Arrow's; times are epoch seconds."""
-
-    result: BacktestResult
-
-    @property
-    def scores(self) -> pa.Table:
-        """Every score in the order of scoring: event, entity, time, score, line, alert and its reasons, label."""
-        assert self.result.outcomes is not None
-        return self.result.outcomes.table()
-
-    @property
-    def alerts(self) -> pa.Table:
-        """Every record of an alert as it would have been sent, and what its labels said in the end."""
-        assert self.result.alert_log is not None
-        return self.result.alert_log.table()
-
-    @property
-    def features(self) -> pa.Table:
-        """What each score was made from, in the order of scoring; a value that is missing is -0.0."""
-        if self.result.features is None:
-            raise UsageError("the run kept no features: call backtest(..., features=True)")
-        return self.result.features
-
-    @property
-    def metrics(self) -> pa.Table:
-        """The metrics at the end, one row each for ``cumulative``, ``rolling`` and ``fading``."""
-        return pa.Table.from_pylist([{"over": name, **found} for name, found in self.report["metrics"].items()])
-
-    @property
-    def metrics_over_time(self) -> pa.Table:
-        """The rolling metrics at the end of each interval of event time, and ``n`` rows that it brought."""
-        points = self.report["metrics_over_time"]
-        return pa.Table.from_pylist([{"ts": each["ts"], "n": each["n"], **each["metrics"]} for each in points])
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """What ``weir backtest --report`` writes."""
-        return self.result.report()
-
-    @property
-    def notes(self) -> list[str]:
-        """What is odd in the data, the gravest first."""
-        return [str(note) for note in self.result.notes]
-
-    def _facts(self) -> dict[str, str]:
-        """What a person wants to know first."""
-        r, p = self.result, self.result.pipeline
-        found = p.evaluation.get()["cumulative"]
-        stopped = " (stopped)" if r.stopped else ""
-        facts = {"rows": f"{r.rows:,}{stopped}", "scored": f"{p.scored:,}", "labelled": f"{p.labelled:,}"}
-        facts |= {"rejected": f"{r.rejected:,}", "alerts": f"{r.alerts['open']:,}"}
-        return facts | {name: f"{found[name]:.4g}" for name in _SHOWN if name in found}
-
-    def __repr__(self) -> str:
-        """One line, and the gravest notes."""
-        facts = ", ".join(f"{name} {value}" for name, value in self._facts().items())
-        return "\n".join([f"Backtest of {self.result.task.name!r}: {facts}", *(f"  {note}" for note in self.notes[:3])])
-
-    def _repr_html_(self) -> str:
-        """The same as a table, for notebooks."""
-        cells = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in self._facts().items())
-        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
-        odd = f"<details><summary>{len(self.notes)} notes</summary><ul>{notes}</ul></details>" if notes else ""
-        return f"<table><caption>{escape(self.result.task.name)}</caption>{cells}</table>{odd}"
 
 
 class Task:
@@ -111,6 +43,7 @@ class Task:
 
     Examples
     --------
+    >>> import pyarrow as pa
     >>> task = Task.from_toml('''
     ... name = "large"
     ... entity = "user"
@@ -148,6 +81,8 @@ class Task:
         labels: Data | None = None,
         label_delay: str | float | None = None,
         features: bool = True,
+        full: bool = True,
+        models: str | Path | None = None,
     ) -> Backtest:
         """Run over ``data`` as ``weir backtest`` does; Ctrl-C ends it early and keeps what was done.
 
@@ -157,6 +92,8 @@ class Task:
         labels : labels of the wire format, where they are no column; ``v`` and ``task`` may be left out.
         label_delay : how late labels become known, such as ``"7d"`` or seconds; the task's own when left out.
         features : whether features are kept, 8 bytes each.
+        full : whether the full model of a task with ``[full]`` is trained on the way.
+        models : an empty directory for the full models, which are gone with the run without one.
 
         Raises
         ------
@@ -167,14 +104,17 @@ class Task:
         """
         delay_s = None if label_delay is None else parse_duration(label_delay)
         keep = Keep(outcomes=True, alerts=True, features=features, reasons=True)
-        with data_folder() as folder, _bar(self.spec.name) as progress, _until_interrupted() as stop:
+        with ExitStack() as stack:
+            folder, progress = stack.enter_context(data_folder()), stack.enter_context(_bar(self.spec.name))
+            stop = stack.enter_context(_until_interrupted())
             paths = folder.files(data, lines=self.spec.source is None)
             told = [] if labels is None else folder.files(labels, lines=True, common={"v": 1, "task": self.spec.name})
-            return Backtest(
-                run_backtest(
-                    self.spec, paths, progress=progress, labels=told, label_delay_s=delay_s, keep=keep, stop=stop
-                )
-            )
+            trained = full and self.spec.full is not None
+            result = run_backtest(
+                self.spec, paths, progress=progress, labels=told, label_delay_s=delay_s, keep=keep, stop=stop,
+                full=stack.enter_context(_trainer(self.spec, models, stop)) if trained else None,
+            )  # fmt: skip
+        return Backtest(result)
 
     def stream(self) -> Stream:
         """A stream that has seen nothing, to go event by event."""
@@ -217,6 +157,19 @@ class Task:
     def __repr__(self) -> str:
         """Its name and what it learns with."""
         return f"Task({self.spec.name!r}, {self.spec.model.kind})"
+
+
+@contextmanager
+def _trainer(spec: TaskSpec, models: str | Path | None, stop: Callable[[], bool]) -> Iterator[BacktestTrainer]:
+    """What trains the full model of a run."""
+    try:
+        from weir.streams.workbench.full_training import BacktestTrainer
+    except ImportError as exc:
+        raise UsageError(f"[full] needs {exc.name}: pip install 'weir[train]', or give full=False") from exc
+    with TemporaryDirectory(prefix="weir-") as folder:
+        at = Path(folder)
+        with closing(BacktestTrainer(spec, Path(models or at / "models"), at / "work", stop=stop)) as trainer:
+            yield trainer
 
 
 @contextmanager

@@ -1,0 +1,87 @@
+"""What a run over data did, for a notebook: its tables as Arrow's, its facts as a line or a page.
+
+It knows results, not how they are made.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from html import escape
+from typing import Any, Final
+
+import pyarrow as pa
+
+from weir.streams.backtest.runner import BacktestResult
+from weir.streams.errors import UsageError
+from weir.streams.workbench.outcome_report import outcome_report
+
+_SHOWN: Final = ("roc_auc", "average_precision", "log_loss", "brier", "ece")
+
+
+class Backtest:
+    """What a run over data did. Tables are Arrow's; times are epoch seconds."""
+
+    def __init__(self, result: BacktestResult) -> None:
+        self.result = result
+
+    @property
+    def scores(self) -> pa.Table:
+        """Every score in the order of scoring: event, entity, time, score, line, alert and its reasons, label."""
+        assert self.result.outcomes is not None
+        return self.result.outcomes.table()
+
+    @property
+    def alerts(self) -> pa.Table:
+        """Every record of an alert as it would have been sent, and what its labels said in the end."""
+        assert self.result.alert_log is not None
+        return self.result.alert_log.table()
+
+    @property
+    def features(self) -> pa.Table:
+        """What each score was made from, in the order of scoring; a value that is missing is -0.0."""
+        if self.result.features is None:
+            raise UsageError("the run kept no features: call backtest(..., features=True)")
+        return self.result.features
+
+    @property
+    def metrics(self) -> pa.Table:
+        """The metrics at the end, one row each for ``cumulative``, ``rolling`` and ``fading``."""
+        return pa.Table.from_pylist([{"over": name, **found} for name, found in self.report["metrics"].items()])
+
+    @property
+    def metrics_over_time(self) -> pa.Table:
+        """The rolling metrics at the end of each interval of event time, and ``n`` rows that it brought."""
+        points = self.report["metrics_over_time"]
+        return pa.Table.from_pylist([{"ts": each["ts"], "n": each["n"], **each["metrics"]} for each in points])
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What ``weir backtest --report`` writes: metrics, what the line did, gain, reliability, notes."""
+        assert self.result.outcomes is not None
+        return self.result.report() | outcome_report(self.result.task, self.result.outcomes, None)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is odd in the data, the gravest first."""
+        return [str(note) for note in self.result.notes]
+
+    def _facts(self) -> dict[str, str]:
+        """What a person wants to know first."""
+        r, p = self.result, self.result.pipeline
+        found = p.evaluation.get()["cumulative"]
+        stopped = " (stopped)" if r.stopped else ""
+        facts = {"rows": f"{r.rows:,}{stopped}", "scored": f"{p.scored:,}", "labelled": f"{p.labelled:,}"}
+        facts |= {"rejected": f"{r.rejected:,}", "alerts": f"{r.alerts['open']:,}"}
+        return facts | {name: f"{found[name]:.4g}" for name in _SHOWN if name in found}
+
+    def __repr__(self) -> str:
+        """One line, and the gravest notes."""
+        facts = ", ".join(f"{name} {value}" for name, value in self._facts().items())
+        return "\n".join([f"Backtest of {self.result.task.name!r}: {facts}", *(f"  {note}" for note in self.notes[:3])])
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        cells = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in self._facts().items())
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        odd = f"<details><summary>{len(self.notes)} notes</summary><ul>{notes}</ul></details>" if notes else ""
+        return f"<table><caption>{escape(self.result.task.name)}</caption>{cells}</table>{odd}"
