@@ -53,6 +53,9 @@ class TypicalValues:
     def update(self, x: FloatMatrix) -> None:
         """Take rows in, ``(n, F) float64``; NaN is a missing value."""
         first = -self._rows % self.every
+        if first >= len(x):  # none of them is sampled, as of most rows that come alone
+            self._rows += len(x)
+            return
         chosen = np.array(x[first :: self.every], dtype=np.float64)
         chosen[missing_in(chosen, self._indicated)] = np.nan
         slots = ((self._rows + first) // self.every + np.arange(len(chosen))) % self.size

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from weir.online.batch import FloatVector
+from weir.online.batch import FloatMatrix, FloatVector
 from weir.online.drift import kernel
 from weir.online.drift.change_point import find_change
 from weir.online.drift.detection import Detection
@@ -101,6 +101,8 @@ class DriftMonitor:
         self._spans = np.array([p.adwin_clock, p.kswin_window_blocks, p.kswin_recent_blocks, p.psi_window_blocks])
         self._verdicts = np.zeros((len(self._names), len(DETECTORS), 2))
         self._state = DriftState.fresh(len(self._names), self.policy)
+        self._held: list[tuple[FloatVector, FloatMatrix]] = []  # of the open block: a row alone pays for each array
+        self._rows_held = 0
 
     def update(self, ts: ArrayLike, columns: ArrayLike) -> list[Detection]:
         """Add rows in order; whatever drift their blocks give away, oldest first.
@@ -117,7 +119,18 @@ class DriftMonitor:
                 f"columns has shape {values.shape} for {times.shape} times; "
                 f"pass (n, {len(self._names)}) for {', '.join(self._names)}"
             )
+        self._held.append((times.copy(), values.copy()))
+        self._rows_held += len(times)
+        full = self._rows_held >= self.policy.block_events - self._state.clock[_BEGUN]
+        return self._take_in() if full else []
+
+    def _take_in(self) -> list[Detection]:
+        """Gather the rows that are held; the drift that blocks give away which they fill."""
         found: list[Detection] = []
+        if not self._held:
+            return found
+        times, values = (np.concatenate(parts) for parts in zip(*self._held, strict=True))
+        self._held, self._rows_held = [], 0
         hours = hours_of(times) if self._by_hours else np.full(len(times), np.nan)
         state, size = self._state, self.policy.block_events
         done = 0
@@ -214,6 +227,7 @@ class DriftMonitor:
 
     def snapshot(self) -> bytes:
         """The whole state, about 80 KB a stream with the default policy."""
+        self._take_in()
         return pack(self._kind, self._state._asdict())
 
     def restore(self, state: bytes) -> None:
@@ -224,7 +238,9 @@ class DriftMonitor:
             if f"DriftMonitor v1 {self.streams} ".encode() not in state:
                 raise
             self._state = DriftState.fresh(len(self._names), self.policy)  # of 12015ac, which knew no hours
+            self._held, self._rows_held = [], 0
             return
         if missing := set(DriftState._fields) ^ arrays.keys():
             raise StateError(f"snapshot and monitor differ in {sorted(missing)}; it was written by another version")
+        self._held, self._rows_held = [], 0
         self._state = DriftState(**arrays)

@@ -142,6 +142,9 @@ class LabelJoiner:
         self._label_ids = NumberedRows({"digest": (np.uint64, 2), "ts": (np.float64, 0)})
         self._by_label = RowIndex(self._label_ids)
         self._shape = (n_features, n_extra, unlogged, entities, self._ranged)
+        # Made once: most calls of `log` join nothing, and a row alone pays for each array.
+        self._no_pairs = self._exchange(_NO_ROWS, np.empty(0, np.bool_), *[np.empty(0)] * 3)[0]
+        self._nothing = self._emit(self._no_pairs)
 
     @property
     def stats(self) -> JoinStats:
@@ -223,7 +226,8 @@ class LabelJoiner:
         owners = digests(predictions.entity_id) if self._ranged else None
         self._append(first, predictions, marks, extra, columns, offsets, owners, ripens_s)
         pairs, positions = self._meet_waiting(events, owners, predictions.ts, marks, first)
-        joined = self._emit(self._with_due(pairs, positions, marks, first))
+        pairs = self._with_due(pairs, positions, marks, first)
+        joined = self._emit(pairs) if len(pairs.rows) else self._nothing
         self._free()
         return joined
 
@@ -335,7 +339,7 @@ class LabelJoiner:
             numbers.append(room.meet(events[i : i + 1], entity, float(ts[i]), float(marks[i]) - wait_s, range_s))
             counts.append(len(numbers[-1]))
         if not sum(counts):
-            return self._exchange(_NO_ROWS, np.empty(0, np.bool_), *[np.empty(0)] * 3)[0], _NO_ROWS
+            return self._no_pairs, _NO_ROWS
         positions = np.repeat(concerned, counts)
         value, weight, known_at = room.columns(np.concatenate(numbers))
         arrived = np.where(marks > -np.inf, np.minimum(ts, marks), ts)[positions]
@@ -363,7 +367,9 @@ class LabelJoiner:
         rows, of = self._find(labels.ts, events, owners, named)
         now = np.maximum(known[of], self.watermark)
         joined = self._emit(self._exchange(rows, labels.value[of], labels.weight[of], known[of], now)[0])
-        self._let_wait(labels, known, events, owners, named, np.isin(np.arange(len(labels)), of))
+        matched = np.zeros(len(labels), np.bool_)
+        matched[of] = True
+        self._let_wait(labels, known, events, owners, named, matched)
         self._free()
         return joined
 

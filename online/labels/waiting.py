@@ -128,6 +128,8 @@ class PendingLabels:
     def free(self, floor: float) -> None:
         """Forget labels from the front that are no longer live, counting those that never matched."""
         rows = self._rows
+        if not len(rows):
+            return
         first = int(expired(rows["ts"], rows.first, floor, rows.stop - self.max_waiting))
         self.unmatched += int(np.count_nonzero(~rows["matched"][: first - rows.first]))
         rows.leave(first)

@@ -231,6 +231,8 @@ class LabellingStage:
 
         Features see each label when it becomes known; all else sees events that are mature.
         """
+        if not len(joined) and not out.detections:
+            return
         out.told = told = joined.take(joined.new)
         joined = joined.take(joined.ripe)
         e, known = joined.examples, joined.label_ts_known

@@ -30,6 +30,8 @@ SENTINELS: Final = np.array([-99, -999, -999.25, -9999, -99999, -32768, -(2.0**3
                               2.0**31 - 1, 2.0**32 - 1])  # fmt: skip
 # Fewer rows say nothing of what is usual.
 _MANY: Final = 50
+# Rows that are looked at together: one at a time they would cost more than scoring them.
+_TOGETHER: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +71,30 @@ class RunWatch:
         self.first = self.last = np.nan
         self.labels_from: tuple[int, float] | None = None
         """Row and time of the first event with a label."""
+        self._held: list[tuple[EventBatch, BoolVector]] = []
+        self._rows_held = 0
 
     @property
     def events(self) -> int:
-        """Events so far."""
+        """Events that were looked at."""
         return self.types.total()
 
     def update(self, batch: EventBatch, labelled: BoolVector) -> None:
         """Take in events, of which some bring a label with them."""
         if not len(batch):
             return
+        self._held.append((batch, labelled))
+        self._rows_held += len(batch)
+        if self._rows_held >= _TOGETHER:
+            self.look()
+
+    def look(self) -> None:
+        """Count what was taken in; before that nothing here knows of it."""
+        if not self._held:
+            return
+        batches, labels = zip(*self._held, strict=True)
+        self._held, self._rows_held = [], 0
+        batch, labelled = EventBatch.concat(batches), np.concatenate(labels)
         if self.labels_from is None and labelled.any():
             at = int(labelled.argmax())
             self.labels_from = self.events + at, float(batch.ts[at])
@@ -110,6 +126,7 @@ class RunWatch:
 
     def notes(self, scored: int) -> list[Note]:
         """What is odd, where so many rows were scored."""
+        self.look()
         found = [*self._of_scores(scored), *(self._of_columns() if self.events else ()), *self._of_times()]
         return [Note(*note) for note in found]
 
