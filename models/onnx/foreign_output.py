@@ -124,16 +124,19 @@ def zipped(model: Any, output: str) -> Any:
 
 def _classes(model: Any, output: str) -> tuple[Any, ...]:
     """The classes in the order of the columns, as a node or a constant of the graph names them."""
-    from onnx import helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
 
     node = zipped(model, output)
-    for attribute in (a for n in ([node] if node is not None else model.graph.node) for a in n.attribute):
-        if attribute.name.startswith("classlabels_") and len(helper.get_attribute_value(attribute)):
-            return tuple(map(_plain, helper.get_attribute_value(attribute)))
-    for weight in model.graph.initializer:
-        if weight.name.startswith("classes"):  # of skl2onnx, where no operator has them
-            return tuple(map(_plain, numpy_helper.to_array(weight).reshape(-1).tolist()))
-    return ()
+    # The last first: those before may be of parts of the model, which know the classes by number.
+    named = [helper.get_attribute_value(a) for n in ([node] if node is not None else reversed(model.graph.node))
+             for a in n.attribute if a.name.startswith("classlabels_")]  # fmt: skip
+    text = TensorProto.STRING
+    texts = any(value.type.tensor_type.elem_type == text for value in model.graph.output)
+    held = [w for w in model.graph.initializer
+            if w.name.startswith("classes") or (texts and w.data_type == text and list(w.dims) == [2])]  # fmt: skip
+    named += [numpy_helper.to_array(weight).reshape(-1).tolist() for weight in held]
+    found = (tuple(map(_plain, labels)) for labels in named if len(labels))
+    return next((labels for labels in found if not texts or isinstance(labels[0], str)), ())
 
 
 def _plain(label: Any) -> Any:

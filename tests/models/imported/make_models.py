@@ -62,13 +62,14 @@ def scikit_learn() -> None:
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, Int64TensorType, StringTensorType
     from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
     from sklearn.compose import ColumnTransformer
-    from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+    from sklearn.ensemble import BaggingClassifier, GradientBoostingClassifier, RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.naive_bayes import GaussianNB
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
     from sklearn.svm import SVC
+    from sklearn.tree import DecisionTreeClassifier
 
     numbers = [("X", FloatTensorType([None, 3]))]
     logistic = make_pipeline(StandardScaler(), LogisticRegression()).fit(X[:, :3], Y.astype(int))
@@ -102,6 +103,13 @@ def scikit_learn() -> None:
     made = to_onnx(boosted, initial_types=numbers)
     keep("sklearn_boosted", made.SerializeToString(), f'positive = "fraud"\n[inputs]\n{NUMBERS}\n', ROWS,
          boosted.predict_proba(ROWS[:, :3])[:, 0])  # fmt: skip
+
+    # Its trees know the classes by number, the whole by name.
+    trees = DecisionTreeClassifier(max_depth=2, random_state=0)
+    bag = BaggingClassifier(trees, n_estimators=2, random_state=0).fit(X[:, :3], words)
+    made = to_onnx(bag, initial_types=numbers, options={"zipmap": False})
+    keep("sklearn_bagging", made.SerializeToString(), f'positive = "fraud"\n[inputs]\n{NUMBERS}\n', ROWS,
+         bag.predict_proba(ROWS[:, :3])[:, 0])  # fmt: skip
 
     network = make_pipeline(StandardScaler(), MLPClassifier((6,), random_state=0, max_iter=300)).fit(X[:, :3], Y)
     made = to_onnx(network, initial_types=numbers, options={"zipmap": False})
