@@ -176,3 +176,18 @@ class UpdateBatch(Batch):
     """Event time; of a label's update, when the label became known."""
     values: FloatMatrix
     """``(n, V)``: the values of the table's passes in order, NaN where missing; of a label table first y and unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankedBatch(Batch):
+    """What a task of ``kind = "next"`` tells with each of n events."""
+
+    event_id: list[str]
+    entity_id: list[str]
+    ts: FloatVector
+    items: list[list[str]]
+    """What the entity takes next, the most likely first; up to k."""
+    scores: list[list[float]]
+    """Of each item, the part that it is expected to be of the next basket, in [0, 1]."""
+    model_version: IntVector
+    """How many baskets the model had learned."""

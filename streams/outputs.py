@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from weir.online.batch import ExampleBatch, FloatVector, PredictionBatch
+from weir.online.batch import ExampleBatch, FloatVector, PredictionBatch, RankedBatch
 from weir.online.codec.decision_blocks import BLOCK_BYTES, decisions_on, encode_decisions
 from weir.online.codec.encode import (
     encode_examples,
     encode_model,
     encode_predictions,
+    encode_ranked,
 )
 from weir.online.codec.wire import REASON_CHARS, Alert, DeadLetter, RetrainRequest
 from weir.online.decisions.alert_state import AlertState
@@ -38,6 +39,12 @@ def records_of(
     if decisions and p is not None:
         made[topics.DECISIONS] = decision_blocks(task, pipeline.features, p, out, now)
     return made
+
+
+def ranked_records(told: RankedBatch, task: str, now: float) -> list[Record]:
+    """What a task of ``kind = "next"`` told, as records of ``predictions`` published at ``now``, epoch seconds."""
+    values = encode_ranked(told, task, now)
+    return [Record(key.encode(), value, now) for key, value in zip(told.entity_id, values, strict=True)]
 
 
 class StageOutput(Protocol):

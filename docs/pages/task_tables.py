@@ -28,6 +28,7 @@ from weir.online.features.spec import Anomaly
 from weir.online.learners import factory
 from weir.online.learners.boosted import LIMITS
 from weir.online.task.full_spec import TrainingSpec
+from weir.online.task.next_spec import NextTask
 from weir.online.task.spec import TaskSpec
 
 _INNER: Final[Mapping[tuple[type, str], tuple[tuple[str, type], ...]]] = {
@@ -69,6 +70,7 @@ def tables() -> Iterator[Table]:
     """Every table in the order in which a reader meets it: the outer before the inner, learners last."""
     seen: set[type] = set()
     yield from _below(TaskSpec, "", "the top of the file", seen)
+    yield from _below(NextTask, "", 'the top of a file of `kind = "next"`', seen)
     for kind in factory.REGISTRY:
         yield learner(kind)
 
@@ -188,6 +190,8 @@ def _is_duration(model: type, name: str) -> bool:
 
 def _written(default: Any, duration: bool) -> str:
     """A default as TOML; of a model or table, that there is none."""
+    if isinstance(default, BaseModel):
+        return ""
     if isinstance(default, dict):
         return "{}" if not default else json.dumps(default)
     if duration and isinstance(default, float):

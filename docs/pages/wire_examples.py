@@ -6,10 +6,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from weir.online.batch import ExampleBatch, LabelBatch, PredictionBatch, ScoredBatch, UpdateBatch
+from weir.online.batch import ExampleBatch, LabelBatch, PredictionBatch, RankedBatch, ScoredBatch, UpdateBatch
 from weir.online.codec import wire
 from weir.online.codec.decision_blocks import decisions_on, encode_decisions
-from weir.online.codec.encode import encode_examples, encode_labels, encode_model, encode_scored
+from weir.online.codec.encode import encode_examples, encode_labels, encode_model, encode_ranked, encode_scored
 from weir.online.codec.row_updates import encode_updates
 from weir.online.decisions.alert_state import AlertState, Reason
 from weir.streams.config import topics as t
@@ -46,7 +46,10 @@ def examples() -> dict[str, list[Example]]:
         t.USER_EVENTS: [Example("A purchase", b"user-7", _user_event(), wire.UserEvent)],
         t.DEVICE_EVENTS: [Example("Readings of a machine", b"press-3", _device_event(), wire.DeviceEvent)],
         t.LABELS: [Example("A chargeback", b"user-7", _label(), wire.Label)],
-        t.PREDICTIONS: [Example("A score", b"user-7", _prediction(), wire.Prediction)],
+        t.PREDICTIONS: [
+            Example("A score", b"user-7", _prediction(), wire.Prediction),
+            Example("What comes next", b"user-7", _ranked(), wire.Prediction),
+        ],
         t.ALERTS: [Example("An alert", b"user-7", _alert(), wire.Alert)],
         t.DECISIONS: [Example("Two scores, one of which alerts", b"fraud", decision_block(), None)],
         t.EXAMPLES: [
@@ -100,6 +103,11 @@ def _prediction() -> bytes:
 def _alert_state() -> AlertState:
     reason = Reason(FEATURES[1], 17.0, 2.1, "17 events in 1 h (usually 2)")
     return AlertState("fraud:user-7:pay-1", TASK, "user-7", "open", "high", 0.93, 0.81, (reason,), NOW, NOW, ("pay-1",))
+
+
+def _ranked() -> bytes:
+    told = RankedBatch(["e-1"], ["user-7"], _AT, [["milk", "bread"]], [[0.125, 0.0625]], np.array([4711]))
+    return encode_ranked(told, "groceries", NOW)[0]
 
 
 def _alert() -> bytes:

@@ -12,11 +12,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from weir.online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch, ScoredBatch
+from weir.online.batch import (
+    ExampleBatch,
+    FloatMatrix,
+    FloatVector,
+    LabelBatch,
+    PredictionBatch,
+    RankedBatch,
+    ScoredBatch,
+)
 from weir.online.codec.forms.form import EncodedRecords
 from weir.online.codec.hot_structs import features_struct, record_struct
 from weir.online.codec.shapes import ScoredShape, degraded_rows, prediction_form
-from weir.online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Example, Label, WireModel
+from weir.online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Example, Label, Prediction, WireModel
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -89,6 +97,19 @@ def write_scored(
     flags = degraded_rows(batch.features, form_shape.features) | degraded
     counts = np.column_stack([batch.model_version, flags])
     return form.fill([batch.event_id, batch.entity_id, *entities.values()], numbers, counts)
+
+
+def encode_ranked(batch: RankedBatch, task: str, scored_at: float) -> list[bytes]:
+    """Encode what a task of ``kind = "next"`` told as ``Prediction`` records, in order."""
+    items = [dict(zip(*each, strict=True)) for each in zip(batch.items, batch.scores, strict=True)]
+    columns = (batch.event_id, batch.entity_id, batch.ts.tolist(), batch.scores, batch.model_version.tolist(), items)
+    record = record_struct(Prediction)
+    return _lines(
+        record(
+            VERSION, event, entity, task, ts, scores[0] if scores else 0.0, version, {}, scored_at, False, items=told
+        )
+        for event, entity, ts, scores, version, told in zip(*columns, strict=True)
+    )
 
 
 def encode_examples(batch: ExampleBatch, feature_names: Sequence[str], task: str) -> list[bytes]:

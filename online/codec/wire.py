@@ -36,6 +36,7 @@ ID_CHARS, WORD_CHARS, TEXT_CHARS, REASON_CHARS = 64, 32, 256, 2_000
 MADE_ID_CHARS = 256
 PROPERTIES_MAX, METRICS_MAX, FEATURES_MAX, VALUES_MAX = 64, 256, 1_024, 1_024
 QUARANTINE_MAX = 20_000
+ITEMS_MAX = 100
 
 MISSING = frozenset([
     "", "null", "none", "nil", "nan", "na", "n/a", "#n/a", "(null)", "<null>", "undefined", "-", "--", "---", "?", ".",
@@ -136,6 +137,7 @@ Properties = Annotated[dict[Id, Number | Text | bool], Field(max_length=PROPERTI
 Metrics = Annotated[dict[Id, Number | None], Field(max_length=METRICS_MAX)]
 Features = Annotated[dict[Id, Feature], Field(max_length=FEATURES_MAX)]
 Ids = Annotated[dict[Id, Id], Field(max_length=PROPERTIES_MAX)]
+Items = Annotated[dict[Id, Score], Field(max_length=ITEMS_MAX)]
 Values = Annotated[tuple[Feature | None, ...], Field(strict=False, max_length=VALUES_MAX)]
 """Numbers whose meaning their place says; null where missing."""
 
@@ -199,7 +201,7 @@ class Prediction(WireModel):
     """A score with the features it was made from. Topic ``predictions``, key ``entity_id``.
 
     ``model_version`` is the number of examples an online model had learned, or a registry version such as ``"v12"``.
-    The last three fields are for labelling, and absent where a task has no use for them.
+    ``entities``, ``masks`` and ``watched`` are for labelling, and absent where a task has no use for them.
     """
 
     v: Version = VERSION
@@ -218,6 +220,9 @@ class Prediction(WireModel):
     """Which label aggregates the event would feed, and what label runs take from it, in the order of the plan."""
     watched: Values | None = None
     """The columns that the task watches for drift, in its order."""
+    items: Items | None = None
+    """Of a task of ``kind = "next"``: what the entity takes next with the score of each, the largest first. ``score``
+    is the first one's, and ``features`` are empty."""
 
 
 class Reason(WireModel):

@@ -5,7 +5,7 @@ The models here know shapes, defaults and limits; ``weir.online.stages.pipeline`
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -30,6 +30,13 @@ from weir.online.toml_text import parse_toml
 
 STREAM_KEYS: dict[str, str] = {"user-events": "user_id", "device-events": "device_id"}
 """The wire column that each stream of events is partitioned by."""
+
+
+NEXT_ONLY = (
+    'kind = "next": tasks that recommend run in `weir backtest` and in the embedded host of a program; workers, '
+    "`weir serve` and the trainer take tasks that score: leave this file out of theirs"
+)
+Spec = TypeVar("Spec", bound=FrozenModel)
 
 
 class LabelSpec(FrozenModel):
@@ -313,12 +320,19 @@ class TaskSpec(FrozenModel):
     @classmethod
     def from_toml(cls, text: str, where: str = "task") -> TaskSpec:
         """Read a task; raises ``TaskError`` with every wrong key by its path."""
-        try:
-            document = parse_toml(text, where)
-        except ValueError as exc:
-            raise TaskError(str(exc)) from None
-        try:
-            return cls.model_validate(document)
-        except ValidationError as exc:
-            found = [sentence(each, document) for each in mistakes(cls, exc, document)]
-            raise TaskError(told(where, found)) from exc
+        return read_spec(cls, text, where)
+
+
+def read_spec(model: type[Spec], text: str, where: str) -> Spec:
+    """A task file as a ``model``; raises ``TaskError`` with every wrong key by its path."""
+    try:
+        document = parse_toml(text, where)
+    except ValueError as exc:
+        raise TaskError(str(exc)) from None
+    if model is TaskSpec and document.get("kind") == "next":
+        raise TaskError(f"{where}: {NEXT_ONLY}")
+    try:
+        return model.model_validate(document)
+    except ValidationError as exc:
+        found = [sentence(each, document) for each in mistakes(model, exc, document)]
+        raise TaskError(told(where, found)) from exc

@@ -20,6 +20,7 @@ from weir.online.codec.accept import Reject
 from weir.online.codec.columns import ColumnRequest
 from weir.online.codec.decode import events_from_rows
 from weir.online.codec.wire import VERSION, DeviceEvent, UserEvent, WireModel
+from weir.online.task.next_spec import NextTask
 from weir.online.task.spec import SourceSpec, TaskSpec
 from weir.streams.backtest.tables.event_times import read_times
 from weir.streams.backtest.tables.formats import read_files
@@ -85,7 +86,7 @@ class FileSource:
         When a file cannot be read, or a column is missing or of no use in its place.
     """
 
-    def __init__(self, task: TaskSpec, columns: ColumnRequest, paths: Sequence[Path]) -> None:
+    def __init__(self, task: TaskSpec | NextTask, columns: ColumnRequest, paths: Sequence[Path]) -> None:
         self.spec = s = task.source if task.source is not None else SourceSpec()
         self._columns = columns
         self.model: type[WireModel] = DeviceEvent if task.stream == "device-events" else UserEvent

@@ -14,6 +14,7 @@ import numpy as np
 from weir.online.batch import LabelBatch
 from weir.online.codec.columns import ColumnRequest
 from weir.online.codec.decode import decode_device_events, decode_labels, decode_user_events
+from weir.online.task.next_spec import NextTask
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.event_files import SourceBatch
 from weir.streams.backtest.tables.opening import contents, files_of, place, readable
@@ -30,7 +31,7 @@ class WireSource:
     paths : JSONL files in wire format, one record a line.
     """
 
-    def __init__(self, task: TaskSpec, columns: ColumnRequest, paths: Sequence[Path]) -> None:
+    def __init__(self, task: TaskSpec | NextTask, columns: ColumnRequest, paths: Sequence[Path]) -> None:
         decode = decode_device_events if task.stream == "device-events" else decode_user_events
         lines, self.sizes = _lines(paths)
         decoded = decode(lines, columns)

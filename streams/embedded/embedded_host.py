@@ -22,8 +22,10 @@ from weir.online.codec.decode import DecodedEvents, DecodedLabels, decode_labels
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
 from weir.online.intake_policy import IntakePolicy
 from weir.online.stages.admission import DECODERS, Admission, labels_in_time
+from weir.online.stages.next_pipeline import NextPipeline
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.column_plan import union
+from weir.online.task.next_spec import NextTask
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.embedded.checkpoint import Checkpoints
@@ -34,7 +36,7 @@ from weir.streams.embedded.ticks import tick_times
 from weir.streams.errors import UsageError
 from weir.streams.offline_models.model_updates import decode_updates
 from weir.streams.offline_models.serving import FullModels
-from weir.streams.outputs import dead_letter, records_of
+from weir.streams.outputs import dead_letter, ranked_records, records_of
 from weir.streams.records import RefusedRecord, oversized
 from weir.streams.reject_limit import RejectLimit, RejectPolicy
 
@@ -52,7 +54,8 @@ class EmbeddedHost:
 
     Parameters
     ----------
-    tasks : the tasks, each with a name of its own.
+    tasks : the tasks, each with a name of its own; those of ``kind = "next"`` are in ``recommenders``, not among the
+        ``pipelines``, and nobody observes them.
     log : where inputs are read; and outputs appended, unless ``outputs`` is given.
     outputs : a log for outputs alone. Inputs are then never cut, and outputs are what follows from them: a crash
         changes neither the offset nor a byte of any of them.
@@ -69,7 +72,7 @@ class EmbeddedHost:
 
     def __init__(
         self,
-        tasks: Sequence[TaskSpec],
+        tasks: Sequence[TaskSpec | NextTask],
         log: EmbeddedLog,
         outputs: EmbeddedLog | None = None,
         *,
@@ -88,11 +91,17 @@ class EmbeddedHost:
         self.log, self.outputs, self.stats = log, log if outputs is None else outputs, HostStats()
         self.store = MemoryFeatureStore()
         self.full = full or FullModels()
-        self.pipelines = {t.name: TaskPipeline(t, self.store, self.full.scorer(t.name)) for t in tasks}
+        self.pipelines = {
+            t.name: TaskPipeline(t, self.store, self.full.scorer(t.name)) for t in tasks if isinstance(t, TaskSpec)
+        }
+        self.recommenders = {t.name: NextPipeline(t) for t in tasks if isinstance(t, NextTask)}
+        self._all: dict[str, TaskPipeline | NextPipeline] = {**self.pipelines, **self.recommenders}
         self._of_stream = {
             stream: [p for p in self.pipelines.values() if p.task.stream == stream] for stream in DECODERS
         }
-        self._columns = {s: union([p.columns for p in ps]) for s, ps in self._of_stream.items()}
+        self._columns = {
+            s: union([p.columns for p in self._all.values() if p.task.stream == s]) for s in self._of_stream
+        }
         self._intake_policy = intake or IntakePolicy()
         self.intake: dict[str, Admission] = {}
         self._input_limits = limits
@@ -157,6 +166,11 @@ class EmbeddedHost:
         self.stats.events += len(admitted.batch)
         for pipeline in self._of_stream[batch.topic]:
             self._publish(pipeline, pipeline.events(admitted.batch), now)
+        for name, recommender in self.recommenders.items():
+            told = recommender.events(admitted.batch) if recommender.task.stream == batch.topic else None
+            if told is not None:
+                self.outputs.append(topics.PREDICTIONS, ranked_records(told, name, now))
+                self.stats.predictions += len(told)
         return outcome
 
     def _labels(self, batch: LoggedBatch, now: float, decoded: Decoded | None) -> Outcome:
@@ -261,7 +275,7 @@ class EmbeddedHost:
             self.seq,
             asdict(self.stats),
             {lane: intake.snapshot() for lane, intake in self.intake.items()},
-            {name: p.snapshot() for name, p in self.pipelines.items()},
+            {name: p.snapshot() for name, p in self._all.items()},
             self.store.snapshot(),
             extra,
             self.outputs.next_seq if self._apart else None,
@@ -287,7 +301,7 @@ class EmbeddedHost:
             self.outputs.truncate(0)
             return False
         ends = self.log.first_seq, self.log.next_seq, self.outputs.next_seq if self._apart else None
-        state = decode_state(data, None if self._fitting else self.pipelines, *ends)
+        state = decode_state(data, None if self._fitting else self._all, *ends)
         self.outputs.truncate(state.seq if state.outputs is None else state.outputs)
         self._restore_tasks(state)
         for lane, held in state.intake.items():
@@ -303,16 +317,16 @@ class EmbeddedHost:
         if not self._fitting:
             self.store.restore(state.store)
             for name, held in state.tasks.items():
-                self.pipelines[name].restore(held)
+                self._all[name].restore(held)
             return
         tables = self.store.restore_fitting(state.store)
         self.anew = [f"table {name}: its rows begin anew, as its aggregates changed" for name in tables]
-        for name, pipeline in self.pipelines.items():
+        for name, pipeline in self._all.items():
             if name not in state.tasks:
                 self.anew.append(f"task {name}: it is new")
                 continue
             self.anew += [f"task {name}: {part}" for part in pipeline.restore_fitting(state.tasks[name])]
-        self.anew += [f"task {name}: it is gone, and its state with it" for name in state.tasks.keys() - self.pipelines]
+        self.anew += [f"task {name}: it is gone, and its state with it" for name in state.tasks.keys() - self._all]
 
     def _swaps_before(self, seq: int) -> list[bytes]:
         """Of a checkpoint that does not hold them: it is of before logs dropped anything."""

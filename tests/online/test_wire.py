@@ -94,6 +94,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "entities": {"merchant_id": "m1"},
         "masks": [1.0, 0.0],
         "watched": [9.5, None],
+        "items": {"milk": 0.5},
     },
     "Alert": {
         "v": 1,

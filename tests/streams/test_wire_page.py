@@ -64,6 +64,7 @@ READ: dict[tuple[str, int], tuple[Reads, Any]] = {
     ),
     (t.LABELS, 0): (lambda raw: decode_labels([raw]).batch.value, [True]),
     (t.PREDICTIONS, 0): (lambda raw: decode_scored([raw], {TASK: SHAPE}).tasks[TASK].scored.predictions.score, [0.93]),
+    (t.PREDICTIONS, 1): (lambda raw: wire.Prediction.model_validate_json(raw).items, {"milk": 0.125, "bread": 0.0625}),
     (t.ALERTS, 0): (lambda raw: wire.Alert.model_validate_json(raw).reasons[0].text, "17 events in 1 h (usually 2)"),
     (t.DECISIONS, 0): (
         lambda raw: [(d.threshold, d.alert and d.alert.alert_id) for d in decode_decisions(raw).batch.rows()],

@@ -13,6 +13,7 @@ import typer
 
 from weir.streams.cli.console import bars, notes, output
 from weir.streams.cli.offline.backtest_tables import show_explained, slices, summary
+from weir.streams.cli.offline.next_backtest import backtest_next
 from weir.streams.cli.options import INTERRUPTED, duration
 from weir.streams.cli.signals import StopRequest, interruptible
 from weir.streams.errors import UsageError
@@ -98,21 +99,32 @@ def backtest_command(
         weir backtest fraud.toml --data payments.parquet --alerts alerts.jsonl --features features.parquet
 
         weir backtest fraud.toml --data payments.parquet --slice country --explain e-17342
+
+        weir backtest groceries.toml --data lines.parquet --scores told.parquet    # a task of kind = "next"
     """
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
+    from weir.online.task.next_spec import NextTask
     from weir.streams.backtest.outcomes import Keep
     from weir.streams.backtest.runner import run_backtest
-    from weir.streams.task_files import load_task
+    from weir.streams.task_files import load_any_task
     from weir.streams.workbench.outcome_report import outcome_report
 
-    spec, console = load_task(task), notes()
+    spec, console = load_any_task(task), notes()
     delay_s = None if label_delay is None else duration("--label-delay", label_delay)
     written = [target for target in (scores, report, alerts, features, html) if target is not None]
     for target in written:
         check_target(target)
     if len({target.resolve() for target in written}) < len(written):
         raise UsageError(f"two outputs have one name among {', '.join(map(str, written))}; give each its own")
+    if isinstance(spec, NextTask):
+        others = {"labels": labels, "label-delay": label_delay, "alerts": alerts, "features": features, "html": html,
+                  "plots": plots, "slice": by, "explain": explain, "models": models}  # fmt: skip
+        for name, given in others.items():
+            if given:
+                raise UsageError(f'{task} is of kind = "next": --{name} is for tasks that score; leave it out')
+        backtest_next(spec, data, scores, report, strict=strict)
+        return
     looking = watched(html, plots)
     asked = StopRequest()
     with ExitStack() as stack:

@@ -1,0 +1,189 @@
+"""Runs a task of ``kind = "next"`` over files as it would have run live: one pass, in event time.
+
+What an entity takes next is told with each of its events, and judged by its next basket. Run it with ``weir backtest``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weir.online.batch import RankedBatch
+from weir.online.codec.accept import Reject
+from weir.online.stages.dedupe import Deduper, bytes_for
+from weir.online.stages.next_pipeline import NextPipeline
+from weir.online.task.next_spec import NextTask
+from weir.streams.backtest.distinct_ids import distinct
+from weir.streams.backtest.event_files import FileSource
+from weir.streams.backtest.notes import Note
+from weir.streams.backtest.tables.opening import place
+from weir.streams.backtest.wire_files import WireSource
+from weir.streams.errors import TooManyRejects, UsageError
+
+_SHOWN_REJECTS = 20
+_GROUP_ROWS = 16_384
+_SCHEMA = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("entity_id", pa.string()),
+        ("ts", pa.float64()),
+        ("task", pa.string()),
+        ("items", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float64())),
+        ("model_version", pa.int64()),
+    ]
+)
+
+
+@dataclass
+class NextResult:
+    """What a run did; ``report()`` is what ``--report`` writes."""
+
+    task: NextTask
+    pipeline: NextPipeline
+    rows: int = 0
+    seconds: float = 0.0
+    repeats: int = 0
+    rejected: int = 0
+    rejects: list[Reject] = field(default_factory=list)
+    sizes: Sequence[tuple[Path, int]] = ()
+    decisions: list[str] = field(default_factory=list)
+    stopped: bool = False
+    """Whether somebody ended the run before its last row."""
+
+    def told(self, reject: Reject) -> str:
+        """A row that was refused, by its number, and by its file where there are several."""
+        return f"{place(self.sizes, reject.index)}: {reject.reason}"
+
+    @property
+    def notes(self) -> list[Note]:
+        """What is odd, the gravest first."""
+        p, found = self.pipeline, list[Note]()
+        if not p.told:
+            what = f"no row has both {self.task.entity!r} and {self.task.item!r}" + (
+                f" and one of the types {', '.join(self.task.types)}" if self.task.types else ""
+            )
+            found.append(Note("not scored", what, "correct types, entity, item or [source]"))
+        elif not p.ranker.learned:
+            fix = "give more rows, or correct basket or gap"
+            found.append(Note("no labels", "no entity has two baskets, so nothing was learned", fix))
+        if self.rejected:
+            first = f"{place(self.sizes, self.rejects[0].index)}: {self.rejects[0].reason}"
+            found.append(
+                Note("rows refused", f"{self.rejected:,} rows were refused; the first: {first}", "correct them")
+            )
+        if p.ranker.unknown:
+            what = f"{p.ranker.unknown:,} rows name items that came after the first {self.task.most_items:,}"
+            found.append(Note("missing", f"{what}, and were left out", "raise most_items, or take coarser items"))
+        if self.repeats:
+            what = f"{self.repeats:,} rows repeat an event_id and were dropped, as live"
+            found.append(Note("repeats", what, "leave `event_id` out where rows share an id on purpose"))
+        return found
+
+    def report(self) -> dict[str, Any]:
+        """Everything a reader of the run may want, JSON-ready."""
+        p = self.pipeline
+        return {
+            "task": self.task.name,
+            "rows": self.rows,
+            "seconds": round(self.seconds, 3),
+            "told": p.told,
+            "baskets_judged": p.ranker.learned,
+            "entities": p.ranker.entities,
+            "items": p.ranker.items,
+            "rejected": self.rejected,
+            "repeats": self.repeats,
+            "decisions": self.decisions,
+            "notes": [asdict(note) for note in self.notes],
+            "model_version": p.ranker.learned,
+            "metrics": p.ranker.metrics.get(self.task.k),
+        }
+
+
+def run_next(
+    task: NextTask,
+    paths: Sequence[Path],
+    scores: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    started: Callable[[Sequence[str]], None] | None = None,
+    stop: Callable[[], bool] = bool,
+) -> NextResult:
+    """Run ``task`` over ``paths``; items go to a Parquet file that is complete even when the run is interrupted.
+
+    Parameters and errors are those of ``run_backtest``; ``stop`` is asked after each batch whether to end. The file has
+    a row for each event that was told: ``items`` and their ``scores`` are lists of up to k.
+    """
+    pipeline = NextPipeline(task)
+    fed = None if task.source is None else {*task.source.columns, *task.source.constants}
+    for name in pipeline.columns.entities:
+        if fed is not None and name not in fed:
+            raise UsageError(f'nothing in [source] feeds {name!r}: add {name} = "COLUMN" to its columns')
+    source = (WireSource if task.source is None else FileSource)(task, pipeline.columns, paths)
+    result = NextResult(task, pipeline, sizes=source.sizes)
+    result.decisions += source.decisions if isinstance(source, FileSource) else []
+    if started is not None:
+        started(result.decisions)
+    batches = source.batches(512 if task.source is None else task.source.batch_size)
+    if task.source is None or task.source.event_id is not None:
+        batches = distinct(batches, 512, Deduper(math.inf, most_bytes=bytes_for(len(source))))
+    writer = RankedFile(scores, task.name) if scores is not None else None
+    start = time.perf_counter()
+    try:
+        for rows in batches:
+            told = pipeline.events(rows.events)
+            if told is not None and writer is not None:
+                writer.add(told)
+            result.rows += rows.rows
+            result.repeats += len(rows.batch) - len(rows.events)
+            result.rejected += len(rows.rejects)
+            result.rejects += rows.rejects[: _SHOWN_REJECTS - len(result.rejects)]
+            if progress is not None:
+                progress(result.rows, len(source))
+            result.stopped = stop()
+            if result.stopped:
+                break
+    finally:
+        result.seconds = time.perf_counter() - start
+        if writer is not None:
+            writer.close()
+    if result.rejected > result.rows / 2:
+        what = f"{result.rejected:,} of {result.rows:,} rows were refused, the limit is 50%"
+        raise TooManyRejects(f"{what}; the first: {result.told(result.rejects[0])}")
+    return result
+
+
+class RankedFile:
+    """Collects what was told and writes it in large row groups; what was added is in the file once it is closed."""
+
+    def __init__(self, path: Path, task: str) -> None:
+        self._writer, self._task = pq.ParquetWriter(path, _SCHEMA, compression="zstd"), task
+        self._held: list[RankedBatch] = []
+
+    def add(self, told: RankedBatch) -> None:
+        """Add what was told of events, in order."""
+        self._held.append(told)
+        if sum(map(len, self._held)) >= _GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            held = RankedBatch.concat(self._held)
+            who = [held.event_id, held.entity_id, held.ts, [self._task] * len(held)]
+            columns = [*who, held.items, held.scores, held.model_version]
+            self._writer.write_table(
+                pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], _SCHEMA)
+            )
+            self._held = []
+
+    def close(self) -> None:
+        """Write the rest and finish the file."""
+        self._flush()
+        self._writer.close()
