@@ -21,6 +21,8 @@ _DAY_S: Final = 86_400.0
 _SPANS, _BARS, _BINS, _TOLD_ROWS = 60, 120, 48, 40
 _LEAST, _MOST = 1e-4, 1.0 - 1e-4
 """Probabilities beyond are drawn at these."""
+_SMALL: Final = 0.4
+"""Metrics that never rise above it get a scale of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,12 @@ def over_time(name: str, title: str, time: Timeline, lines: Mapping[str, str], n
     found = {words: values for words, values in found.items() if np.isfinite(values).any()}
     if not found:
         return
-    figure = Figure(times(*time.span), shares("rolling metric"), title)
+    most, words = max(float(np.nanmax(values)) for values in found.values()), "rolling metric"
+    figure = Figure(times(*time.span), shares(words) if most > _SMALL else amounts(1.1 * most, words), title)
     figure.shade(time.known_until, time.span[1], "labels to come")
     figure.marks([d["ts"] for d in time.drifts], [f"{_utc(d['ts'])}: {d['what']}" for d in time.drifts], "drift")
-    for (words, values), colour in zip(found.items(), ("--bar", "--bar-2"), strict=True):
-        figure.line(at, values, colour, words)
+    for (said, values), colour in zip(found.items(), ("--bar", "--bar-2"), strict=True):
+        figure.line(at, values, colour, said)
     rows = tuple((_utc(at[i]), *(number(v[i]) for v in found.values())) for i in thinned(len(at), _TOLD_ROWS))
     yield Chart(name, title, figure.svg(), ("Until", *found), rows, note)
 
