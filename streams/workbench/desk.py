@@ -30,6 +30,7 @@ from weir.streams.errors import UsageError
 from weir.streams.task_files import load_task
 from weir.streams.workbench.finished_run import Backtest
 from weir.streams.workbench.given_data import Data, data_folder
+from weir.streams.workbench.report.page import Watched
 from weir.streams.workbench.stream import Answer, Stream
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Task:
             When most rows do not fit.
         """
         delay_s = None if label_delay is None else parse_duration(label_delay)
-        keep = Keep(outcomes=True, alerts=True, features=features, reasons=True)
+        keep, watched = Keep(outcomes=True, alerts=True, features=features, reasons=True), Watched()
         with ExitStack() as stack:
             folder, progress = stack.enter_context(data_folder()), stack.enter_context(_bar(self.spec.name))
             stop = stack.enter_context(_until_interrupted())
@@ -112,9 +113,10 @@ class Task:
             trained = full and self.spec.full is not None
             result = run_backtest(
                 self.spec, paths, progress=progress, labels=told, label_delay_s=delay_s, keep=keep, stop=stop,
+                watcher=watched,
                 full=stack.enter_context(_trainer(self.spec, models, stop)) if trained else None,
             )  # fmt: skip
-        return Backtest(result)
+        return Backtest(result, watched)
 
     def stream(self) -> Stream:
         """A stream that has seen nothing, to go event by event."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from html import escape
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow as pa
 from weir.streams.backtest.runner import BacktestResult
 from weir.streams.errors import UsageError
 from weir.streams.workbench.outcome_report import outcome_report
+from weir.streams.workbench.report.page import Watched, write_report
 
 _SHOWN: Final = ("roc_auc", "average_precision", "log_loss", "brier", "ece")
 
@@ -21,8 +23,8 @@ _SHOWN: Final = ("roc_auc", "average_precision", "log_loss", "brier", "ece")
 class Backtest:
     """What a run over data did. Tables are Arrow's; times are epoch seconds."""
 
-    def __init__(self, result: BacktestResult) -> None:
-        self.result = result
+    def __init__(self, result: BacktestResult, watched: Watched) -> None:
+        self.result, self._watched = result, watched
 
     @property
     def scores(self) -> pa.Table:
@@ -59,6 +61,14 @@ class Backtest:
         """What ``weir backtest --report`` writes: metrics, what the line did, gain, reliability, notes."""
         assert self.result.outcomes is not None
         return self.result.report() | outcome_report(self.result.task, self.result.outcomes, None)
+
+    def to_html(self, page: str | Path, plots: str | Path | None = None) -> None:
+        """Write the page of the run, as ``weir backtest --html`` does, and its charts as SVG into a folder.
+
+        The task stands in it as JSON, with the keys that were set. Needs Jinja2, which is in ``weir[serve]``.
+        """
+        source = self.result.task.model_dump_json(indent=2, exclude_unset=True)
+        write_report(self.result, self._watched, source, Path(page), None if plots is None else Path(plots))
 
     @property
     def notes(self) -> list[str]:

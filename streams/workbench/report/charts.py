@@ -62,7 +62,7 @@ def over_time(name: str, title: str, time: Timeline, lines: Mapping[str, str], n
     figure = Figure(times(*time.span), shares(words) if most > _SMALL else amounts(1.1 * most, words), title)
     figure.shade(time.known_until, time.span[1], "labels to come")
     figure.marks([d["ts"] for d in time.drifts], [f"{_utc(d['ts'])}: {d['what']}" for d in time.drifts], "drift")
-    for (said, values), colour in zip(found.items(), ("--bar", "--bar-2"), strict=True):
+    for (said, values), colour in zip(found.items(), ("--bar", "--bar-2"), strict=False):  # one may not be defined
         figure.line(at, values, colour, said)
     rows = tuple((_utc(at[i]), *(number(v[i]) for v in found.values())) for i in thinned(len(at), _TOLD_ROWS))
     yield Chart(name, title, figure.svg(), ("Until", *found), rows, note)

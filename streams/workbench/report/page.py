@@ -69,7 +69,7 @@ def write_report(
 
     Parameters
     ----------
-    result : of a run with ``Keep(outcomes=True)``; raises ``UsageError`` for one without.
+    result : of a run with ``Keep(outcomes=True)``; raises ``UsageError`` for one without, and where Jinja2 is missing.
     watched : what watched it.
     source : the text of the task file.
     page, plots : where to; ``None`` for what is not wanted. What is there is replaced.
@@ -170,10 +170,12 @@ class _Report:
 
 def _html(facts: dict[str, Any]) -> str:
     """The whole page."""
-    from markupsafe import Markup
+    try:
+        from markupsafe import Markup
 
-    from weir.streams.pages.rendering import environment
-
+        from weir.streams.pages.rendering import environment
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the page needs {error.name}, not installed here; run: pip install 'weir[serve]'") from error
     templates = environment(_TEMPLATES)
     templates.filters["svg"] = Markup
     style = f"{_colours_by_system()}\n{(_TEMPLATES / 'report.css').read_text('utf-8')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,6 +24,7 @@ from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import BacktestResult, run_backtest
 from weir.streams.cli.main import app
 from weir.streams.errors import UsageError
+from weir.streams.workbench.desk import Task
 from weir.streams.workbench.report.axes import Axis, amounts, odds, shares, times
 from weir.streams.workbench.report.feature_parts import feature_parts
 from weir.streams.workbench.report.figure import MOST_POINTS, thinned
@@ -234,6 +236,15 @@ def test_one_command_makes_a_page_of_a_table(tmp_path: Path) -> None:
     assert (tmp_path / "t.toml").read_text().strip() in page.sections["task"]
 
 
+def test_a_run_at_a_desk_has_the_page_too(tmp_path: Path) -> None:
+    run = Task.from_toml(TASK).backtest(write(tmp_path / "rows.csv", columns(100)))
+    run.to_html(tmp_path / "r.html", tmp_path / "plots")
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    assert "of 100" in page.sections["summary"]
+    assert '"label_delay": 21600.0' in page.sections["task"]
+    assert (tmp_path / "plots" / "scores.svg").is_file()
+
+
 def alert(number: int, severity: int, score: float, status: str, events: int) -> AlertState:
     ended: Any = "quiet" if status == "resolved" else None
     held: Any = status
@@ -305,3 +316,14 @@ def test_a_line_that_is_thinned_keeps_its_ends(count: int, most: int) -> None:
     assert at[-1] == count - 1
     assert len(at) == min(count, most)
     assert np.all(np.diff(at) > 0)
+
+
+def test_without_jinja_the_page_says_what_to_install_and_charts_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Task.from_toml(TASK).backtest(write(tmp_path / "rows.csv", columns(60)))
+    for name in ("jinja2", "weir.streams.pages.rendering"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UsageError, match=r"not installed here; run: pip install 'weir\[serve\]'"):
+        run.to_html(tmp_path / "r.html", tmp_path / "plots")
+    assert (tmp_path / "plots" / "scores.svg").is_file()
