@@ -7,15 +7,11 @@ Arrow tables, which pandas (``.to_pandas()``, ``pandas.DataFrame.from_arrow``) a
 from __future__ import annotations
 
 import heapq
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from weir.online.codec.decode import events_from_rows
 from weir.online.durations import parse_duration
@@ -23,18 +19,17 @@ from weir.online.stages.pipeline import TaskPipeline
 from weir.online.stages.scoring import seen_by
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.event_files import FileSource
+from weir.streams.backtest.full_trainer import FullTrainer
 from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import UsageError
+from weir.streams.ops.stop_request import StopRequest, interruptible
 from weir.streams.task_files import load_task
 from weir.streams.workbench.finished_run import Backtest
 from weir.streams.workbench.given_data import Data, data_folder
 from weir.streams.workbench.report.page import Watched
 from weir.streams.workbench.stream import Answer, Stream
-
-if TYPE_CHECKING:
-    from weir.streams.workbench.full_training import BacktestTrainer
 
 _CHUNK_ROWS: Final = 4096
 
@@ -105,16 +100,20 @@ class Task:
         """
         delay_s = None if label_delay is None else parse_duration(label_delay)
         keep, watched = Keep(outcomes=True, alerts=True, features=features, reasons=True), Watched()
+        asked = StopRequest()
+
+        def started(_: Sequence[str]) -> None:
+            stack.enter_context(interruptible(asked))  # until then nothing is there to be kept
+
         with ExitStack() as stack:
             folder, progress = stack.enter_context(data_folder()), stack.enter_context(_bar(self.spec.name))
-            stop = stack.enter_context(_until_interrupted())
             paths = folder.files(data, lines=self.spec.source is None)
             told = [] if labels is None else folder.files(labels, lines=True, common={"v": 1, "task": self.spec.name})
             trained = full and self.spec.full is not None
             result = run_backtest(
-                self.spec, paths, progress=progress, labels=told, label_delay_s=delay_s, keep=keep, stop=stop,
-                watcher=watched,
-                full=stack.enter_context(_trainer(self.spec, models, stop)) if trained else None,
+                self.spec, paths, progress=progress, labels=told, label_delay_s=delay_s, keep=keep, stop=asked.is_set,
+                started=started, watcher=watched,
+                full=stack.enter_context(_training(self.spec, models, asked)) if trained else None,
             )  # fmt: skip
         return Backtest(result, watched)
 
@@ -161,17 +160,13 @@ class Task:
         return f"Task({self.spec.name!r}, {self.spec.model.kind})"
 
 
-@contextmanager
-def _trainer(spec: TaskSpec, models: str | Path | None, stop: Callable[[], bool]) -> Iterator[BacktestTrainer]:
+def _training(spec: TaskSpec, models: str | Path | None, asked: StopRequest) -> AbstractContextManager[FullTrainer]:
     """What trains the full model of a run."""
     try:
-        from weir.streams.workbench.full_training import BacktestTrainer
+        from weir.streams.workbench.full_training import training_of_run
     except ImportError as exc:
         raise UsageError(f"[full] needs {exc.name}: pip install 'weir[train]', or give full=False") from exc
-    with TemporaryDirectory(prefix="weir-") as folder:
-        at = Path(folder)
-        with closing(BacktestTrainer(spec, Path(models or at / "models"), at / "work", stop=stop)) as trainer:
-            yield trainer
+    return training_of_run(spec, None if models is None else Path(models), asked.is_set)
 
 
 @contextmanager
@@ -186,24 +181,3 @@ def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not seen) as progress:
         row = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(row, completed=done, total=total)
-
-
-@contextmanager
-def _until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed; a second one breaks off. Other threads than the main one get no signals."""
-    asked = threading.Event()
-    main = threading.current_thread() is threading.main_thread()
-    usual = signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if asked.is_set() and callable(usual):
-            usual(number, frame)
-        asked.set()
-
-    if main:
-        signal.signal(signal.SIGINT, handle)
-    try:
-        yield asked.is_set
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, usual)

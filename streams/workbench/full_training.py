@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -196,3 +198,15 @@ class BacktestTrainer:
     def close(self) -> None:
         """Give up the training under way."""
         self._bench.stop(_STOP_S)
+
+
+@contextmanager
+def training_of_run(
+    task: TaskSpec, models: Path | None, stop: Callable[[], bool],
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Iterator[BacktestTrainer]:  # fmt: skip
+    """A trainer for one run; without a directory of their own its versions go with the run."""
+    with TemporaryDirectory(prefix="weir-backtest-") as folder:
+        at = Path(folder)
+        with closing(BacktestTrainer(task, models or at / "models", at / "work", stop=stop, progress=progress)) as made:
+            yield made

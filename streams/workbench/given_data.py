@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeAlias
@@ -33,28 +34,18 @@ Data: TypeAlias = str | Path | ArrowTable | Sequence[str | Path | ArrowTable] | 
 
 
 class DataFolder:
-    """Where data of memory becomes files.
-
-    Parameters
-    ----------
-    folder : an empty one, to be removed when nothing is read any more.
-    """
+    """Where data of memory becomes files."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._count = folder, 0
+        self._folder, self._numbers = folder, count(2)
 
     def files(self, data: Data, *, lines: bool = False, common: Row | None = None) -> list[Path]:
-        """The files of ``data``.
+        """The files of ``data``; raises ``UsageError`` for what is none, and for a table that Arrow cannot hold.
 
         Parameters
         ----------
         lines : whether tables become JSON lines, too: records of the wire format.
         common : what lines hold where a row does not say otherwise.
-
-        Raises
-        ------
-        UsageError
-            For what is no data, and for a table that Arrow cannot hold.
         """
         parts: Sequence[Any] = data if isinstance(data, Sequence) and not isinstance(data, str) else [data]
         if parts and all(isinstance(part, Mapping) for part in parts):
@@ -65,36 +56,34 @@ class DataFolder:
         if isinstance(part, str | Path):
             return Path(part)
         if not hasattr(part, "__arrow_c_stream__"):
-            raise UsageError(
-                f"a {type(part).__name__} is no data; give a file, a table of pandas, Polars or Arrow, or a list of "
-                "dicts (of other things: pyarrow.table(...), pandas.DataFrame(...))"
-            )
+            what = f"a {type(part).__name__} is no data; give a file, a table of pandas, Polars or Arrow"
+            raise UsageError(f"{what}, or a list of dicts")
         try:
             table = pa.table(part)
         except (pa.ArrowException, TypeError, ValueError) as exc:
             raise UsageError(f"a {type(part).__name__} is no table for Arrow: {exc}") from exc
         if lines:
             return self._lines(table.to_pylist(), common)
-        path = self._next("table.arrow")
+        path = self._named("table.arrow")
         with ipc.new_file(path, table.schema) as out:
             out.write_table(table)
         return path
 
     def _lines(self, rows: Sequence[Row], common: Row) -> Path:
         """JSON lines; what is missing is left out, and a time without an offset is UTC."""
-        path = self._next("rows.jsonl")
-        try:
-            with path.open("wb") as out:
-                for row in rows:
-                    held = {**common, **{name: value for name, value in row.items() if value is not None}}
+        path = self._named("rows.jsonl")
+        with path.open("wb") as out:
+            for row in rows:
+                held = {**common, **{name: value for name, value in row.items() if value is not None}}
+                try:
                     out.write(orjson.dumps(held, option=_OPTIONS))
-        except TypeError as exc:
-            raise UsageError(f"row {row!r:.120} cannot be written as JSON: {exc}") from exc
+                except TypeError as exc:
+                    raise UsageError(f"row {row!r:.120} cannot be written as JSON: {exc}") from exc
         return path
 
-    def _next(self, name: str) -> Path:
-        self._count += 1
-        return self._folder / (name if self._count == 1 else f"{self._count}-{name}")
+    def _named(self, name: str) -> Path:
+        path = self._folder / name
+        return path if not path.exists() else self._folder / f"{next(self._numbers)}-{name}"
 
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NAIVE_UTC | orjson.OPT_SERIALIZE_NUMPY

@@ -11,10 +11,10 @@ import typer
 from weir.streams.cli.console import notes, output
 from weir.streams.cli.models.model_common import RegistryOption
 from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of
-from weir.streams.cli.signals import interruptible
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import producer
+from weir.streams.ops.stop_request import interruptible
 
 if TYPE_CHECKING:
     from weir.online.codec.wire import LongText, RetrainRequest

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +15,8 @@ from weir.streams.cli.console import bars, notes, output
 from weir.streams.cli.offline.backtest_tables import show_explained, slices, summary
 from weir.streams.cli.offline.next_backtest import backtest_next
 from weir.streams.cli.options import INTERRUPTED, duration
-from weir.streams.cli.signals import StopRequest, interruptible
 from weir.streams.errors import UsageError
+from weir.streams.ops.stop_request import StopRequest, interruptible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -206,27 +206,19 @@ def watched(html: Path | None, plots: Path | None = None) -> Watched | None:
     return Watched()
 
 
-@contextmanager
 def _trainer(
     spec: TaskSpec, models: Path | None, asked: StopRequest, bar: Progress, row: TaskID
-) -> Iterator[BacktestTrainer]:
+) -> AbstractContextManager[BacktestTrainer]:
     """What trains the full model; without a directory of their own its versions go with the run."""
-    from tempfile import TemporaryDirectory
-
     from weir.streams.cli.processes.process import needed
 
     needed(["onnxruntime", "lightgbm"], "a task with [full] (or give --no-full)", "weir[train]")
-    from weir.streams.workbench.full_training import BacktestTrainer
+    from weir.streams.workbench.full_training import training_of_run
 
     def progress(part: str, done: int, of: int) -> None:
         bar.update(row, description=f"{spec.name}: {part} {done:,} of {of:,}" if done < of else spec.name)
 
-    with TemporaryDirectory(prefix="weir-backtest-") as folder:
-        at = Path(folder)
-        with closing(
-            BacktestTrainer(spec, models or at / "models", at / "work", stop=asked.is_set, progress=progress)
-        ) as trainer:
-            yield trainer
+    return training_of_run(spec, models, asked.is_set, progress)
 
 
 def _explain(result: BacktestResult, event_id: str) -> None:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weir.streams.cli.signals import StopRequest, interruptible
 from weir.streams.errors import UsageError
+from weir.streams.ops.stop_request import StopRequest, interruptible
 
 if TYPE_CHECKING:
     from rich.console import Console

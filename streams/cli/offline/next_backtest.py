@@ -12,7 +12,7 @@ import typer
 
 from weir.streams.cli.console import bars, notes, table
 from weir.streams.cli.options import INTERRUPTED
-from weir.streams.cli.signals import StopRequest, interruptible
+from weir.streams.ops.stop_request import StopRequest, interruptible
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -17,7 +17,8 @@ import typer
 
 from weir.streams.cli.console import bars, notes
 from weir.streams.cli.options import INTERRUPTED
-from weir.streams.cli.signals import close_stdout, interruptible
+from weir.streams.cli.signals import close_stdout
+from weir.streams.ops.stop_request import interruptible
 from weir.streams.replay.pace import Pace
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import typer
 
 from weir.streams.cli.console import bar, notes, utc
 from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of
-from weir.streams.cli.signals import interruptible
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import admin_client, producer
+from weir.streams.ops.stop_request import interruptible
 from weir.streams.replay.pace import Pace
 
 if TYPE_CHECKING:
