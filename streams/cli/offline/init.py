@@ -1,11 +1,11 @@
-"""``weir init``: from a table to a task file that runs."""
+"""``weir init``: from a table to a task file that runs, and to its first report."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,15 +47,11 @@ def init_command(
 
     if not yes and not sys.stdin.isatty():
         raise UsageError("nobody there to answer what is not sure: give --yes to take the guesses")
-    called = name or (out.stem if out is not None else _name_of(files[0]))
+    called = name or _name_of(out or files[0])
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,47}", called):
-        raise UsageError(
-            f"{called!r} cannot name a task: give --name in lower-case letters, digits and _, a letter first"
-        )
+        raise UsageError(f"{called!r} cannot name a task: give --name in lower-case letters, digits and _, at most 48")
     target = out or Path(f"{called}.toml")
-    if target.is_dir():
-        raise UsageError(f"{target} is a directory; give the name of a file in it by --out")
-    if target.exists() and not force:
+    if target.exists() and (target.is_dir() or not force):
         raise UsageError(f"{target} is there already; give another name by --out, or --force to write over it")
     if html is not None:
         check_target(html)
@@ -76,7 +72,7 @@ def init_command(
     for line in _told(draft, target):
         console.print(line, markup=False, soft_wrap=True)
     if html is not None:
-        backtest_command(target, files, html=html)
+        backtest_command(target, list(draft.plan.sample.paths), html=html)
 
 
 def _asked(question: str, guess: str, answers: Sequence[str]) -> str:
@@ -94,22 +90,18 @@ def _name_of(path: Path) -> str:
     return plain if plain[:1].isalpha() else f"task_{plain}".strip("_")
 
 
-def _told(draft: Draft, target: Path) -> list[str]:
+def _told(draft: Draft, target: Path) -> Iterator[str]:
     """What was found, and the next two commands."""
-    plan, data = draft.plan, " ".join(f"--data {shlex.quote(str(path))}" for path in draft.plan.sample.paths)
-    found = [f"{plan.sample.rows:,} rows", f"time: {plan.time.name if plan.time else 'none, rows in file order'}"]
-    found.append(f"entity: {plan.main.name if plan.main else 'none'}")
+    plan = draft.plan
+    time = plan.time.name if plan.time is not None else "none, rows in file order"
+    found = f"{plan.sample.rows:,} rows; time: {time}; entity: {plan.main.name if plan.main is not None else 'none'}"
     if plan.label is not None:
-        positive, known = plan.positives
-        share = f", {positive / max(known, 1):.2%} {' or '.join(plan.label.positive)}"
-        found.append(f"label: {plan.label.column.name}{share}")
-    else:
-        found.append("no label")
-    lines = [f"{target}: {'; '.join(found)}"]
-    lines += [f"left out: {each}" for each in draft.left]
+        found += f"; label: {plan.label.column.name}, {plan.rate:.2%} {' or '.join(plan.label.positive)}"
+    yield f"{target}: {found}{'' if plan.label is not None else '; no label'}"
+    yield from (f"left out: {each}" for each in draft.left)
     if plan.left:
         names = ", ".join(list(plan.left)[:6]) + (", ..." if len(plan.left) > 6 else "")
-        lines.append(f"left out: {len(plan.left)} columns ({names}); the file says why")
-    lines += [f"guessed: {part}: {why}" for part, why in plan.guesses.items()]
-    task = shlex.quote(str(target))
-    return [*lines, "next:", f"  weir check {task} {data}", f"  weir backtest {task} {data} --scores scores.parquet"]
+        yield f"left out: {len(plan.left)} columns ({names}); the file says why"
+    yield from (f"guessed: {part}: {why}" for part, why in plan.guesses.items())
+    given = f"{shlex.quote(str(target))} {' '.join(f'--data {shlex.quote(str(path))}' for path in plan.sample.paths)}"
+    yield f"next:\n  weir check {given}\n  weir backtest {given} --html report.html"

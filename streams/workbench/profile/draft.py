@@ -25,8 +25,7 @@ from weir.streams.workbench.profile.sampled import Sample, samples_of
 from weir.streams.workbench.profile.task_text import task_text
 
 _TRIED_ROWS: Final = 4096
-_MOST_TRIES: Final = 20
-_NAMED: Final = re.compile(r"column '(.+?)' is (.+)")
+_NAMED: Final = re.compile(r"column '(.+?)'(?: is )?(.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +53,31 @@ def draft_task(paths: Sequence[Path], name: str, ask: Ask, step: Callable[[str],
     UsageError
         Where no file can be read, or none holds anything to learn or to watch.
     """
+    told = dict[str, str]()
+
+    def once(question: str, guess: str, answers: Sequence[str]) -> str:
+        if question not in told:
+            told[question] = ask(question, guess, answers)
+        return told[question]
+
     with TemporaryDirectory(prefix="weir-init-") as folder:
         step("reading a sample")
         samples, left = samples_of(paths, Path(folder))
         step("looking at the columns")
-        found = sorted(((s, columns_of_sample(s)) for s in samples), key=lambda pair: _fitness(*pair), reverse=True)
-        for sample, _ in found[1:]:
-            files = ", ".join(path.name for path in sample.paths)
-            left.append(
-                f"{files}: other columns than {found[0][0].paths[0].name} has; join them first where you need both"
-            )
-        sample, columns = found[0]
-        for _ in range(_MOST_TRIES):
-            plan = plan_of(name, sample, columns, ask)
+        profiled = [(sample, columns_of_sample(sample)) for sample in samples]
+        sample, columns = max(profiled, key=lambda pair: _fitness(*pair))
+        for other in (other for other in samples if other is not sample):
+            files = ", ".join(path.name for path in other.paths)
+            left.append(f"{files}: not the columns of {sample.paths[0].name}; join them first where you need both")
+        step("trying the task on the sample")
+        while True:
+            plan = plan_of(name, sample, columns, once)
             text = task_text(plan)
-            step("trying the task on the sample")
             try:
                 _try(text, sample)
                 return Draft(text, plan, tuple(left))
             except UsageError as exc:
-                columns = _without_the_named(columns, exc)
-    raise UsageError(f"{sample.paths[0]}: no task could be made of it; write one by hand, see docs/TASKS.md")
+                columns = _without_the_named(columns, exc)  # one less each time
 
 
 def _fitness(sample: Sample, columns: Sequence[Column]) -> tuple[int, int, int]:
@@ -90,9 +93,7 @@ def _try(text: str, sample: Sample) -> None:
     pipeline = TaskPipeline(task, MemoryFeatureStore())
     first = next(FileSource(task, pipeline.columns, sample.read).batches(_TRIED_ROWS))
     if len(first.rejects) > len(first.batch):
-        reason = first.rejects[0].reason
-        name = re.search(r"column '(.+?)'\)?$", reason)
-        raise UsageError(f"column {name[1]!r} is {reason}" if name else reason)
+        raise UsageError(first.rejects[0].reason)
 
 
 def _without_the_named(columns: Sequence[Column], exc: UsageError) -> list[Column]:
@@ -100,4 +101,4 @@ def _without_the_named(columns: Sequence[Column], exc: UsageError) -> list[Colum
     found = _NAMED.search(str(exc))
     if found is None or not any(c.name == found[1] and not c.why for c in columns):
         raise exc
-    return [replace(c, kind="useless", why=found[2]) if c.name == found[1] else c for c in columns]
+    return [replace(c, kind="useless", why=found[2] or str(exc)) if c.name == found[1] else c for c in columns]

@@ -76,6 +76,12 @@ class Plan:
         return int(np.count_nonzero(y == 1)), int(np.isfinite(y).sum())
 
     @property
+    def rate(self) -> float:
+        """The share of positives among the labels; one in a hundred where there are none."""
+        positive, known = self.positives
+        return float(f"{positive / known:.4g}") if known else 0.01
+
+    @property
     def horizon_s(self) -> float:
         """A silence that is longer than nine of ten pauses, and of which the data holds some."""
         assert self.main is not None

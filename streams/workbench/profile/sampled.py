@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,15 @@ class Sample:
     """Names that several columns have: none of them can be used."""
 
 
+class _File(NamedTuple):
+    path: Path
+    part: Path
+    """Itself, or a file with a part of its rows."""
+    share: float
+    there: list[str]
+    """Names of all columns."""
+
+
 def samples_of(paths: Sequence[Path], folder: Path, most: int = MOST_ROWS) -> tuple[list[Sample], list[str]]:
     """A sample for each group of files with about the same columns, and what was left out with the reason.
 
@@ -59,20 +68,17 @@ def samples_of(paths: Sequence[Path], folder: Path, most: int = MOST_ROWS) -> tu
         Where no file can be read.
     """
     given = {path.resolve() for path in paths}
-    files, left = list[tuple[Path, Path, float, list[str]]](), list[str]()
     found = [p for p in files_of(paths) if p.resolve() in given or p.suffix.lower() not in _NO_DATA]
+    groups, left = list[list[_File]](), list[str]()
     for number, path in enumerate(found):
         try:
             with readable(path):
-                part, share = _part(path, folder / str(number), most // max(len(found), 1))
-            files.append((path, part, share, read_files([part], (), ()).there))
+                part, share = _part(path, folder / str(number), most // len(found))
+            file = _File(path, part, share, read_files([part], (), ()).there)
         except UsageError as exc:
-            if len(found) == 1:
-                raise
             left.append(str(exc))
-    groups = list[list[tuple[Path, Path, float, list[str]]]]()
-    for file in files:
-        mine = next((g for g in groups if _alike(g[0][3], file[3])), None)
+            continue
+        mine = next((group for group in groups if _alike(group[0].there, file.there)), None)
         groups.append([file]) if mine is None else mine.append(file)
     made = []
     for group in groups:
@@ -90,17 +96,15 @@ def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
     return len({*one} & {*other}) * 5 >= 3 * len({*one} | {*other})
 
 
-def _sample(group: Sequence[tuple[Path, Path, float, list[str]]]) -> Sample:
-    counts = [Counter(name for name in there if "[]" not in name) for *_, there in group]
+def _sample(group: Sequence[_File]) -> Sample:
+    counts = [Counter(name for name in file.there if "[]" not in name) for file in group]
     doubled = {name for there in counts for name, n in there.items() if n > 1}
     names = dict.fromkeys(name for there in counts for name in there if name not in doubled)
-    table = read_files([part for _, part, _, _ in group], list(names), ())
-    order = [name for name in names if name in table.table.column_names]
-    table.table = table.table.select(order)
-    rows = sum(n / share for (_, n), (_, _, share, _) in zip(table.sizes, group, strict=True))
-    return Sample(
-        tuple(p for p, *_ in group), tuple(p for _, p, *_ in group), round(rows), table, tuple(sorted(doubled))
-    )
+    table = read_files([file.part for file in group], list(names), ())
+    table.table = table.table.select([name for name in names if name in table.table.column_names])  # in their order
+    rows = sum(n / file.share for (_, n), file in zip(table.sizes, group, strict=True))
+    paths, parts = tuple(file.path for file in group), tuple(file.part for file in group)
+    return Sample(paths, parts, round(rows), table, tuple(sorted(doubled)))
 
 
 def _part(path: Path, folder: Path, most: int) -> tuple[Path, float]:
