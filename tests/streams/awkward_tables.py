@@ -117,7 +117,7 @@ def ids_as_floats(folder: Path) -> list[Path]:
 def constants_and_leaks(folder: Path) -> list[Path]:
     table = rows()
     at = _moments(table)
-    table["currency"], table["empty"] = ["EUR"] * N, [None] * N
+    table["currency"], table["empty"], table["betrag"] = ["EUR"] * N, [None] * N, table["amount"]
     table["refunded"] = [10.0 + i % 3 if f else 0.0 for i, f in enumerate(table["fraud"])]
     table["fraud_scenario"] = [i % 3 + 1 if f else 0 for i, f in enumerate(table["fraud"])]
     later = [(t + timedelta(days=2)).isoformat() for t in at]
@@ -127,7 +127,7 @@ def constants_and_leaks(folder: Path) -> list[Path]:
 
 def wide(folder: Path) -> list[Path]:
     rng = np.random.default_rng(1)
-    table = rows() | {f"v{i}": rng.normal(size=N).round(3).tolist() for i in range(200)}
+    table = rows() | {f"v{i}": rng.normal(size=N).round(3).tolist() for i in range(80)}
     return _write(folder / "payments.csv", csv(table))
 
 

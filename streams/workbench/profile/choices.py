@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import pyarrow.compute as pc
 
+from weir.online.batch import FloatVector, IntVector
 from weir.online.codec.limits import DEFAULT_LIMITS
 from weir.online.codec.wire import DeviceEvent, UserEvent
 from weir.online.durations import format_duration, parse_duration
@@ -36,6 +37,8 @@ _TAKEN: Final = {*UserEvent.model_fields, *DeviceEvent.model_fields, *TIME_COLUM
 _MANY, _OFTEN = 30, 200
 """So many entities, none with more events on average, are rather people who come again than sensors that are read."""
 _MARK: Final = re.compile(r"[\w .:+-]+")
+_NEARLY_ALL, _NOTHING = 0.999, 0.51
+"""A value in so many rows, of a column that alone has no higher ROC AUC, is left out."""
 _MOST_HASHED: Final = 16
 """Different texts beyond which a text is an input by the share of positives known of it."""
 
@@ -140,9 +143,13 @@ def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
 def _choose_inputs(plan: Plan, columns: Sequence[Column]) -> None:
     """Choose the numbers and texts that tell most of the label, each alone."""
     tells = {c.name: roles.separation(c, plan.label.y) if plan.label is not None else 0.5 for c in columns}
-    n, kept = len(plan.ts), list[Column]()
+    n, kept, same = len(plan.ts), list[Column](), dict[int, str]()
     for c in columns:
-        if c.numbers is not None and c.whole and c.distinct >= 0.95 * n and c.words & terms.ID:
+        if (first := same.setdefault(hash(_told(c).tobytes()), c.name)) != c.name:
+            plan.left[c.name] = f"it tells the same as {first}"
+        elif tells[c.name] < _NOTHING and c.spoken(1)[0][1] > _NEARLY_ALL * n:
+            plan.left[c.name] = f"it is {c.spoken(1)[0][0]!r} in more than {_NEARLY_ALL:.1%} of the rows"
+        elif c.numbers is not None and c.whole and c.distinct >= 0.95 * n and c.words & terms.ID:
             plan.left[c.name] = "an id of its own for each row"
         elif c.numbers is None and c.distinct > _MOST_HASHED and (plan.label is None or c.known * n < 5 * c.distinct):
             plan.left[c.name] = f"{c.distinct:,} different texts in {n:,} rows, too many to learn from"
@@ -164,6 +171,14 @@ def _choose_inputs(plan: Plan, columns: Sequence[Column]) -> None:
             f"{', '.join(map(str, plan.sample.paths))}: nothing to learn or to watch: no label, no number that "
             "changes, and no id that comes again; write a task file by hand, see docs/TASKS.md"
         )
+
+
+def _told(c: Column) -> FloatVector | IntVector:
+    """Its numbers, or texts by their number in order of appearance."""
+    if c.numbers is not None:
+        return c.numbers
+    codes: IntVector = np.asarray(pc.dictionary_encode(c.texts.combine_chunks()).indices.fill_null(-1), np.int64)
+    return codes
 
 
 def _add_input(plan: Plan, c: Column) -> None:

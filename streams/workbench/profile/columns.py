@@ -92,17 +92,14 @@ def columns_of_sample(sample: Sample, time_zone: str = "UTC") -> list[Column]:
     return made
 
 
-def _unusable(cells: Cells, why: str, kind: Kind = "useless") -> Column:
-    return Column(
-        cells.name, kind, cells, pa.chunked_array([pa.nulls(len(cells.values), pa.string())]), 0.0, 0, why=why
-    )
+def _unusable(cells: Cells, why: str) -> Column:
+    nothing = pa.chunked_array([pa.nulls(len(cells.values), pa.string())])
+    return Column(cells.name, "useless", cells, nothing, 0.0, 0, why=why)
 
 
 def _column(cells: Cells, semicolons: bool, time_zone: str) -> Column:
     kind, n = cells.values.type, len(cells.values)
-    texts = without_missing(
-        as_text(cells.values, "the column"), MISSING if not pa.types.is_string(kind) else MISSING_TEXTS
-    )
+    texts = without_missing(as_text(cells.values, "the column"), MISSING_TEXTS)
     known, distinct = n - texts.null_count, pc.count_distinct(texts).as_py()
     if not known:
         return _unusable(cells, "no value is known")

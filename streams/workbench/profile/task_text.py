@@ -169,6 +169,8 @@ def _source(plan: Plan) -> Iterator[_Block]:
     whys = dict(plan.guesses)
     if plan.event_id is not None:
         source["event_id"] = plan.event_id.name
+        if again := len(plan.ts) - plan.event_id.distinct:
+            whys["event_id"] = f"{again:,} rows repeat one and are dropped, as live"
     if plan.time is None:
         source |= {"row_interval": format_duration(ROW_INTERVAL_S), "order": "arrival"}
         whys["row_interval"] = "no column is a time: rows follow each other in file order"
