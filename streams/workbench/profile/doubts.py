@@ -96,6 +96,7 @@ def _look(seen: _Seen, labels: Sequence[Path]) -> None:
             y.append(np.array([told.get((w or "", e), np.nan) for w, e in zip(who, batch.event_id, strict=True)]))
         if part.known_at is not None:
             late.append((part.known_at - batch.ts)[np.isfinite(part.known_at)])
+    seen.watch.look()
     seen.y = np.concatenate(y) if y else seen.y
     fixed = np.array([seen.task.source.label_delay if seen.task.source is not None else 0.0])
     seen.late_s = np.concatenate(late) if late else fixed
@@ -114,7 +115,9 @@ def _of_rows(seen: _Seen) -> Iterator[Check]:
 def _of_notes(seen: _Seen) -> Iterator[Check]:
     """What a backtest would note of the events."""
     for note in sorted(seen.watch.notes(seen.watch.events), key=lambda note: note.rank):
-        yield Check(note.kind, "FAIL" if note.kind in _GRAVE else "WARN", note.what, f"{note.fix}.")
+        yield Check(
+            note.kind, "FAIL" if note.kind in _GRAVE else "WARN", note.what, note.fix[:1].upper() + note.fix[1:]
+        )
 
 
 def _of_times(seen: _Seen) -> Iterator[Check]:

@@ -95,18 +95,14 @@ def _entities(plan: Plan) -> Iterator[_Block]:
         events = {"name": "events", "ops": ["count", "since_last", "since_first", "gap_mean"], "windows": windows}
         yield _Block("[[entities.aggregates]]", events, f"windows by {each:,.0f} events each, one in {days:.3g} days")
     for name in _followed(plan):
-        ops = {
-            "ops": ["mean", "std", "last", "ewmean", "over_ewmean"],
-            "windows": windows[-1:],
-            "half_life": windows[-1],
-        }
-        yield _Block("[[entities.aggregates]]", {"name": name, "value": name, **ops})
+        course = {"name": name, "value": name, "ops": ["mean", "std", "last", "ewmean", "over_ewmean"]}
+        yield _Block("[[entities.aggregates]]", course | {"windows": windows[-1:], "half_life": windows[-1]})
     if plan.label is None:
         return
-    known = {"name": "known", "windows": windows, "half_life": windows[0], "prior": 5, "prior_share": plan.rate}
-    why = "of the labels known by then"
-    ops = ["share", "last", "ewmean"] if alone else ["positives", "share", "since_positive", "last"]
-    yield _Block("[[entities.labels]]", known | {"ops": ops}, why)
+    why, few = "of the labels known by then", ["share", "last", "ewmean"]
+    known: dict[str, Any] = {"name": "known", "ops": few if alone else ["positives", "share", "since_positive", "last"]}
+    known |= {"windows": windows, "half_life": windows[0], "prior": 5, "prior_share": plan.rate}
+    yield _Block("[[entities.labels]]", known, why)
     for key, name in plan.second.items():
         yield _Block("[[entities]]", {"name": name, "key": key})
         yield _Block("[[entities.labels]]", known | {"ops": ["positives", "share", "since_positive", "last"]}, why)
@@ -118,7 +114,8 @@ def _categories(plan: Plan) -> Iterator[_Block]:
         yield _Block("[[categories]]", {"name": name, "columns": 8 if n <= 8 else 16}, f"{n} texts")
     for name in plan.target:
         why = f"{plan.columns[name].distinct:,} texts, each by the share of positives known of it"
-        yield _Block("[[categories]]", {"name": name, "encode": "target", "prior_share": plan.rate}, why)
+        target = {"name": name, "encode": "target", "prior_share": plan.rate}
+        yield _Block("[[categories]]", target | ({"windows": ["30d", "ever"]} if plan.span_s > 60 * DAY_S else {}), why)
 
 
 def _model(plan: Plan) -> Iterator[_Block]:
