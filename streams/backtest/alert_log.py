@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from weir.online.decisions.alert_state import AlertState
 from weir.streams.backtest.outcomes import Outcomes
+from weir.streams.backtest.score_file import written
 from weir.streams.outputs import alert_records
 
 Outcome = Literal["confirmed", "false_alarm"]
@@ -85,8 +86,9 @@ class AlertLog:
 
     def write(self, path: Path) -> None:
         """Write all of it: Parquet where the name ends so, else a JSON record a line."""
-        if path.suffix == ".parquet":
-            pq.write_table(self.table(), path, compression="zstd")
-            return
-        with path.open("wb") as out:
-            out.writelines(line + b"\n" for line in self.lines())
+        with written(path):
+            if path.suffix == ".parquet":
+                pq.write_table(self.table(), path, compression="zstd")
+                return
+            with path.open("wb") as out:
+                out.writelines(line + b"\n" for line in self.lines())

@@ -18,7 +18,7 @@ from weir.online.batch import PredictionBatch
 from weir.online.stages.pipeline import StepOutput
 from weir.streams.backtest.alert_log import AlertLog
 from weir.streams.backtest.outcomes import Keep, OutcomeLog, Outcomes, ScoredBlock
-from weir.streams.backtest.score_file import write_scores
+from weir.streams.backtest.score_file import write_scores, written
 
 _BLOCK_ROWS = 16_384
 
@@ -50,24 +50,30 @@ class FeatureLog:
         self._chosen = [i for i, name in enumerate(features) if name not in ids]  # `ts` may be an input, too
         self._schema = pa.schema([*ids.items(), *((features[i], pa.float64()) for i in self._chosen)])
         # Floats repeat seldom: a dictionary of them costs time and saves nothing.
-        self._writer = None if path is None else pq.ParquetWriter(
-            path, self._schema, compression="zstd", compression_level=1, use_dictionary=["entity_id"])  # fmt: skip
-        self._hold = hold
+        self._writer: pq.ParquetWriter | None = None
+        if path is not None:
+            with written(path):
+                self._writer = pq.ParquetWriter(
+                    path, self._schema, compression="zstd", compression_level=1, use_dictionary=["entity_id"]
+                )
+        self._path, self._hold = path, hold
         self._held: list[pa.Table] = []
 
     def add(self, p: PredictionBatch) -> None:
         """Add rows in order."""
         arrays = [pa.array(p.event_id, pa.string()), pa.array(p.entity_id, pa.string()), pa.array(p.ts)]
         block = pa.Table.from_arrays([*arrays, *map(pa.array, p.features.T[self._chosen])], schema=self._schema)
-        if self._writer is not None:
-            self._writer.write_table(block)
+        if self._writer is not None and self._path is not None:
+            with written(self._path):
+                self._writer.write_table(block)
         if self._hold:
             self._held.append(block)
 
     def close(self) -> None:
         """Finish the file."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._writer is not None and self._path is not None:
+            with written(self._path):
+                self._writer.close()
 
     def table(self) -> pa.Table | None:
         """What was held; ``None`` where that was not asked for."""

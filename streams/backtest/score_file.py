@@ -5,12 +5,15 @@ The first six columns are what the files of earlier versions had: event_id, enti
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weir.streams.backtest.outcomes import Outcomes
+from weir.streams.errors import UsageError, in_words
 
 SCHEMA = pa.schema(
     [
@@ -31,10 +34,20 @@ SCHEMA = pa.schema(
 _GROUP_ROWS = 65_536
 
 
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Errors of writing ``path``, such as a full disk, in one sentence."""
+    try:
+        yield
+    except OSError as exc:  # Arrow's have no file name
+        why = in_words(exc)
+        raise UsageError(f"{path} cannot be written: {why}; check its rights and the free space") from exc
+
+
 def write_scores(path: Path, task: str, outcomes: Outcomes) -> None:
     """Write every outcome, in large row groups."""
     whole = outcomes.table()
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+    with written(path), pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for at in range(0, len(whole), _GROUP_ROWS):
             part = whole.slice(at, _GROUP_ROWS)
             part = part.append_column("task", pa.array([task] * len(part), pa.string()))

@@ -21,6 +21,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep, Outcomes
 from weir.streams.backtest.runner import BacktestResult, run_backtest
 from weir.streams.config import topics
+from weir.streams.errors import UsageError
 from weir.streams.outputs import records_of
 
 ALL = Keep(outcomes=True, alerts=True, features=True, reasons=True)
@@ -221,3 +222,11 @@ def test_a_field_is_kept_with_each_outcome(tmp_path: Path, field: str) -> None:
     column = {"country": "land", "user_id": "user", "amount": "eur"}.get(field, field)
     wanted = [f"{value:g}" if isinstance(value, float) else value or None for value in table[column]]
     assert kept.values.to_pylist() == wanted
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("output", ["scores", "alerts", "features"])
+def test_a_full_disk_is_one_sentence(tmp_path: Path, output: str) -> None:
+    (full := tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(UsageError, match=r"/full cannot be written: .*No space left on device.*; check its rights"):
+        run_backtest(TaskSpec.from_toml(TASK), [write(tmp_path / "x.csv", columns())], **{output: full})  # type: ignore[arg-type]

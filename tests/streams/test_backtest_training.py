@@ -118,16 +118,14 @@ def versions(models: Path) -> list[tuple[Any, ...]]:
 def test_the_trainer_makes_the_same_versions_of_the_same_log(run: tuple[BacktestResult, Recorded, Path]) -> None:
     """Predictions and examples go through their codecs into a log; the trainer reads what it needs from there."""
     result, recorded, folder = run
-    log, events = EmbeddedLog(), {row["event_id"]: row for row in wire_events()}
+    log = EmbeddedLog()
     other = EmbeddedTrainer(
         [TASK], Registry(str(folder / "others")), log, folder / "others-work", background=False, runner=InlineRunner()
     )
-    for out, batch, now in recorded.calls:
+    for out, _, now in recorded.calls:
         if out is None:
             other.poll(now)
             continue
-        if batch is not None:
-            log.append(topics.USER_EVENTS, [Record(b"", orjson.dumps(events[e]), now) for e in batch.event_id])
         for topic, records in records_of(out, recorded.pipeline, now).items():
             log.append(topic, records)
         other.observe(recorded.pipeline, out)
@@ -136,12 +134,26 @@ def test_the_trainer_makes_the_same_versions_of_the_same_log(run: tuple[Backtest
     assert made == versions(folder / "others")
     assert stages(folder / "models") == stages(folder / "others")
     assert "promoted" in {each["stage"] for each in result.trainings}
-    history = asyncio.run(read_history(TASK, source=EmbeddedSource(log.read((*topics.OUTPUTS, topics.USER_EVENTS), 0))))
-    own = recorded._log.read(0.0)
-    for name in ("event_id", "entity", "ts", "x", "score"):
-        np.testing.assert_array_equal(getattr(history.history, name), getattr(own.history, name))
+
+
+def test_a_training_reads_what_the_log_holds(tmp_path: Path) -> None:
+    """Kinds, amounts and other parties of events, too, for candidates that look at them."""
+    text = TEXT.replace('candidates = ["trees"]\nschedule = "0 3 */5 * *"\n', "")
+    task, events, log = TaskSpec.from_toml(text), {row["event_id"]: row for row in wire_events()}, EmbeddedLog()
+    with closing(Recorded(task, tmp_path / "models", tmp_path / "work")) as trainer:
+        run_backtest(task, [write(tmp_path / "x.csv", columns())], full=trainer)
+    for out, batch, now in trainer.calls:
+        if batch is not None:
+            log.append(topics.USER_EVENTS, [Record(b"", orjson.dumps(events[e]), now) for e in batch.event_id])
+        for topic, records in records_of(out, trainer.pipeline, now).items() if out is not None else ():
+            log.append(topic, records)
+    source = EmbeddedSource(log.read((*topics.OUTPUTS, topics.USER_EVENTS), 0))
+    wanted, found = asyncio.run(read_history(task, source=source)), trainer._log.read(0.0)
+    assert wanted.history.types == found.history.types == ("purchase",)
+    for name in ("event_id", "entity", "ts", "x", "score", "type", "amount", "item"):
+        np.testing.assert_array_equal(getattr(wanted.history, name), getattr(found.history, name))
     for name in ("row", "y", "weight", "known_at"):
-        np.testing.assert_array_equal(getattr(history.labels, name), getattr(own.labels, name))
+        np.testing.assert_array_equal(getattr(wanted.labels, name), getattr(found.labels, name))
 
 
 def stages(models: Path) -> list[dict[str, Any]]:
@@ -177,12 +189,6 @@ def result_ap(rows: Any) -> float:
     from weir.streams.workbench.measures import average_precision
 
     return average_precision(rows.label > 0, rows.score)
-
-
-def test_without_a_trainer_nothing_is_trained_and_the_run_says_so(tmp_path: Path) -> None:
-    result = run_backtest(TASK, [write(tmp_path / "x.csv", columns())])
-    assert result.trainings == []
-    assert "[full]: no full model is trained in this run" in " ".join(result.decisions)
 
 
 def test_versions_of_two_runs_do_not_mix(run: tuple[BacktestResult, Recorded, Path]) -> None:
