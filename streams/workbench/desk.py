@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -163,6 +164,8 @@ class Task:
 def _training(spec: TaskSpec, models: str | Path | None, asked: StopRequest) -> AbstractContextManager[FullTrainer]:
     """What trains the full model of a run."""
     try:
+        for name in ("onnxruntime", "lightgbm"):  # said before the run, not at its first training
+            import_module(name)
         from weir.streams.workbench.full_training import training_of_run
     except ImportError as exc:
         raise UsageError(f"[full] needs {exc.name}: pip install 'weir[train]', or give full=False") from exc

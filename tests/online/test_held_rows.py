@@ -28,7 +28,7 @@ def edges(at: list[tuple[int, bool]]) -> list[tuple[int, int, bool]]:
 @given(at=cuts)
 def test_metrics_are_the_same_however_often_they_are_looked_at(at: list[tuple[int, bool]]) -> None:
     rng = np.random.default_rng(0)
-    names, ts = [f"e{i % 550}" for i in range(N)], 1e9 + 900.0 * np.arange(N)
+    names, ts = [f"e{i % 550}" for i in range(N)], 1e9 + 900.0 * np.arange(N, dtype=np.float64)
     y, again = rng.random(N) < 0.3, np.arange(N) >= 550
     score, one = rng.random(N), np.ones(N)
     rows = ExampleBatch(names, ts, np.zeros((N, 1)), score, y, one, again, entity_id=["u"] * N)

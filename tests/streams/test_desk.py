@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,11 @@ def test_a_script_of_a_user_runs() -> None:
     task, frame = EXAMPLES / "card_fraud.toml", card_fraud(n=80).to_pandas()
     assert {*alerts_of(task, frame)} <= {str(each) for each in frame["CUSTOMER_ID"]}
     assert len([*scores_of(weir.Task.load(task), frame)]) == 80
+
+
+def test_a_full_model_needs_what_trains_it_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = weir.Task.from_toml(DELAYED + "[full]\nstate = 0\n")
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(UsageError, match=r"\[full\] needs lightgbm: pip install 'weir\[train\]', or give full=False"):
+        task.backtest(table())
+    assert task.backtest(table(), full=False).report["rows"] == 120
