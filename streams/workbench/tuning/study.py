@@ -1,9 +1,10 @@
 """Searches for a better task with Optuna: each trial is a pass over the rows to tune on, broken off where it is worse.
 
 The first trial is the task as it is, whole: its labels are those by which all are measured, and the space of changes
-follows from its rows. A trial is looked at after 1, 2, 4 and 8 eighths of the rows that count, by the mean of the
+follows from its rows. A trial is looked at after 2, 4 and 8 eighths of the rows that count, by the mean of the
 metric over the newer half of the eighths so far; the worse half of those seen there goes no further (successive
-halving). What counts begins when a tenth of the labels is known, and ends where one in ten is not known yet.
+halving), but for the few that are tried first. What counts begins when a tenth of the labels is known, and ends where
+one in four is not known yet: of newer rows only the labels that come soon are there, which are not like the others.
 
 A study is a journal file: with the same file a search goes on. Sources: Akiba et al. 2019, Optuna; Bergstra et al. 2011
 (TPE); Li et al. 2020, A system for massively parallel hyperparameter tuning (asynchronous successive halving).
@@ -40,7 +41,10 @@ from weir.streams.workbench.tuning.space import AS_IS, Document, Facts, Space, b
 from weir.streams.workbench.tuning.time_cut import TimeCut
 
 BLOCKS: Final = 8
+RUNGS: Final = (2, 4, BLOCKS)
 _MIN_OF_EACH: Final = 10
+_IDLE: Final = 50
+"""So many choices in a row that were looked at before end a search: it has seen what there is."""
 _EARLY: Final = 0.3
 """Share of the rows whose labels tell how late labels are."""
 OnTrial = Callable[[FrozenTrial], None]
@@ -100,8 +104,8 @@ def reference_of(outcomes: Outcomes, seconds: float) -> Reference:
         raise UsageError(f"{told}; a search needs {4 * _MIN_OF_EACH} of either: give more data, or lower --judge")
     ts = np.maximum.accumulate(outcomes.ts)
     early = known[known < np.quantile(known, _EARLY)]  # of newer rows those that wait long for a label have none yet
-    usual = float(np.quantile((outcomes.known_at - outcomes.ts)[early], 0.9))
-    rows = max(int(np.searchsorted(ts, ts[-1] - usual, "right")), len(ts) // 3)
+    usual = float(np.quantile((outcomes.known_at - outcomes.ts)[early], 0.75))
+    rows = max(int(np.searchsorted(ts, ts[-1] - usual, "right")), len(ts) // 2)
     first = float(np.quantile(outcomes.known_at[known], 0.1))
     start = min(max(int(np.searchsorted(ts, first)), rows // BLOCKS), rows // 2)
     entity = np.asarray(outcomes.entity_ids.combine_chunks().dictionary_encode().indices, dtype=np.int64)
@@ -164,7 +168,7 @@ class Search:
             study_name="task",
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2),
         )
         # Another seed for each run of a study, which would else draw the same trials again.
         seed = self.seed + len(study.trials) + 1_000 * number
@@ -222,9 +226,13 @@ class Search:
         Processes of several have each a ``number``: they would else draw the same trials.
         """
         study, reference = self.open(number), self.reference()
-        space = Space(self.document, reference.facts)
-        while time.monotonic() < until and finished(study) < trials:
-            on_trial(self._trial(study, space, reference, until, progress))
+        space, idle = Space(self.document, reference.facts), 0
+        while time.monotonic() < until and finished(study) < trials and idle < _IDLE:
+            before = finished(study)
+            trial = self._trial(study, space, reference, until, progress)
+            idle = 0 if finished(study) > before else idle + 1
+            if not idle:
+                on_trial(trial)
 
     def run_all(self, until: float, trials: int, processes: int, on_trial: OnTrial, tick: Callable[[], None]) -> None:
         """The same in several processes; ``tick`` is called now and then while they run."""
@@ -253,7 +261,7 @@ class Search:
 
     def _tell_first(self, study: optuna.Study, trial: optuna.Trial, reference: Reference) -> None:
         score = np.load(self.folder / "trial-0.npy")
-        for blocks in (1, 2, 4, BLOCKS):
+        for blocks in RUNGS:
             value = self.sign() * reference.value(score, blocks, self.metric)
             trial.report(value, blocks)
             trial.should_prune()  # which notes the value among those to be compared with
@@ -265,7 +273,11 @@ class Search:
     ) -> FrozenTrial:
         trial = study.ask()
         try:
-            task = self.task(space.suggest(trial))
+            document = space.suggest(trial)
+            digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+            same = next((t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("task") == digest), None)
+            trial.set_user_attr("task", digest)
+            task = None if same is not None else self.task(document)
             watch = _Watch(self, trial, reference, until)
             if task is not None:
                 run_backtest(task, [self.cut.path], None, progress, watcher=watch, stop=watch.stop)
@@ -274,8 +286,11 @@ class Search:
             raise
         if watch.late:
             give_up(study, study.trials[trial.number])
+        elif same is not None and same.state == TrialState.COMPLETE:
+            trial.set_user_attr("again", same.number)
+            study.tell(trial, same.value)  # so that the sampler knows; it is not counted, nor shown
         elif task is None or watch.value is None:
-            study.tell(trial, state=TrialState.PRUNED)
+            study.tell(trial, state=TrialState.FAIL if task is None else TrialState.PRUNED)
         else:
             np.save(self.folder / f"trial-{trial.number}.npy", watch.scores()[: len(reference)])
             trial.set_user_attr("seconds", time.monotonic() - watch.began)
@@ -295,7 +310,8 @@ class _Watch:
     def __init__(self, search: Search, trial: optuna.Trial, reference: Reference, until: float) -> None:
         self._search, self._trial, self._reference, self._until = search, trial, reference, until
         self._held: list[tuple[FloatVector, FloatVector]] = []
-        self._rows, self._blocks = 0, 1
+        self._rows, self._blocks = 0, RUNGS[0]
+        self._first = "fixed_params" in trial.storage.get_trial_system_attrs(trial._trial_id)
         self._pruned = self.late = False
         self.value: float | None = None
         """Once all rows that count are scored."""
@@ -325,7 +341,8 @@ class _Watch:
             if not np.isnan(value):
                 value *= self._search.sign()
                 self._trial.report(value, self._blocks)
-                self._pruned = self._pruned or (self._blocks < BLOCKS and self._trial.should_prune())
+                worse = self._trial.should_prune()
+                self._pruned = worse and self._blocks < BLOCKS and not self._first
             if self._blocks == BLOCKS:
                 self.value = value
             self._blocks *= 2
@@ -349,8 +366,9 @@ def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def finished(study: optuna.Study) -> int:
-    """Trials that ended by themselves."""
-    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+    """Configurations that were looked at; of what was tried before, and of what is no task, nothing was run."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return sum("again" not in t.user_attrs for t in done)
 
 
 def changes(trial: FrozenTrial) -> dict[str, Any]:
@@ -360,7 +378,7 @@ def changes(trial: FrozenTrial) -> dict[str, Any]:
 
 def best_of(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that ran to the end, the best first; of equal ones the first: nothing is changed for nothing."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    done = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if "again" not in t.user_attrs]
     return sorted(done, key=lambda t: (-(t.value if t.value is not None else -np.inf), t.number))
 
 
