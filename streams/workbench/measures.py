@@ -88,12 +88,20 @@ def row_losses(y: BoolVector, s: FloatVector) -> dict[str, FloatVector]:
     return {"log_loss": -np.log(right), "brier": (s - y) ** 2}
 
 
-def measure(y: BoolVector, s: FloatVector, cost: FloatVector | None = None) -> dict[str, float]:
-    """Every one of ``MEASURES``, and the mean ``cost (n,)`` a row where given; NaN where one is not defined."""
-    ranked = rank_rows(s, y, np.ones(len(y)))
+def measure(
+    y: BoolVector, s: FloatVector, cost: FloatVector | None = None, weight: FloatVector | None = None
+) -> dict[str, float]:
+    """Every one of ``MEASURES``, and the mean ``cost (n,)`` a row where given; NaN where one is not defined.
+
+    ``weight (n,)`` is how many rows each stands for; 1 where not given.
+    """
+    weight = np.ones(len(y)) if weight is None else weight
+    ranked = rank_rows(s, y, weight)
     found = {name: ranked.get(name, float("nan")) for name in ("average_precision", "roc_auc")}
     losses = row_losses(y, s) | ({} if cost is None else {"cost": cost})
-    return found | {name: float(loss.mean()) if len(y) else float("nan") for name, loss in losses.items()}
+    return found | {
+        name: float(np.average(loss, weights=weight)) if len(y) else float("nan") for name, loss in losses.items()
+    }
 
 
 def reliability(y: BoolVector, s: FloatVector, bins: int = RELIABILITY_BINS) -> Reliability:
@@ -154,6 +162,7 @@ def bootstrap(
     groups: IntVector | NDArray[Any],
     *,
     costs: Sequence[FloatVector] = (),
+    weight: FloatVector | None = None,
     resamples: int = RESAMPLES,
     seed: int = 1,
 ) -> dict[str, FloatMatrix]:
@@ -165,6 +174,7 @@ def bootstrap(
     scores : M times ``(n,)``, in [0, 1].
     groups : ``(n,)`` anything that can be sorted; rows of equal value are drawn together.
     costs : as many ``(n,)`` as scores, or none: what each row cost.
+    weight : ``(n,)`` how many rows each stands for; 1 where not given.
 
     >>> rng = np.random.default_rng(1)
     >>> y = rng.random(2000) < 0.2
@@ -175,12 +185,13 @@ def bootstrap(
     """
     rng = np.random.default_rng(seed)
     unit, count = units_of(groups, rng)
-    weight = rng.poisson(1.0, (count, resamples)).astype(np.float64)
-    ranked = [_ranks(y, s, unit, weight) for s in scores]
+    own = np.ones(len(y)) if weight is None else weight
+    draws = rng.poisson(1.0, (count, resamples)).astype(np.float64)
+    ranked = [_ranks(y, s, own, unit, draws) for s in scores]
     made = {name: np.stack([each[k] for each in ranked]) for k, name in enumerate(MEASURES[:2])}
-    rows = np.bincount(unit, minlength=count) @ weight
-    for name, per_unit in _sums(y, scores, costs, unit, count).items():
-        made[name] = _divided(per_unit @ weight, rows)
+    rows = np.bincount(unit, own, count) @ draws
+    for name, per_unit in _sums(y, scores, costs, own, unit, count).items():
+        made[name] = _divided(per_unit @ draws, rows)
     return made
 
 
@@ -218,15 +229,15 @@ def _binned(y: BoolVector, s: FloatVector) -> tuple[IntVector, int]:
     return at, 2 * len(edges) + 1
 
 
-def _ranks(y: BoolVector, s: FloatVector, unit: IntVector, weight: FloatMatrix) -> tuple[FloatVector, FloatVector]:
-    """Average precision and ROC AUC under each column of ``weight (U, R)``, ``(R,)`` each."""
+def _ranks(
+    y: BoolVector, s: FloatVector, own: FloatVector, unit: IntVector, draws: FloatMatrix
+) -> tuple[FloatVector, FloatVector]:
+    """Average precision and ROC AUC under each column of ``draws (U, R)``, ``(R,)`` each."""
     at, bins = _binned(y, s)
-    cell = at * len(weight) + unit
+    cell = at * len(draws) + unit
     # Rows are counted by bin and group once; a resample is then a product of matrices, however many rows there are.
-    counts = [np.bincount(cell[of], minlength=bins * len(weight)).reshape(bins, -1) for of in (y, ~y)]
-    pos, neg = (
-        count[::-1].astype(np.float64) @ weight for count in counts
-    )  # highest score first, as precision is read
+    counts = [np.bincount(cell[of], own[of], bins * len(draws)).reshape(bins, -1) for of in (y, ~y)]
+    pos, neg = (count[::-1] @ draws for count in counts)  # highest score first, as precision is read
     tp, fp = np.cumsum(pos, axis=0), np.cumsum(neg, axis=0)
     precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp > 0)
     area = np.einsum("kr,kr->r", neg, tp - pos / 2)
@@ -234,12 +245,13 @@ def _ranks(y: BoolVector, s: FloatVector, unit: IntVector, weight: FloatMatrix) 
 
 
 def _sums(
-    y: BoolVector, scores: Sequence[FloatVector], costs: Sequence[FloatVector], unit: IntVector, count: int
-) -> dict[str, FloatMatrix]:
+    y: BoolVector, scores: Sequence[FloatVector], costs: Sequence[FloatVector], own: FloatVector, unit: IntVector,
+    count: int,
+) -> dict[str, FloatMatrix]:  # fmt: skip
     """What all rows of a group lost, ``(M, U)`` a measure."""
     losses = [row_losses(y, s) for s in scores]
     by_name = {name: [loss[name] for loss in losses] for name in MEASURES[2:]} | ({"cost": [*costs]} if costs else {})
-    return {n: np.stack([np.bincount(unit, each, count) for each in rows]) for n, rows in by_name.items()}
+    return {n: np.stack([np.bincount(unit, each * own, count) for each in rows]) for n, rows in by_name.items()}
 
 
 def _divided(value: FloatMatrix, by: FloatVector) -> FloatMatrix:

@@ -54,8 +54,9 @@ def leaderboard(search: Search, study: optuna.Study, reference: Reference, most:
     y = reference.label[at] == 1.0
     scores = [_scores(search, t.number)[at] for t in shown]
     usual = next(k for k, t in enumerate(shown) if t.number == 0)
-    drawn = bootstrap(y, scores, reference.entity[at])[search.metric]
-    found = [measure(y, s)[search.metric] for s in scores]
+    weight = reference.weight[at]
+    drawn = bootstrap(y, scores, reference.entity[at], weight=weight)[search.metric]
+    found = [measure(y, s, weight=weight)[search.metric] for s in scores]
     units = len(np.unique(reference.entity[at]))
     rows = []
     for k, t in enumerate(shown):

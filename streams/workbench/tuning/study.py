@@ -4,7 +4,9 @@ The first trial is the task as it is, whole: its labels are those by which all a
 follows from its rows. A trial is looked at after 2, 4 and 8 eighths of the rows that count, by the mean of the
 metric over the newer half of the eighths so far; the worse half of those seen there goes no further (successive
 halving), but for the few that are tried first. What counts begins when a tenth of the labels is known, and ends where
-one in four is not known yet: of newer rows only the labels that come soon are there, which are not like the others.
+too few are known yet. Of newer rows the labels that come soon are there and others are not: each counts for as many as
+its value and its age stand for, by the delays of old rows (inverse probability of censoring; Robins and Finkelstein
+2000).
 
 A study is a journal file: with the same file a search goes on. Sources: Akiba et al. 2019, Optuna; Bergstra et al. 2011
 (TPE); Li et al. 2020, A system for massively parallel hyperparameter tuning (asynchronous successive halving).
@@ -15,10 +17,10 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import signal
 import time
 import tomllib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +31,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from weir.online.batch import BoolVector, FloatVector, IntVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.notes import RunWatch
@@ -47,6 +49,8 @@ _IDLE: Final = 50
 """So many choices in a row that were looked at before end a search: it has seen what there is."""
 _EARLY: Final = 0.3
 """Share of the rows whose labels tell how late labels are."""
+_LEAST_KNOWN: Final = 0.3
+"""Rows count that are so old that this share of either label is known."""
 OnTrial = Callable[[FrozenTrial], None]
 Progress = Callable[[int, int], None]
 
@@ -58,6 +62,8 @@ class Reference:
     ts: FloatVector
     label: FloatVector
     """NaN where it is not known."""
+    weight: FloatVector
+    """How many rows each stands for: labels of its value are seldom known so soon."""
     entity: IntVector
     """What intervals are drawn by."""
     facts: Facts
@@ -89,7 +95,7 @@ class Reference:
         y: BoolVector = self.label[rows][known] == 1.0
         if min(y.sum(), (~y).sum()) < _MIN_OF_EACH:
             return float("nan")
-        return measure(y, score[rows][known])[metric]
+        return measure(y, score[rows][known], weight=self.weight[rows][known])[metric]
 
 
 def reference_of(outcomes: Outcomes, seconds: float) -> Reference:
@@ -104,8 +110,12 @@ def reference_of(outcomes: Outcomes, seconds: float) -> Reference:
         raise UsageError(f"{told}; a search needs {4 * _MIN_OF_EACH} of either: give more data, or lower --judge")
     ts = np.maximum.accumulate(outcomes.ts)
     early = known[known < np.quantile(known, _EARLY)]  # of newer rows those that wait long for a label have none yet
-    usual = float(np.quantile((outcomes.known_at - outcomes.ts)[early], 0.75))
-    rows = max(int(np.searchsorted(ts, ts[-1] - usual, "right")), len(ts) // 2)
+    delay = outcomes.known_at - outcomes.ts
+    usual = float(np.quantile(delay[early], 0.9))
+    share = _known_by(ts[-1] - outcomes.ts, delay[early], outcomes.label[early])
+    rows = max(int(np.flatnonzero(share.min(axis=0) >= _LEAST_KNOWN)[-1]) + 1, len(ts) // 4)
+    told = outcomes.label[:rows] == 1.0
+    weight = 1.0 / np.maximum(np.where(told, share[1, :rows], share[0, :rows]), _LEAST_KNOWN)
     first = float(np.quantile(outcomes.known_at[known], 0.1))
     start = min(max(int(np.searchsorted(ts, first)), rows // BLOCKS), rows // 2)
     entity = np.asarray(outcomes.entity_ids.combine_chunks().dictionary_encode().indices, dtype=np.int64)
@@ -115,7 +125,17 @@ def reference_of(outcomes: Outcomes, seconds: float) -> Reference:
     if entity.max() + 1 < MIN_UNITS:
         entity = np.floor(outcomes.ts / 86_400.0).astype(np.int64)  # days are drawn, where there is no entity to draw
     facts = Facts(gap, float(ts[-1] - ts[0]), usual, positives / len(known))
-    return Reference(outcomes.ts[:rows], outcomes.label[:rows], entity[:rows], facts, start, seconds)
+    return Reference(outcomes.ts[:rows], outcomes.label[:rows], weight, entity[:rows], facts, start, seconds)
+
+
+def _known_by(age: FloatVector, delay: FloatVector, label: FloatVector) -> FloatMatrix:
+    """Of labels 0 and 1 the share that is known at each age: ``(k,)`` delays and labels of old rows to ``(2, n)``."""
+    out = np.ones((2, len(age)))
+    for y in (0, 1):
+        own = np.sort(delay[label == y])
+        if len(own) >= _MIN_OF_EACH:
+            out[y] = np.searchsorted(own, age, "right") / len(own)
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +193,7 @@ class Search:
         # Another seed for each run of a study, which would else draw the same trials again.
         seed = self.seed + len(study.trials) + 1_000 * number
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-        told = json.dumps([self.text, self.cut.digest, self.metric, self.seed])
-        about = hashlib.sha256(told.encode()).hexdigest()
+        about = self._about()
         if study.user_attrs.setdefault("about", about) != about:
             raise UsageError(
                 f"{self.study} is a study of another task, other data or another metric: name another file"
@@ -182,14 +201,25 @@ class Search:
         study.set_user_attr("about", about)
         return study
 
+    def _about(self) -> str:
+        """What tells a study from one of another task, other rows to tune on, or another metric."""
+        told = json.dumps([self.text, self.cut.digest, self.metric, self.seed])
+        return hashlib.sha256(told.encode()).hexdigest()
+
     def reference(self, progress: Progress | None = None) -> Reference:
         """The measure of all trials: kept from the run before, or by the task as it is, which runs now."""
-        path = self.folder / "reference.npz"
+        path = self.folder / f"reference-{self._about()[:12]}.npz"
         if path.is_file():
             held = np.load(path)
             facts = Facts(*held["facts"].tolist())
             return Reference(
-                held["ts"], held["label"], held["entity"], facts, int(held["start"]), float(held["seconds"])
+                held["ts"],
+                held["label"],
+                held["weight"],
+                held["entity"],
+                facts,
+                int(held["start"]),
+                float(held["seconds"]),
             )
         task = self.task(self.document)
         assert task is not None
@@ -199,7 +229,7 @@ class Search:
         f = r.facts
         np.save(self.folder / "trial-0.npy", done.outcomes.score[: len(r)])
         np.savez(
-            path, ts=r.ts, label=r.label, entity=r.entity, start=r.start, seconds=r.seconds,
+            path, ts=r.ts, label=r.label, weight=r.weight, entity=r.entity, start=r.start, seconds=r.seconds,
             facts=[f.gap_s, f.span_s, f.delay_s, f.positive],
         )  # fmt: skip
         return r
@@ -243,8 +273,10 @@ class Search:
         told = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
         left = until - time.monotonic()  # clocks of processes differ
         workers = [spawn.Process(target=_work, args=(self, left, trials, k)) for k in range(processes)]
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it: Ctrl-C is for this process
         for worker in workers:
             worker.start()
+        signal.signal(signal.SIGINT, handler)
         try:
             while any(worker.is_alive() for worker in workers):
                 workers[0].join(0.5)
@@ -253,8 +285,12 @@ class Search:
                     if trial.state.is_finished() and trial.number not in told:
                         told.add(trial.number)
                         on_trial(trial)
+        except BaseException:
+            for worker in workers:
+                worker.terminate()  # their trials come again when the search goes on
+            raise
         finally:
-            for worker in workers:  # Ctrl-C reaches them too: they give their trials up and end
+            for worker in workers:
                 worker.join()
         if failed := [worker.exitcode for worker in workers if worker.exitcode]:
             raise UsageError(f"{len(failed)} of {processes} processes ended with {failed[0]}; their words stand above")
@@ -300,8 +336,7 @@ class Search:
 
 def _work(search: Search, left_s: float, trials: int, number: int) -> None:
     """What a process of its own does."""
-    with suppress(KeyboardInterrupt):
-        search.run(time.monotonic() + left_s, trials, lambda _: None, number=number)
+    search.run(time.monotonic() + left_s, trials, lambda _: None, number=number)
 
 
 class _Watch:

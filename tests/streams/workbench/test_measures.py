@@ -30,6 +30,9 @@ def test_measures_are_those_of_scikit_learn(n: int, seed: int) -> None:
     assert found["roc_auc"] == pytest.approx(roc_auc_score(y, s))
     assert found["log_loss"] == pytest.approx(log_loss(y, s))
     assert found["brier"] == pytest.approx(brier_score_loss(y, s))
+    many = np.random.default_rng(seed).integers(1, 4, n)
+    again = np.repeat(np.arange(n), many)
+    assert measure(y, s, weight=many.astype(float)) == pytest.approx(measure(y[again], s[again]))
 
 
 @settings(max_examples=25, deadline=None)

@@ -15,16 +15,17 @@ import typer
 from typer.testing import CliRunner
 
 from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.outcomes import Outcomes
 from weir.streams.cli.models.tune import tune_command
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.errors import UsageError
 from weir.streams.workbench.tuning.findings import recommended
 from weir.streams.workbench.tuning.space import AS_IS, Facts, Space, built
-from weir.streams.workbench.tuning.study import Search, best_of, changes, finished, work_folder
+from weir.streams.workbench.tuning.study import Search, best_of, changes, finished, reference_of, work_folder
 from weir.streams.workbench.tuning.task_text import rewritten
 from weir.streams.workbench.tuning.time_cut import cut
 
-N = 600
+N, DAY = 600, 86_400.0
 PROTOCOLS = sorted((Path(__file__).resolve().parents[3] / "benchmarks" / "protocols").glob("*k*.toml"))
 TASK = """# Whose payments go bad.
 name = "bad"
@@ -168,3 +169,21 @@ def test_what_cannot_be_tuned_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text(TASK)
     with pytest.raises(UsageError, match="give --data FILE"):
         tune_command(tmp_path / "bad.toml")
+
+
+def test_labels_that_come_sooner_than_others_do_not_count_too_often() -> None:
+    """Positives are known after 2 days, negatives after 20: what counts of the newest rows has their true share."""
+    rng = np.random.default_rng(5)
+    n, label = 4_000, (rng.random(4_000) < 0.2).astype(float)
+    ts = np.linspace(0.0, 60.0 * DAY, n)
+    known_at = ts + rng.exponential(np.where(label == 1.0, 2.0, 20.0)) * DAY
+    seen = known_at < ts[-1]
+    text, none = pa.chunked_array([pa.array([f"{i % 50}" for i in range(n)])]), np.full(n, np.nan)
+    empty = pa.chunked_array([pa.nulls(n, pa.string())])
+    told = Outcomes(text, text, empty, empty, empty, ts, none, none, seen, np.where(seen, label, np.nan),
+                    np.where(seen, known_at, np.nan), np.zeros(n, np.int64), none)  # fmt: skip
+    found = reference_of(told, 1.0)
+    at = found.later()
+    plain, weighed = found.label[at].mean(), np.average(found.label[at], weights=found.weight[at])
+    assert plain > 0.25
+    assert weighed == pytest.approx(0.2, abs=0.04)
