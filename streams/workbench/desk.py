@@ -99,7 +99,12 @@ class Task:
         TooManyRejects
             When most rows do not fit.
         """
-        delay_s = None if label_delay is None else parse_duration(label_delay)
+        if labels is not None and label_delay is None and self.spec.source is None:
+            raise UsageError('labels become known late: say how late, as label_delay="7d" (0 for at once)')
+        try:
+            delay_s = None if label_delay is None else parse_duration(label_delay)
+        except ValueError as exc:
+            raise UsageError(f"label_delay: {exc}") from exc
         keep, watched = Keep(outcomes=True, alerts=True, features=features, reasons=True), Watched()
         asked = StopRequest()
 

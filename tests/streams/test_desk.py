@@ -166,6 +166,14 @@ def test_what_is_no_data_is_said_in_a_line(data: Any, says: str) -> None:
         weir.Task.from_toml(DELAYED).backtest(data)
 
 
+def test_a_delay_is_asked_for_and_has_to_be_one() -> None:
+    task, events = weir.Task.from_toml(TASK.partition("[source]")[0]), [{"event_id": "e"}]
+    with pytest.raises(UsageError, match='say how late, as label_delay="7d"'):
+        task.backtest(events, labels=[{"value": 1}])
+    with pytest.raises(UsageError, match="label_delay: '3 weeks' is not a duration"):
+        task.backtest(events, label_delay="3 weeks")
+
+
 def test_a_table_that_does_not_fit_is_named_without_its_folder() -> None:
     bad = table().set_column(2, "at", pa.array([-1.0] * 120))
     with pytest.raises(TooManyRejects, match=r"^table.arrow: 120 of 120 rows were rejected"):
