@@ -54,6 +54,7 @@ def line_words(task: TaskSpec) -> str:
     """
     said = task.threshold.model_dump(mode="json", exclude_unset=True)
     kind = said.pop("kind", task.threshold.kind)
+    said = {name: ", ".join(each["name"] for each in v) if name == "budgets" else v for name, v in said.items()}
     pairs = (f"{name} = {v:g}" if isinstance(v, int | float) else f"{name} = {v}" for name, v in said.items())
     where = f"the {kind} line in force at each row ({', '.join(pairs)})"
     return where if task.alerting else f"{where}, at which this task opens no alerts"

@@ -236,6 +236,25 @@ def test_one_command_makes_a_page_of_a_table(tmp_path: Path) -> None:
     assert (tmp_path / "t.toml").read_text().strip() in page.sections["task"]
 
 
+def test_trainings_of_a_full_model_are_listed(tmp_path: Path) -> None:
+    result, watched, before = made(tmp_path, TASK, columns(60))
+    assert "trainings" not in before.sections
+    job = {"job": "j", "cause": "schedule", "cutoff": 1.7e9, "stage": "promoted", "version": 3, "chosen": "trees"}
+    result.trainings = [job | {"gate": "better by 0.1", "why": "", "metrics": {}}]
+    write_report(result, watched, TASK, tmp_path / "report.html")
+    said = Page((tmp_path / "report.html").read_text("utf-8")).sections["trainings"]
+    assert "2023-11-14 22:13:20 UTC" in said
+    assert re.search(r"schedule.*trees.*3.*promoted.*better by 0.1", said, re.DOTALL)
+
+
+def test_each_budget_of_several_is_in_the_line_and_in_the_day(tmp_path: Path) -> None:
+    more = '\nbudgets = [{ name = "large", input = "user.amount_mean_1d", at_least = 20, alerts_per_day = 3 }]'
+    _, _, page = made(tmp_path, BUDGET.replace("alerts_per_day = 4", "alerts_per_day = 4" + more))
+    assert "budgets = large" in page.sections["summary"]
+    assert "of 7 in the budget" in page.sections["summary"]
+    assert "budget: 7 a day" in page.sections["alerts"]
+
+
 def test_a_run_at_a_desk_has_the_page_too(tmp_path: Path) -> None:
     run = Task.from_toml(TASK).backtest(write(tmp_path / "rows.csv", columns(100)))
     run.to_html(tmp_path / "r.html", tmp_path / "plots")
