@@ -29,9 +29,9 @@ FEATURES = (
 """Of an item for an entity, most as logarithms: its part of the baskets so far, the share of baskets with it, both by
 the last 4, 8 and 32, how popular it is with all, whether the last basket had it, since when it was not bought, and how
 often, and as what part, baskets have it whose one before had the items of this entity's last."""
-LISTS = ("model", "frequency", "popularity", "last_basket")
-"""What is told, and beside it what needs no learner: the entity's own most frequent items, those of all, and the items
-of its last basket; each filled up by popularity."""
+PLAIN = ("frequency", "popularity", "last_basket")
+"""Lists that need no learner: the entity's own most frequent items, those of all, and the items of its last basket,
+each filled up by popularity."""
 COUNT, PART, SHARE_4, PART_8, PART_32, LAST_TS, LAST_BASKET = range(7)
 BASKETS, CLOSED_TS, OPEN, OPEN_TS = range(4)
 _DAY_S = 86_400.0
@@ -163,8 +163,8 @@ def candidates(
 ) -> int:
     """The candidates for the basket after the last closed one of row ``at``: its own items, then popular ones.
 
-    Returns how many; sets their numbers ``found (M,)``, features ``x (M, F)`` and, in ``plain (M, 4)``, the scores of
-    the lists that need no learner (the first column is the learner's).
+    Returns how many; sets their numbers ``found (M,)``, features ``x (M, F)`` and, in ``plain (M, 3)``, the scores by
+    which they would be in the lists of ``PLAIN``.
     """
     items, stats, head = rows.items[at], rows.stats[at], rows.head[at]
     baskets, total = head[BASKETS], max(world.total[0], 1.0)
@@ -194,9 +194,9 @@ def candidates(
         x[n, 6] = 1.0 if in_last else 0.0
         x[n, 7] = math.log1p(baskets - of[LAST_BASKET]) if own else math.log1p(999.0)
         x[n, 8] = math.log1p(max(head[CLOSED_TS] - of[LAST_TS], 0.0) / _DAY_S) if own else math.log1p(999.0)
-        plain[n, 1] = of[COUNT] + 1e-3 * count
-        plain[n, 2] = count
-        plain[n, 3] = (2.0 if in_last else 0.0) + count
+        plain[n, 0] = of[COUNT] + 1e-3 * count
+        plain[n, 1] = count
+        plain[n, 2] = (2.0 if in_last else 0.0) + count
         n += 1
     _followers(items, stats, baskets, found, n, world, x)
     return n
@@ -206,42 +206,3 @@ def candidates(
 def _mean(half: float, baskets: float) -> float:
     """What makes of a sum that halves in ``half`` baskets a mean over the ``baskets`` there were."""
     return float((1.0 - 0.5 ** (1.0 / half)) / (1.0 - 0.5 ** (max(baskets, 1.0) / half)))
-
-
-@njit(cache=True, nogil=True)
-def top(scores: FloatMatrix, found: Ints, n: int, out: Ints, places: Ints) -> None:
-    """The items of the largest of ``n`` scores by column, ``out (L, k)``, -1 behind the last; of equals the first.
-
-    ``places (k,)`` are those of the first column's among the ``n``.
-    """
-    taken = np.zeros((out.shape[0], n), np.bool_)
-    for one in range(out.shape[0]):
-        for rank in range(out.shape[1]):
-            best = -1
-            for i in range(n):
-                if not taken[one, i] and (best < 0 or scores[i, one] > scores[best, one]):
-                    best = i
-            out[one, rank] = -1 if best < 0 else found[best]
-            if one == 0:
-                places[rank] = best
-            if best >= 0:
-                taken[one, best] = True
-
-
-@njit(cache=True, nogil=True)
-def judge(told: Ints, inside: Ints, m: int, out: FloatMatrix) -> None:
-    """Recall, NDCG and whether there is a hit, ``out (L, 3)``, of lists ``told (L, k)`` for a basket of ``m`` items."""
-    k = told.shape[1]
-    ideal = 0.0
-    for rank in range(min(k, m)):
-        ideal += 1.0 / math.log2(rank + 2.0)
-    for one in range(told.shape[0]):
-        hits, gain = 0.0, 0.0
-        for rank in range(k):
-            for i in range(m):
-                if told[one, rank] == inside[i]:
-                    hits += 1.0
-                    gain += 1.0 / math.log2(rank + 2.0)
-        out[one, 0] = hits / min(k, m)
-        out[one, 1] = gain / ideal
-        out[one, 2] = 1.0 if hits > 0.0 else 0.0

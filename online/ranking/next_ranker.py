@@ -18,8 +18,8 @@ from weir.online.errors import StateError, stored
 from weir.online.learners.factory import LearnerSpec, build_learner
 from weir.online.learners.state import Arrays, copy_into, pack_arrays, unpack_arrays
 from weir.online.ranking import basket_kernel as kernel
-from weir.online.ranking.basket_kernel import FEATURES, LISTS, Rows, World
-from weir.online.ranking.ranking_metrics import RankingMetrics
+from weir.online.ranking.basket_kernel import FEATURES, PLAIN, Rows, World
+from weir.online.ranking.ranking_metrics import LISTS, RankingMetrics
 
 POPULAR: Final = 64
 """Candidates beside an entity's own items: those that most baskets had."""
@@ -63,16 +63,17 @@ class NextRanker:
         self._basket: list[str | None] = []
         self._number: dict[str, int] = {}
         self._names: list[str] = []
-        self._make(_FIRST, _FIRST)
+        self._make(_FIRST)
         self._spare = _rows(1, remember)
         most = remember + POPULAR
-        self._found, self._places = np.zeros(most, np.int32), np.zeros(k, np.int32)
-        self._x, self._plain = np.zeros((most, len(FEATURES))), np.zeros((most, len(LISTS)))
+        self._found = np.zeros(most, np.int32)
+        self._x, self._plain = np.zeros((most, len(FEATURES))), np.zeros((most, len(PLAIN)))
 
-    def _make(self, entities: int, items: int) -> None:
+    def _make(self, entities: int) -> None:
         """Empty arrays for so many."""
+        items = self._most_items  # memory that nothing was written to costs none
         self._rows = _rows(entities, self._remember)
-        self._told = np.full((2, entities, len(LISTS), self.k), -1, np.int32)
+        self._told = np.full((2, entities, self.k), -1, np.int32)
         """What was told at the end of the basket before the open one, and what is told now."""
         one = (np.zeros(items), np.zeros(items), np.zeros(1), np.zeros(items))
         self._world = World(*one, np.zeros((items, items), np.float32), np.zeros((items, items), np.float32))
@@ -122,11 +123,11 @@ class NextRanker:
         kernel.close_row(self._spare, 0, self.k)  # as it would be if the open basket ended here
         n = self._candidates(self._spare, 0)
         score = self.learner.predict_many(self._x[:n])
-        self._plain[:n, 0] = score if self.learned else self._plain[:n, 1]  # its own most frequent, to begin with
-        told, places = self._told[1, at], self._places
-        kernel.top(self._plain, self._found, n, told, places)
-        found = min(n, self.k)
-        return [self._names[number] for number in told[0, :found].tolist()], score[places[:found]].tolist()
+        # Before anything is learned, the entity's own most frequent items.
+        best = np.argsort(-score if self.learned else -self._plain[:n, 0], kind="stable")[: self.k]
+        self._told[1, at] = -1
+        self._told[1, at, : len(best)] = self._found[best]
+        return [self._names[number] for number in self._found[best].tolist()], score[best].tolist()
 
     def _candidates(self, rows: Rows, at: int) -> int:
         return int(kernel.candidates(rows, at, self._world, self._popular, self._found, self._x, self._plain))
@@ -136,13 +137,6 @@ class NextRanker:
         number = self._number.get(item, -1)
         if number >= 0 or len(self._names) >= self._most_items:
             return number
-        if len(self._names) == len(self._world.baskets):
-            size = 2 * len(self._names)
-            held = _each(self._world)
-            grown = [np.zeros(tuple(size if n > 1 else 1 for n in a.shape), a.dtype) for a in held]
-            for old, new in zip(held, grown, strict=True):
-                new[tuple(slice(n) for n in old.shape)] = old
-            self._world = World(*grown)
         self._number[item] = len(self._names)
         self._names.append(item)
         return self._number[item]
@@ -179,11 +173,8 @@ class NextRanker:
 
     def _close(self, at: int) -> None:
         """Judge, learn and count the open basket of a row."""
-        rows, head = self._rows, self._rows.head[at]
-        if head[kernel.BASKETS]:
-            inside, of = rows.open[at], np.zeros((len(LISTS), 3))
-            kernel.judge(self._told[0, at], inside, int(head[kernel.OPEN]), of)
-            self.metrics.add(of)
+        rows = self._rows
+        if rows.head[at, kernel.BASKETS]:
             self._learn(at)
         kernel.close_world(self._world, rows, at, self.k)
         kernel.close_row(rows, at, self.k)
@@ -199,14 +190,22 @@ class NextRanker:
         most = most[self._world.baskets[most] > 0.0]
         self._popular[: len(most)] = most
         if self._closed >= _EVERY:
-            for array in self._world:
+            for array in self._counted(len(self._names)):
                 array *= _KEPT
 
     def _learn(self, at: int) -> None:
-        """Learn the candidates for the basket of a row: one in it is a positive by its part and else a negative."""
+        """Judge what was told for the basket of a row, and learn the candidates for it.
+
+        One in it is a positive by its part and else a negative, so that what is learned is the expected part.
+        """
         n = self._candidates(self._rows, at)
-        m = int(self._rows.head[at, kernel.OPEN])
-        there, part = np.isin(self._found[:n], self._rows.open[at, :m]), 1.0 / min(self.k, m)
+        inside = self._rows.open[at, : int(self._rows.head[at, kernel.OPEN])]
+        told = np.full((len(LISTS), self.k), -1, np.int32)
+        told[0] = self._told[0, at]
+        best = self._found[np.argsort(-self._plain[:n], axis=0, kind="stable")[: self.k].T]
+        told[1:, : best.shape[1]] = best
+        self.metrics.add(told, inside)
+        there, part = (self._found[:n, None] == inside).any(1), 1.0 / min(self.k, len(inside))
         rows = np.concatenate([np.arange(n), np.flatnonzero(there)]) if part < 1.0 else np.arange(n)
         y = np.zeros(len(rows), np.bool_)
         y[:n] = there
@@ -214,13 +213,14 @@ class NextRanker:
         weight[n:] = 1.0 - part
         self.learner.learn_many(self._x[rows], y, weight)
 
+    def _counted(self, c: int) -> Sequence[NDArray[Any]]:
+        """The part of the ``World`` that is of the first ``c`` items."""
+        return [array[tuple(slice(c if size > 1 else 1) for size in array.shape)] for array in _each(self._world)]
+
     def _arrays(self, n: int, c: int) -> Arrays:
         """Those of the first ``n`` entities and ``c`` items, by name."""
         rows = {f"rows.{name}": array[:n] for name, array in self._rows._asdict().items()}
-        world = {
-            f"world.{name}": array[tuple(slice(c if size > 1 else 1) for size in array.shape)]
-            for name, array in self._world._asdict().items()
-        }
+        world = {f"world.{name}": array for name, array in zip(World._fields, self._counted(c), strict=True)}
         return {**rows, **world, "told": self._told[:, :n], "popular": self._popular}
 
     def snapshot(self) -> bytes:
@@ -238,7 +238,7 @@ class NextRanker:
         n, c = len(read.entities), len(read.items)
         if not len(read.baskets) == n <= read.size or c > self._most_items:
             raise StateError(f"{len(read.baskets)} baskets of {n} entities and {c} items do not fit; start anew")
-        fresh._make(read.size, max(c, _FIRST))
+        fresh._make(read.size)
         newest = np.zeros(1)
         copy_into(fresh._arrays(n, c) | {"newest": newest}, unpack_arrays(read.rows))
         fresh._newest, fresh.unknown, fresh._closed = float(newest[0]), read.unknown, read.closed

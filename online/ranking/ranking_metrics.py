@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from weir.online.batch import FloatMatrix
 from weir.online.errors import stored
 from weir.online.metrics.arrays import array_of
-from weir.online.ranking.basket_kernel import LISTS
+from weir.online.ranking.basket_kernel import PLAIN, Ints
 
+LISTS = ("model", *PLAIN)
 METRICS = ("recall", "ndcg", "any_hit")
 _HALF_LIFE = 5_000.0
 
@@ -23,9 +23,9 @@ class RankingMetrics:
     """Means over the baskets judged so far: of all, and of recent ones, where each counts half after 5,000 others.
 
     >>> metrics = RankingMetrics()
-    >>> metrics.add(np.array([[0.5, 0.6, 1.0], [0.0, 0.0, 0.0], [0.5, 0.3, 1.0], [1.0, 1.0, 1.0]]))
-    >>> metrics.get(10)["all"]["recall@10"], metrics.get(10)["all"]["recall@10 popularity"]
-    (0.5, 0.5)
+    >>> metrics.add(np.array([[7, 5], [7, 8], [8, 9], [5, 7]]), np.array([5, 6, 7]))
+    >>> metrics.get(2)["all"]["recall@2"], metrics.get(2)["all"]["recall@2 frequency"]
+    (1.0, 0.5)
     """
 
     def __init__(self) -> None:
@@ -37,8 +37,11 @@ class RankingMetrics:
         """Baskets so far."""
         return int(self._weights[0])
 
-    def add(self, of: FloatMatrix) -> None:
-        """Add one basket, ``of (L, 3)`` as ``judge`` gives it."""
+    def add(self, told: Ints, inside: Ints) -> None:
+        """Add a basket of the items ``inside (m,)``, for which each of ``LISTS`` had ``told (L, k)``, -1 for none."""
+        hits, most = (told[:, :, None] == inside).any(2), min(told.shape[1], len(inside))
+        gains = 1.0 / np.log2(np.arange(told.shape[1]) + 2.0)
+        of = np.column_stack([hits.sum(1) / most, hits @ gains / gains[:most].sum(), hits.any(1)])
         keep = 0.5 ** (1.0 / _HALF_LIFE)
         self._sums[1] *= keep
         self._sums += of

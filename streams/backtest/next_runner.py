@@ -29,17 +29,9 @@ from weir.streams.errors import TooManyRejects, UsageError
 
 _SHOWN_REJECTS = 20
 _GROUP_ROWS = 16_384
-_SCHEMA = pa.schema(
-    [
-        ("event_id", pa.string()),
-        ("entity_id", pa.string()),
-        ("ts", pa.float64()),
-        ("task", pa.string()),
-        ("items", pa.list_(pa.string())),
-        ("scores", pa.list_(pa.float64())),
-        ("model_version", pa.int64()),
-    ]
-)
+_IDS = {"event_id": pa.string(), "entity_id": pa.string(), "ts": pa.float64(), "task": pa.string()}
+_TOLD = {"items": pa.list_(pa.string()), "scores": pa.list_(pa.float64()), "model_version": pa.int64()}
+_SCHEMA = pa.schema([*(_IDS | _TOLD).items()])
 
 
 @dataclass
@@ -67,24 +59,21 @@ class NextResult:
         """What is odd, the gravest first."""
         p, found = self.pipeline, list[Note]()
         if not p.told:
-            what = f"no row has both {self.task.entity!r} and {self.task.item!r}" + (
-                f" and one of the types {', '.join(self.task.types)}" if self.task.types else ""
-            )
+            of = f" and one of the types {', '.join(self.task.types)}" if self.task.types else ""
+            what = f"no row has both {self.task.entity!r} and {self.task.item!r}{of}"
             found.append(Note("not scored", what, "correct types, entity, item or [source]"))
         elif not p.ranker.learned:
-            fix = "give more rows, or correct basket or gap"
-            found.append(Note("no labels", "no entity has two baskets, so nothing was learned", fix))
+            what, fix = "no entity has two baskets, so nothing was learned", "give more rows, or correct basket or gap"
+            found.append(Note("no labels", what, fix))
         if self.rejected:
-            first = f"{place(self.sizes, self.rejects[0].index)}: {self.rejects[0].reason}"
-            found.append(
-                Note("rows refused", f"{self.rejected:,} rows were refused; the first: {first}", "correct them")
-            )
-        if p.ranker.unknown:
-            what = f"{p.ranker.unknown:,} rows name items that came after the first {self.task.most_items:,}"
-            found.append(Note("missing", f"{what}, and were left out", "raise most_items, or take coarser items"))
+            what = f"{self.rejected:,} rows were refused; the first: {self.told(self.rejects[0])}"
+            found.append(Note("rows refused", what, "correct the records, or [source]"))
         if self.repeats:
             what = f"{self.repeats:,} rows repeat an event_id and were dropped, as live"
             found.append(Note("repeats", what, "leave `event_id` out where rows share an id on purpose"))
+        if p.ranker.unknown:
+            what = f"{p.ranker.unknown:,} rows name items that came after the first {self.task.most_items:,}"
+            found.append(Note("missing", f"{what}, and were left out", "raise most_items, or take coarser items"))
         return found
 
     def report(self) -> dict[str, Any]:
@@ -102,7 +91,6 @@ class NextResult:
             "repeats": self.repeats,
             "decisions": self.decisions,
             "notes": [asdict(note) for note in self.notes],
-            "model_version": p.ranker.learned,
             "metrics": p.ranker.metrics.get(self.task.k),
         }
 
@@ -134,13 +122,17 @@ def run_next(
     batches = source.batches(512 if task.source is None else task.source.batch_size)
     if task.source is None or task.source.event_id is not None:
         batches = distinct(batches, 512, Deduper(math.inf, most_bytes=bytes_for(len(source))))
-    writer = RankedFile(scores, task.name) if scores is not None else None
+    writer = pq.ParquetWriter(scores, _SCHEMA, compression="zstd") if scores is not None else None
+    held = _SCHEMA.empty_table()
     start = time.perf_counter()
     try:
         for rows in batches:
             told = pipeline.events(rows.events)
             if told is not None and writer is not None:
-                writer.add(told)
+                held = pa.concat_tables([held, _table(told, task.name)])
+                if len(held) >= _GROUP_ROWS:
+                    writer.write_table(held)
+                    held = _SCHEMA.empty_table()
             result.rows += rows.rows
             result.repeats += len(rows.batch) - len(rows.events)
             result.rejected += len(rows.rejects)
@@ -153,6 +145,7 @@ def run_next(
     finally:
         result.seconds = time.perf_counter() - start
         if writer is not None:
+            writer.write_table(held)
             writer.close()
     if result.rejected > result.rows / 2:
         what = f"{result.rejected:,} of {result.rows:,} rows were refused, the limit is 50%"
@@ -160,30 +153,7 @@ def run_next(
     return result
 
 
-class RankedFile:
-    """Collects what was told and writes it in large row groups; what was added is in the file once it is closed."""
-
-    def __init__(self, path: Path, task: str) -> None:
-        self._writer, self._task = pq.ParquetWriter(path, _SCHEMA, compression="zstd"), task
-        self._held: list[RankedBatch] = []
-
-    def add(self, told: RankedBatch) -> None:
-        """Add what was told of events, in order."""
-        self._held.append(told)
-        if sum(map(len, self._held)) >= _GROUP_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._held:
-            held = RankedBatch.concat(self._held)
-            who = [held.event_id, held.entity_id, held.ts, [self._task] * len(held)]
-            columns = [*who, held.items, held.scores, held.model_version]
-            self._writer.write_table(
-                pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], _SCHEMA)
-            )
-            self._held = []
-
-    def close(self) -> None:
-        """Write the rest and finish the file."""
-        self._flush()
-        self._writer.close()
+def _table(told: RankedBatch, task: str) -> pa.Table:
+    """What was told, as rows of the file."""
+    columns = [told.event_id, told.entity_id, told.ts, [task] * len(told), told.items, told.scores, told.model_version]
+    return pa.Table.from_arrays([pa.array(c, of.type) for c, of in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)

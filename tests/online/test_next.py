@@ -62,7 +62,7 @@ def stream(seed: int, events: int = 120, users: int = 4) -> list[Event]:
     return made
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 99), cuts=st.sets(st.integers(1, 119), max_size=6), resumed=st.booleans())
 def test_cuts_and_restarts_change_nothing(seed: int, cuts: set[int], resumed: bool) -> None:
     events, whole, parts = stream(seed), pipeline_of(), pipeline_of()

@@ -65,8 +65,7 @@ def backtest_next(task: NextTask, data: list[Path], scores: Path | None, report:
 
 def _summary(result: NextResult) -> Table:
     """Each list with its metrics, of all judged baskets and of the recent ones."""
-    from weir.online.ranking.basket_kernel import LISTS
-    from weir.online.ranking.ranking_metrics import METRICS
+    from weir.online.ranking.ranking_metrics import LISTS, METRICS
 
     r, k = result.report(), result.task.k
     names = [f"{metric}@{k}" for metric in METRICS]
