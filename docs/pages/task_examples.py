@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from weir.online.learners.factory import REGISTRY
+
 EXAMPLES: Final[Mapping[tuple[str, str], str]] = {
     ("TaskSpec", "name"): '"fraud"',
     ("TaskSpec", "description"): '"Payments that customers dispute"',
@@ -102,6 +104,7 @@ EXAMPLES: Final[Mapping[tuple[str, str], str]] = {
 }
 
 PARAM_RANGES: Final[Mapping[tuple[str, str], str]] = {
+    ("LearnerSpec", "kind"): " or ".join(f"`{kind}`" for kind in REGISTRY),
     ("auto", "half_life"): "number, > 0",
     ("auto", "rate"): "number, > 0",
     ("bayesian_logistic", "prior_std"): "number, > 0",
