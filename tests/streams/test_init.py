@@ -21,6 +21,7 @@ from weir.streams.backtest.runner import run_backtest
 from weir.streams.checks.findings import Check
 from weir.streams.cli.main import app
 from weir.streams.errors import UsageError
+from weir.streams.workbench.profile.choices import Ask
 from weir.streams.workbench.profile.doubts import doubts_of
 from weir.streams.workbench.profile.draft import Draft, draft_task
 from weir.streams.workbench.profile.sampled import samples_of
@@ -28,11 +29,7 @@ from weir.streams.workbench.profile.sampled import samples_of
 QUICK = '[model]\nkind = "logistic"'
 
 
-def guessed(question: str, guess: str, answers: Sequence[str]) -> str:
-    return guess
-
-
-def drafted(paths: Sequence[Path], ask: Callable[[str, str, Sequence[str]], str] = guessed) -> tuple[Draft, TaskSpec]:
+def drafted(paths: Sequence[Path], ask: Ask = None) -> tuple[Draft, TaskSpec]:
     draft = draft_task(paths, "payments", ask)
     return draft, TaskSpec.from_toml(draft.text)
 
@@ -100,8 +97,11 @@ def test_answers_are_taken(tmp_path: Path) -> None:
     def say(question: str, guess: str, _: Sequence[str]) -> str:
         return next((answer for start, answer in answers.items() if question.startswith(start)), guess)
 
-    source = drafted(paths, say)[1].source
+    draft, task = drafted(paths, say)
+    source = task.source
     assert source is not None
+    assert "guess" not in draft.text.split("\n", 2)[2]
+    assert {*drafted(paths)[0].plan.guesses} == {"positive", "label_delay", "time_zone"}
     assert (source.positive, source.label_delay, source.time_zone) == (("ok",), 7200.0, "Europe/Berlin")
     answers["How long"] = "soon"
     with pytest.raises(UsageError, match="label delay: 'soon' is not a duration"):
@@ -215,3 +215,12 @@ def test_the_commands_write_check_and_refuse(tmp_path: Path, monkeypatch: pytest
     assert (status, json.loads(said)["ok"]) == (0, True)
     (tmp_path / "empty.csv").write_text("a,b\n")
     assert "nothing to learn or to watch" in weir("init", "empty.csv", "--yes")[1]
+
+
+def test_the_other_order_of_day_and_month_is_read_when_a_person_says_so(tmp_path: Path) -> None:
+    def days(question: str, guess: str, answers: Sequence[str]) -> str:
+        return "day" if "day" in answers else guess
+
+    paths = awkward.day_or_month(tmp_path)
+    told = [drafted(paths, ask)[1].source for ask in (None, days)]
+    assert [source.time_format for source in told if source is not None] == ["%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M"]

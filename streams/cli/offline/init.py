@@ -60,14 +60,12 @@ def init_command(
     with console.status("") as status:
 
         def ask(question: str, guess: str, answers: Sequence[str]) -> str:
-            if yes:
-                return guess
             status.stop()
             answer = _asked(question, guess, answers)
             status.start()
             return answer
 
-        draft = draft_task(files, called, ask, status.update)
+        draft = draft_task(files, called, None if yes else ask, status.update)
     target.write_text(draft.text, encoding="utf-8")
     for line in _told(draft, target):
         console.print(line, markup=False, soft_wrap=True)

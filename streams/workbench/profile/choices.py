@@ -27,8 +27,10 @@ from weir.streams.workbench.profile.columns import Column
 from weir.streams.workbench.profile.plan import Plan
 from weir.streams.workbench.profile.sampled import Sample
 
-Ask = Callable[[str, str, Sequence[str]], str]
-"""Called with a question, the guess, and the answers that there are (any where there are none); gives the answer."""
+Ask = Callable[[str, str, Sequence[str]], str] | None
+"""Called with a question, the guess, and the answers that there are (any where there are none); gives the answer. Where
+there is nobody to ask the guess is taken, and the plan says so."""
+_OFFSET: Final = re.compile(r"(Z|UTC|GMT|[+-]\d\d:?\d\d)\W*$")
 _NONE: Final = "none"
 _MOST_NUMBERS, _MOST_TEXTS, _MOST_SECOND, _MOST_WORTH = 40, 12, 3, 4
 """Inputs that a task begins with: a member of ``auto`` takes the square of their number a row."""
@@ -69,62 +71,66 @@ def plan_of(name: str, sample: Sample, columns: Sequence[Column], ask: Ask) -> P
     return plan
 
 
-def _asked(ask: Ask, plan: Plan, part: str, question: str, guess: roles.Guess) -> Column | None:
+def _answer(plan: Plan, ask: Ask, part: str, why: str, question: str, guess: str, answers: Sequence[str] = ()) -> str:
+    """What a person says of a part; else the guess, marked as such by ``why``."""
+    if ask is not None:
+        return ask(question, guess, answers)
+    plan.guesses[part] = why
+    return guess
+
+
+def _which(plan: Plan, ask: Ask, part: str, question: str, guess: roles.Guess) -> Column | None:
     """The column of a part: the guess, or what a person says where that is not sure."""
     there = {c.name: c for c in ([guess.column] if guess.column else []) + guess.others}
     if guess.sure or not there:
         return guess.column
     chosen = guess.column.name if guess.column else _NONE
-    answer = ask(question, chosen, [*there, _NONE])
-    if answer == chosen:
-        plan.guesses[part] = f"a guess; it could be {', '.join([n for n in [*there, _NONE] if n != chosen][:4])}"
-    return there.get(answer)
+    why = f"a guess; it could be {', '.join([name for name in [*there, _NONE] if name != chosen][:4])}"
+    return there.get(_answer(plan, ask, part, why, question, chosen, [*there, _NONE]))
 
 
 def _choose_time(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
-    guess = roles.guess_time(columns)
-    plan.time = _asked(ask, plan, "time", "Which column is the time of the event?", guess)
-    if plan.time is None:
-        return
-    if plan.time.unsure:
-        first = "day" if plan.time.time_format.startswith("%d") else "month"
-        answer = ask(f"Nothing tells {plan.time.unsure}: which is it?", first, ["day", "month"])
-        if answer != first:
-            form = plan.time.time_format  # "%d/%m/%Y": the two change places
-            plan.time = replace(plan.time, time_format=f"{form[3:5]}{form[2]}{form[:2]}{form[5:]}")
-        plan.guesses["time_format"] = f"nothing tells {plan.time.unsure}"
-    if plan.time.kind == "times" and not getattr(plan.time.cells.values.type, "tz", None):
-        plan.time_zone = ask("Of which time zone are times without an offset?", "UTC", [])
+    plan.time = time = _which(plan, ask, "time", "Which column is the time of the event?", roles.guess_time(columns))
+    if time is not None and time.unsure:
+        form, why = time.time_format, f"a guess: nothing tells {time.unsure}"
+        first, question = "day" if form.startswith("%d") else "month", f"Nothing tells {time.unsure}: which?"
+        if _answer(plan, ask, "time_format", why, question, first, ["day", "month"]) != first:
+            other = f"{form[3:5]}{form[2]}{form[:2]}{form[5:]}"  # %d and %m change places
+            plan.time = replace(time, time_format=other)
+    if time is not None and time.kind == "times" and not _OFFSET.search(time.spoken(1)[0][0]):
+        question, why = "Of which time zone are times without an offset?", "a guess, of times without an offset"
+        plan.time_zone = _answer(plan, ask, "time_zone", why, question, plan.time_zone)
 
 
 def _choose_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
-    column = _asked(ask, plan, "label", "Which column is the label?", roles.guess_label(columns))
+    column = _which(plan, ask, "label", "Which column is the label?", roles.guess_label(columns))
     if column is None:
         return
     plan.label = label = roles.meaning_of(column)
     if not label.usual:
         words = {word: n for word, n in column.spoken(7) if word not in label.unlabelled}
-        answer = ask(f"Which value of {column.name!r} is the one to find?", label.positive[0], list(words))
+        why = "a guess, of " + ", ".join(f"{word!r} ({n:,})" for word, n in words.items())
+        question = f"Which value of {column.name!r} is the one to find?"
+        answer = _answer(plan, ask, "positive", why, question, label.positive[0], list(words))
         if answer not in label.positive:
             label.positive, label.negative = [answer], []
-        plan.guesses["positive"] = "a guess, of " + ", ".join(f"{word!r} ({n:,})" for word, n in words.items())
     if plan.time is None:
         return
     label.known = roles.guess_known(columns, plan.ts, label)
     if label.known is None:
         guess = format_duration(max(d for d in _DELAYS_S if d <= plan.span_s / 20))
+        question, why = "How long after an event is its label known?", "a guess: when do you know the truth?"
         try:
-            plan.delay_s = parse_duration(ask("How long after an event is its label known?", guess, []))
+            plan.delay_s = parse_duration(_answer(plan, ask, "label_delay", why, question, guess))
         except ValueError as exc:
             raise UsageError(f"label delay: {exc}") from None
-        plan.guesses["label_delay"] = "a guess: how long after an event do you know the truth?"
 
 
 def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
     """Choose what events are about, and what else that labels are counted by comes again."""
     ranked = roles.guess_entities(columns)
     full = [pair for pair in ranked if pair[1].known >= 0.99]
-    plan.main = _asked(ask, plan, "entity", "What are events about: which column is its id?", roles.best(full, 1.5))
+    plan.main = _which(plan, ask, "entity", "What are events about: which column is its id?", roles.best(full, 1.5))
     if plan.main is not None:
         device = plan.main.words & terms.DEVICE and not plan.main.words & terms.USER
         plan.stream, key = ("device-events", "device_id") if device else ("user-events", "user_id")
@@ -132,7 +138,8 @@ def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
         if plan.label is None and plan.time is not None and plan.main.distinct >= _MANY:
             guess = "silence" if plan.sample.rows < _OFTEN * plan.main.distinct else "numbers"
             what = "No column is a label. Learn who falls silent, or watch the numbers for what is new?"
-            plan.silent = ask(what, guess, ["silence", "numbers"]) == "silence"
+            why = "a guess: there is no label, and ids come again"
+            plan.silent = _answer(plan, ask, "horizon_s", why, what, guess, ["silence", "numbers"]) == "silence"
     others = [c for _, c in ranked if c is not plan.main and c.distinct > _MOST_HASHED and c.words & terms.ENTITY]
     for c in others[: _MOST_SECOND if plan.label is not None else 0]:
         shop = plan.stream == "user-events" and c.words & terms.SHOP and "merchant_id" not in plan.columns

@@ -38,14 +38,16 @@ class Draft:
     """Files that are left out, each with the reason."""
 
 
-def draft_task(paths: Sequence[Path], name: str, ask: Ask, step: Callable[[str], None] = lambda _: None) -> Draft:
+def draft_task(
+    paths: Sequence[Path], name: str, ask: Ask = None, step: Callable[[str], None] = lambda _: None
+) -> Draft:
     """A task file for tables of any layout.
 
     Parameters
     ----------
     paths : files or folders; of files with different columns those are taken that fit a task best.
     name : of the task.
-    ask : answers what is not sure, see ``Ask``.
+    ask : answers what is not sure; without it the guesses are taken.
     step : told what is done next.
 
     Raises
@@ -57,7 +59,7 @@ def draft_task(paths: Sequence[Path], name: str, ask: Ask, step: Callable[[str],
 
     def once(question: str, guess: str, answers: Sequence[str]) -> str:
         if question not in told:
-            told[question] = ask(question, guess, answers)
+            told[question] = ask(question, guess, answers) if ask is not None else guess
         return told[question]
 
     with TemporaryDirectory(prefix="weir-init-") as folder:
@@ -71,7 +73,7 @@ def draft_task(paths: Sequence[Path], name: str, ask: Ask, step: Callable[[str],
             left.append(f"{files}: not the columns of {sample.paths[0].name}; join them first where you need both")
         step("trying the task on the sample")
         while True:
-            plan = plan_of(name, sample, columns, once)
+            plan = plan_of(name, sample, columns, None if ask is None else once)
             text = task_text(plan)
             try:
                 _try(text, sample)

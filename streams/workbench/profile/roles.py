@@ -195,7 +195,7 @@ def _share_elsewhere(codes: IntVector, y: BoolVector) -> FloatVector:
 def _runs_with(numbers: FloatVector, times: FloatVector) -> bool:
     """Whether numbers are the time in another unit, or a count of rows."""
     a, b = (each[np.isfinite(numbers) & np.isfinite(times)] for each in (numbers, times))
-    return len(a) > 20 and a.std() > 0 and b.std() > 0 and bool(np.corrcoef(a, b)[0, 1] > 0.9995)
+    return len(a) > 20 and a.std() > 0 and b.std() > 0 and bool(np.corrcoef(a, b)[0, 1] > 0.99)
 
 
 def leaks(columns: Sequence[Column], ts: FloatVector | None, label: LabelGuess | None) -> dict[str, str]:

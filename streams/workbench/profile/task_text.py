@@ -130,7 +130,7 @@ def _model(plan: Plan) -> Iterator[_Block]:
         yield _Block("[model]", {"kind": "auto"})
     if plan.silent:
         silence = {"score": "each event", "horizon_s": format_duration(plan.horizon_s)}
-        whys = {"horizon_s": "a guess: longer than nine of ten pauses"}
+        whys = {"horizon_s": "longer than nine of ten pauses"}
         yield _Block("[labels.silence]", silence, "no label: is this the last event for so long?", whys)
     late = plan.delays()
     if not all(map(len, late)) or not late:
@@ -173,7 +173,7 @@ def _source(plan: Plan) -> Iterator[_Block]:
         whys["row_interval"] = "no column is a time: rows follow each other in file order"
     else:
         source |= {"time": plan.time.name, "time_format": plan.time.time_format, "time_zone": plan.time_zone}
-        whys["time_zone"] = "of times without an offset"
+        whys.setdefault("time_zone", "of times without an offset")
     if (label := plan.label) is not None:
         source["label"] = label.column.name
         words = {"positive": label.positive, "negative": label.negative, "unlabelled": label.unlabelled}
