@@ -19,9 +19,11 @@ from weir.online.learners.base import Learner
 from weir.online.metrics.ranking import rank_rows
 from weir.streams.workbench.report.run_sample import RunSample
 
-_SHOWN, _SHUFFLES, _SEED = 25, 2, 1
+_SHOWN, _SEED = 25, 1
 _FEW: Final = 10
 """Rows of a class below which a ranking says nothing."""
+_CELLS, _BLOCK = 50_000, 50
+"""Values that are explained, and rows of them at once: some learners score each row once for every feature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ def feature_parts(names: Sequence[str], learner: Learner, sample: RunSample) -> 
     rows = sample.scored.rows()
     if not len(rows) or not names:
         return FeatureParts()
-    sizes = np.abs(np.nan_to_num(learner.contributions(rows))).mean(axis=0)
+    rows = rows[:: -(-rows.size // _CELLS)]
+    added = [learner.contributions(rows[at : at + _BLOCK]) for at in range(0, len(rows), _BLOCK)]
+    sizes = np.abs(np.nan_to_num(np.concatenate(added))).mean(axis=0)
     order = np.argsort(-sizes, kind="stable")[:_SHOWN].tolist()
     x, y, weight = _labelled(sample)
     labelled = (int(np.count_nonzero(~y)), int(np.count_nonzero(y)))
@@ -92,11 +96,9 @@ def _precision(learner: Learner, x: FloatMatrix, y: BoolVector, weight: FloatVec
 
 def _without(learner: Learner, x: FloatMatrix, y: BoolVector, weight: FloatVector, at: int) -> float:
     """Average precision where a column says nothing any more; rows are drawn by weight, as they came."""
-    rng, shuffled, found = np.random.default_rng(_SEED), x.copy(), []
-    for _ in range(_SHUFFLES):
-        shuffled[:, at] = rng.choice(x[:, at], len(x), p=weight / weight.sum())
-        found.append(_precision(learner, shuffled, y, weight))
-    return float(np.mean(found))
+    shuffled = x.copy()
+    shuffled[:, at] = np.random.default_rng(_SEED).choice(x[:, at], len(x), p=weight / weight.sum())
+    return _precision(learner, shuffled, y, weight)
 
 
 def _median(values: FloatVector) -> float:

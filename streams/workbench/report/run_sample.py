@@ -14,7 +14,7 @@ from weir.online.batch import FloatMatrix
 from weir.online.decisions.alert_state import SEVERITIES, AlertState
 from weir.online.stages.pipeline import StepOutput
 
-ROWS, OF_A_CLASS, TOP_ALERTS = 2_000, 1_500, 12
+ROWS, OF_A_CLASS, TOP_ALERTS = 2_000, 1_000, 12
 _DAY_S: Final = 86_400.0
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tests.streams.test_backtest import TASK, columns, write
+from weir.online.batch import FloatMatrix
 from weir.online.decisions.alert_state import SEVERITIES, AlertState
 from weir.online.learners.logistic import ScaledLogistic
 from weir.online.stages.pipeline import StepOutput
@@ -313,6 +314,27 @@ def test_what_decides_the_label_costs_most_to_remove() -> None:
     assert costs["cause"] > 0.3
     assert abs(costs["noise"]) < 0.05
     assert found.average_precision > 0.6
+
+
+class Slow(ScaledLogistic):
+    """Scores each row once for every feature, as forests do."""
+
+    def __init__(self, features: tuple[str, ...]) -> None:
+        super().__init__(features)
+        self.asked: list[int] = []
+
+    def contributions(self, x: FloatMatrix) -> FloatMatrix:
+        self.asked.append(len(x))
+        return np.ones(x.shape)
+
+
+def test_a_wide_and_slow_learner_is_asked_little() -> None:
+    learner, sample = Slow(tuple(f"f{i}" for i in range(400))), RunSample()
+    sample.scored.add(np.ones((5_000, 400)))
+    found = feature_parts(learner.features, learner, sample)
+    assert max(learner.asked) * 400 * 400 * 8 < 100e6  # bytes of every row without each feature
+    assert 100 <= sum(learner.asked) <= 125
+    assert found.features == 400
 
 
 @settings(max_examples=200)
