@@ -21,19 +21,15 @@ class FullTrainer(Protocol):
 
     def scorer(self) -> FullScorer | None:
         """The full model, as the pipeline uses it."""
-        ...
 
     def begin(self, pipeline: TaskPipeline) -> None:
         """The run that follows is of this pipeline."""
-        ...
 
     def observe(self, out: StepOutput, batch: EventBatch | None, now: float) -> None:
         """Take in what one step made of ``batch``, at event time ``now``."""
-        ...
 
     def step(self, now: float) -> None:
         """Go on at event time ``now``, between two batches: what is trained, or swapped, counts from the next one."""
-        ...
 
     def report(self) -> list[dict[str, Any]]:
         """What became of each training, oldest first, JSON-ready."""

@@ -23,7 +23,10 @@ from weir.online.labels.kernel import claim
 from weir.online.rows import NumberedRows, RowIndex
 
 _TEXTS = {"event_ids": pa.string(), "entity_ids": pa.string(), "alert_ids": pa.string(),
-          "reasons": pa.list_(pa.string())}  # fmt: skip
+          "reasons": pa.list_(pa.string()), "values": pa.string()}  # fmt: skip
+_NUMBERS = {"ts": pa.float64(), "score": pa.float64(), "threshold": pa.float64(), "alerted": pa.bool_(),
+            "version": pa.int64(), "amount": pa.float64()}  # fmt: skip
+_SCHEMA = pa.schema(_TEXTS | _NUMBERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +153,8 @@ class OutcomeLog:
     def __init__(self, features: Sequence[str], *, reasons: bool = False) -> None:
         self._reasons = reasons
         self._amount = features.index("amount") if "amount" in features else None
-        self._texts: dict[str, list[pa.Array]] = {name: [] for name in (*_TEXTS, "values")}
-        self._numbers: dict[str, list[Any]] = {
-            name: [] for name in ("ts", "score", "threshold", "alerted", "version", "amount", "digest")
-        }
+        self._blocks: list[pa.Table] = []
+        self._digests: list[Digests] = []
         self._told: list[tuple[Digests, BoolVector, FloatVector]] = []
 
     def add(self, block: ScoredBlock) -> None:
@@ -162,24 +163,16 @@ class OutcomeLog:
         rows = sorted(block.alerts)
         alerted = np.zeros(n, np.bool_)
         alerted[[row for row in rows if block.alerts[row].status != "resolved"]] = True
-        amount = np.full(n, np.nan) if self._amount is None else p.features[:, self._amount]
-        columns: dict[str, Any] = {
-            "ts": p.ts,
-            "score": p.score,
-            "threshold": block.thresholds,
-            "version": p.model_version,
-        }
-        columns |= {"alerted": alerted, "amount": amount, "digest": pair_digests(p.entity_id, p.event_id)}
-        for name, column in columns.items():
-            self._numbers[name].append(column.copy())  # a view would keep the features in memory
         ids, said = list[Any]([None] * n), list[Any]([None] * n)
         for row in rows:
             ids[row] = block.alerts[row].alert_id
             said[row] = [reason.text for reason in block.alerts[row].reasons] if self._reasons else None
-        texts = {"event_ids": p.event_id, "entity_ids": p.entity_id, "alert_ids": ids, "reasons": said}
-        for name, text in texts.items():
-            self._texts[name].append(pa.array(text, _TEXTS[name]))
-        self._texts["values"].append(pa.array(block.values or [None] * n, pa.string()))
+        # A view would keep all features in memory.
+        amount = np.full(n, np.nan) if self._amount is None else p.features[:, self._amount].copy()
+        texts = (p.event_id, p.entity_id, ids, said, block.values or [None] * n)
+        numbers = (p.ts, p.score, block.thresholds, alerted, p.model_version, amount)
+        self._blocks.append(pa.table(dict(zip(_SCHEMA.names, (*texts, *numbers), strict=True)), schema=_SCHEMA))
+        self._digests.append(pair_digests(p.entity_id, p.event_id))
 
     def tell(self, told: Sequence[JoinResult], delay_s: float = 0.0, now: float = np.inf) -> None:
         """Take in labels in the order in which they became known.
@@ -194,24 +187,17 @@ class OutcomeLog:
 
     def outcomes(self) -> Outcomes:
         """Everything so far."""
-        n = sum(map(len, self._numbers["ts"]))
-        numbers: dict[str, Any] = {
-            name: np.concatenate(parts) if n else np.empty(0) for name, parts in self._numbers.items()
-        }
-        texts = {name: pa.chunked_array(parts, _TEXTS.get(name, pa.string())) for name, parts in self._texts.items()}
-        label, known_at = np.full(n, np.nan), np.full(n, np.nan)
-        digests = numbers.pop("digest")
-        if self._told and n:
+        whole = pa.concat_tables(self._blocks) if self._blocks else _SCHEMA.empty_table()
+        label, known_at = np.full((2, len(whole)), np.nan)
+        if self._told and self._blocks:
             events, y, known = (np.concatenate(parts) for parts in zip(*self._told, strict=True))
-            found = _rows_of(digests, events)
+            found = _rows_of(np.concatenate(self._digests), events)
             there = found >= 0
             # Of several labels of one row the last assignment stays: a correction counts.
             label[found[there]], known_at[found[there]] = y[there], known[there]
-        kinds: dict[str, Any] = {"alerted": np.bool_, "version": np.int64}
-        typed: dict[str, Any] = {
-            name: column.astype(kinds.get(name, np.float64), copy=False) for name, column in numbers.items()
-        }
-        return Outcomes(**texts, **typed, label=label, known_at=known_at)
+        texts = {name: whole[name] for name in _TEXTS}
+        numbers = {name: whole[name].to_numpy().astype(kind.to_pandas_dtype()) for name, kind in _NUMBERS.items()}
+        return Outcomes(**texts, **numbers, label=label, known_at=known_at)
 
 
 def _rows_of(digests: Digests, wanted: Digests) -> IntVector:

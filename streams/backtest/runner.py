@@ -39,7 +39,7 @@ from weir.streams.errors import TooManyRejects, UsageError
 
 _SHOWN_REJECTS, _MANY_ROWS = 20, 1_000
 _MOST_POINTS = 200
-"""Of the metrics over time in a report: one of years stays small."""
+"""Of the metrics over time, and of drifts, in a report: one of years stays small."""
 NOTHING: Final = Keep()
 
 
@@ -110,6 +110,7 @@ class BacktestResult:
         return {
             "task": self.task.name,
             "rows": self.rows,
+            "stopped": self.stopped,
             "seconds": round(self.seconds, 3),
             "rows_per_s": round(self.rows / self.seconds, 1) if self.seconds else None,
             "scored": p.scored,
@@ -129,7 +130,8 @@ class BacktestResult:
             "metrics_over": self.task.labels.metrics_over,
             "metrics_over_time": _thinned(p.evaluation.points()),
             "alerts": self.alerts,
-            "drift": self.detections,
+            "drift": self.detections[-_MOST_POINTS:],
+            "drifts": len(self.detections),
             "retrain_requests": self.requests,
             "trainings": self.trainings,
         }

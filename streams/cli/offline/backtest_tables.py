@@ -35,7 +35,7 @@ def summary(report: Mapping[str, Any]) -> Table:
     said = (
         f"{r['scored']:,} scored, {r['labelled']:,} labelled, {r['model_version']:,} learned, "
         f"{r['rejected']:,} rejected, {r['repeats']:,} repeated, {r['alerts']['open']:,} alerts opened, "
-        f"{len(r['drift'])} drifts; metrics over {r['metrics_over']}"
+        f"{r['drifts']:,} drifts; metrics over {r['metrics_over']}"
     )
     if refused := r["alerts"]["refused"]:
         said += f"; {refused:,} rows over the line opened no alert, as the budget had none left"
