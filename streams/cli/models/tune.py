@@ -150,6 +150,7 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
     from weir.streams.workbench.tuning.findings import judge, leaderboard, lines, recommended
     from weir.streams.workbench.tuning.study import best_of, finished
     from weir.streams.workbench.tuning.task_text import rewritten
+    from weir.streams.workbench.tuning.trial_watch import sign
 
     study, reference = search.open(), search.reference()
     looked_at, best = finished(study), best_of(study)[0]
@@ -171,7 +172,7 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
             found = judge({"as it is": search.document, f"trial {best.number}": document}, data, search.cut.at, advance)
         show(found, f"judged once: {found.rows:,} later rows with labels, {found.positives:,} positive")
         gain = found.differences[0].by_entity[search.metric]
-        if gain.value * search.sign() < 0:
+        if gain.value * sign(search.metric) < 0:
             notes().print(
                 "on the judged rows the task as it is was better: keep it, or search on more data", soft_wrap=True
             )

@@ -18,8 +18,10 @@ from weir.online.batch import BoolVector, FloatVector
 from weir.online.task.spec import TaskSpec
 from weir.streams.workbench.compare import Comparison, Progress, compared, costs_of, run_tasks
 from weir.streams.workbench.measures import Curve, Interval, bootstrap, interval, measure, precision_recall
+from weir.streams.workbench.tuning.reference import Reference
 from weir.streams.workbench.tuning.space import Document
-from weir.streams.workbench.tuning.study import Reference, Search, best_of, changes, document_of
+from weir.streams.workbench.tuning.study import Search, best_of, changes, document_of
+from weir.streams.workbench.tuning.trial_watch import sign
 
 SHOWN: Final = 8
 
@@ -62,7 +64,7 @@ def leaderboard(search: Search, study: optuna.Study, reference: Reference, most:
     for k, t in enumerate(shown):
         gain = interval(found[k] - found[usual], drawn[k] - drawn[usual], units)
         seconds = float(t.user_attrs.get("seconds", np.nan))
-        rows.append(Row(t.number, search.sign() * float(t.value or 0.0), gain, seconds, changes(t)))
+        rows.append(Row(t.number, sign(search.metric) * float(t.value or 0.0), gain, seconds, changes(t)))
     return rows
 
 

@@ -111,7 +111,8 @@ class Space:
     def first(self) -> list[dict[str, Any]]:
         """The choices of the first trials: the task as it is, then what is good for most."""
         adds = {knob: "on" for knob, edits in self.knobs.items() if "on" in edits}
-        some = {knob: choice for knob, choice in adds.items() if knob in ("labels", "seen")}
+        late = {"categories": "recent"} if "recent" in self.knobs.get("categories", {}) else {}
+        some = late | {knob: choice for knob, choice in adds.items() if knob in ("labels", "seen")}
         plain: dict[str, str] = {}
         ripe = {"maturity": next(reversed(self.knobs["maturity"]))} if "maturity" in self.knobs else {}
         tried = [
@@ -153,7 +154,10 @@ def _options(task: TaskSpec, facts: Facts) -> dict[str, dict[str, Edit]]:
         "changes": {"on": partial(_changes, numbers=numbers)},
         "labels": {"on": partial(_labels_on, windows=_label_windows(facts), share=facts.positive), "off": _labels_off},
         "categories": {
-            encode: partial(_categories, encode=encode, share=facts.positive) for encode in ("hashed", "target", "off")
+            "hashed": partial(_categories, encode="hashed"),
+            "target": partial(_categories, encode="target", share=facts.positive),
+            "recent": partial(_categories, encode="target", share=facts.positive, windows=_label_windows(facts)[:1]),
+            "off": partial(_categories, encode="off"),
         },
         "maturity": {each: partial(_maturity, value=each) for each in ("none", delay)} if uneven else {},
         "missing marks": {"flipped": partial(_set, key="indicators", value=not task.indicators)},
@@ -254,8 +258,8 @@ def _labels_off(document: Document) -> None:
         _unsee(document, [f"{entity['name']}.{each['name']}_" for each in entity.pop("labels", [])])
 
 
-def _categories(document: Document, encode: str, share: float) -> None:
-    """Texts as groups of a hash, as their share of positives, or not at all."""
+def _categories(document: Document, encode: str, share: float = 0.0, windows: Sequence[str] = ()) -> None:
+    """Texts as groups of a hash, as their share of positives (ever, or of late), or not at all."""
     there = document.get("categories", [])
     if not there:
         return
@@ -264,8 +268,9 @@ def _categories(document: Document, encode: str, share: float) -> None:
     if encode == "off":
         del document["categories"]
         return
-    own = {"prior_share": float(f"{share:.3g}")} if encode == "target" else {}
-    plain = ("name", "value", *(("columns",) if encode == "hashed" else ("windows", "prior")))
+    own: Document = {"prior_share": float(f"{share:.3g}")} if encode == "target" else {}
+    own |= {"windows": list(windows)} if windows else {}
+    plain = ("name", "value", "columns" if encode == "hashed" else "prior")
     document["categories"] = [{k: v for k, v in c.items() if k in plain} | {"encode": encode} | own for c in there]
     _see(document, *(f"{c['name']}_group_*" if encode == "hashed" else f"{c['name']}.*" for c in there))
 

@@ -1,12 +1,9 @@
 """Searches for a better task with Optuna: each trial is a pass over the rows to tune on, broken off where it is worse.
 
-The first trial is the task as it is, whole: its labels are those by which all are measured, and the space of changes
-follows from its rows. A trial is looked at after 2, 4 and 8 eighths of the rows that count, by the mean of the
-metric over the newer half of the eighths so far; the worse half of those seen there goes no further (successive
-halving), but for the few that are tried first. What counts begins when a tenth of the labels is known, and ends where
-too few are known yet. Of newer rows the labels that come soon are there and others are not: each counts for as many as
-its value and its age stand for, by the delays of old rows (inverse probability of censoring; Robins and Finkelstein
-2000).
+The first trial is the task as it is, whole: all are measured by its labels, and the space of changes follows from its
+rows. A trial is looked at after 1, 2 and 4 quarters of the rows that count, by the mean of the metric over the newer
+half of the quarters so far; the worse half of those seen there goes no further (successive halving), but for the few
+that are tried first.
 
 A study is a journal file: with the same file a search goes on. Sources: Akiba et al. 2019, Optuna; Bergstra et al. 2011
 (TPE); Li et al. 2020, A system for massively parallel hyperparameter tuning (asynchronous successive halving).
@@ -22,7 +19,6 @@ import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,111 +27,20 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
-from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
-from weir.streams.backtest.notes import RunWatch
-from weir.streams.backtest.outcomes import Keep, Outcomes
+from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import run_backtest
-from weir.streams.errors import UsageError
-from weir.streams.workbench.measures import LOWER_IS_BETTER, MIN_UNITS, measure
+from weir.streams.errors import UsageError, WeirError
+from weir.streams.workbench.tuning.reference import Reference, reference_of
 from weir.streams.workbench.tuning.space import AS_IS, Document, Facts, Space, built
 from weir.streams.workbench.tuning.time_cut import TimeCut
+from weir.streams.workbench.tuning.trial_watch import RUNGS, TrialWatch, sign
 
-BLOCKS: Final = 8
-RUNGS: Final = (2, 4, BLOCKS)
-_MIN_OF_EACH: Final = 10
 _IDLE: Final = 50
 """So many choices in a row that were looked at before end a search: it has seen what there is."""
-_EARLY: Final = 0.3
-"""Share of the rows whose labels tell how late labels are."""
-_LEAST_KNOWN: Final = 0.3
-"""Rows count that are so old that this share of either label is known."""
+_ENDED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 OnTrial = Callable[[FrozenTrial], None]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The n rows by which trials are measured, in the order of scoring; those from ``start`` on count."""
-
-    ts: FloatVector
-    label: FloatVector
-    """NaN where it is not known."""
-    weight: FloatVector
-    """How many rows each stands for: labels of its value are seldom known so soon."""
-    entity: IntVector
-    """What intervals are drawn by."""
-    facts: Facts
-    start: int
-    seconds: float
-    """The task as it is took so long for all rows to tune on."""
-
-    def __len__(self) -> int:
-        return len(self.ts)
-
-    def edge(self, blocks: int) -> int:
-        """The row at which so many blocks end."""
-        return self.start + (len(self) - self.start) * blocks // BLOCKS
-
-    def later(self) -> IntVector:
-        """The rows with a label in the newer half of the blocks: by these trials are told apart in the end."""
-        at = np.arange(self.edge(BLOCKS // 2), len(self))
-        return at[~np.isnan(self.label[at])]
-
-    def value(self, score: FloatVector, blocks: int, metric: str) -> float:
-        """The mean of a metric over the newer half of the first ``blocks``; of all their rows where a block has few."""
-        edges = [self.edge(k) for k in range(blocks // 2, blocks + 1)]
-        found = [self._of(score, slice(a, b), metric) for a, b in pairwise(edges)]
-        held = [each for each in found if not np.isnan(each)]
-        return float(np.mean(held)) if held else self._of(score, slice(edges[0], edges[-1]), metric)
-
-    def _of(self, score: FloatVector, rows: slice, metric: str) -> float:
-        known = ~np.isnan(self.label[rows])
-        y: BoolVector = self.label[rows][known] == 1.0
-        if min(y.sum(), (~y).sum()) < _MIN_OF_EACH:
-            return float("nan")
-        return measure(y, score[rows][known], weight=self.weight[rows][known])[metric]
-
-
-def reference_of(outcomes: Outcomes, seconds: float) -> Reference:
-    """What the task as it is says of rows, labels and spans.
-
-    Raises ``UsageError`` where too few labels are known to tell tasks apart.
-    """
-    known = np.flatnonzero(outcomes.labelled)
-    positives = int(outcomes.label[known].sum())
-    if min(positives, len(known) - positives) < 4 * _MIN_OF_EACH:
-        told = f"{len(known):,} labels are known before the cut, {positives:,} of them 1"
-        raise UsageError(f"{told}; a search needs {4 * _MIN_OF_EACH} of either: give more data, or lower --judge")
-    ts = np.maximum.accumulate(outcomes.ts)
-    early = known[known < np.quantile(known, _EARLY)]  # of newer rows those that wait long for a label have none yet
-    delay = outcomes.known_at - outcomes.ts
-    usual = float(np.quantile(delay[early], 0.9))
-    share = _known_by(ts[-1] - outcomes.ts, delay[early], outcomes.label[early])
-    rows = max(int(np.flatnonzero(share.min(axis=0) >= _LEAST_KNOWN)[-1]) + 1, len(ts) // 4)
-    told = outcomes.label[:rows] == 1.0
-    weight = 1.0 / np.maximum(np.where(told, share[1, :rows], share[0, :rows]), _LEAST_KNOWN)
-    first = float(np.quantile(outcomes.known_at[known], 0.1))
-    start = min(max(int(np.searchsorted(ts, first)), rows // BLOCKS), rows // 2)
-    entity = np.asarray(outcomes.entity_ids.combine_chunks().dictionary_encode().indices, dtype=np.int64)
-    order = np.lexsort((outcomes.ts, entity))
-    gaps = np.diff(outcomes.ts[order])[np.diff(entity[order]) == 0]
-    gap = float(np.median(gaps)) if len(gaps) else 0.0
-    if entity.max() + 1 < MIN_UNITS:
-        entity = np.floor(outcomes.ts / 86_400.0).astype(np.int64)  # days are drawn, where there is no entity to draw
-    facts = Facts(gap, float(ts[-1] - ts[0]), usual, positives / len(known))
-    return Reference(outcomes.ts[:rows], outcomes.label[:rows], weight, entity[:rows], facts, start, seconds)
-
-
-def _known_by(age: FloatVector, delay: FloatVector, label: FloatVector) -> FloatMatrix:
-    """Of labels 0 and 1 the share that is known at each age: ``(k,)`` delays and labels of old rows to ``(2, n)``."""
-    out = np.ones((2, len(age)))
-    for y in (0, 1):
-        own = np.sort(delay[label == y])
-        if len(own) >= _MIN_OF_EACH:
-            out[y] = np.searchsorted(own, age, "right") / len(own)
-    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +80,6 @@ class Search:
         quiet = {"alerting": False, "drift": None}  # which change no score, and take time
         return task.model_copy(update=quiet | {"source": task.source.model_copy(update=self.cut.source)})
 
-    def sign(self) -> int:
-        """What makes more be better."""
-        return -1 if self.metric in LOWER_IS_BETTER else 1
-
     def open(self, number: int = 0) -> optuna.Study:
         """The study; raises ``UsageError`` where the file is one of other data or another task."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # what depends on a learner is sampled for itself
@@ -211,16 +112,9 @@ class Search:
         path = self.folder / f"reference-{self._about()[:12]}.npz"
         if path.is_file():
             held = np.load(path)
-            facts = Facts(*held["facts"].tolist())
-            return Reference(
-                held["ts"],
-                held["label"],
-                held["weight"],
-                held["entity"],
-                facts,
-                int(held["start"]),
-                float(held["seconds"]),
-            )
+            columns = {name: held[name] for name in ("ts", "label", "weight", "entity")}
+            about = Facts(*held["facts"].tolist()), int(held["start"]), float(held["seconds"])
+            return Reference(**columns, facts=about[0], start=about[1], seconds=about[2])
         task = self.task(self.document)
         assert task is not None
         done = run_backtest(task, [self.cut.path], None, progress, keep=Keep(outcomes=True))
@@ -244,7 +138,7 @@ class Search:
             for choices in space.first():
                 study.enqueue_trial(choices, skip_if_exists=True)
             first = study.ask()
-            space.suggest(first)
+            first.set_user_attr("task", _digest(space.suggest(first)))
             self._tell_first(study, first, reference)
         return study, reference
 
@@ -298,7 +192,7 @@ class Search:
     def _tell_first(self, study: optuna.Study, trial: optuna.Trial, reference: Reference) -> None:
         score = np.load(self.folder / "trial-0.npy")
         for blocks in RUNGS:
-            value = self.sign() * reference.value(score, blocks, self.metric)
+            value = sign(self.metric) * reference.value(score, blocks, self.metric)
             trial.report(value, blocks)
             trial.should_prune()  # which notes the value among those to be compared with
         trial.set_user_attr("seconds", reference.seconds)
@@ -310,13 +204,16 @@ class Search:
         trial = study.ask()
         try:
             document = space.suggest(trial)
-            digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-            same = next((t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("task") == digest), None)
+            digest, ended = _digest(document), study.get_trials(deepcopy=False, states=_ENDED)
+            same = next((t for t in ended if t.user_attrs.get("task") == digest), None)
             trial.set_user_attr("task", digest)
             task = None if same is not None else self.task(document)
-            watch = _Watch(self, trial, reference, until)
+            watch = TrialWatch(self.metric, trial, reference, until)
             if task is not None:
                 run_backtest(task, [self.cut.path], None, progress, watcher=watch, stop=watch.stop)
+        except WeirError as error:  # a change that the data does not allow is no end of the search
+            trial.set_user_attr("error", str(error))
+            task = None
         except BaseException:  # also Ctrl-C: the trial is run again when the search goes on
             give_up(study, study.trials[trial.number])
             raise
@@ -339,53 +236,9 @@ def _work(search: Search, left_s: float, trials: int, number: int) -> None:
     search.run(time.monotonic() + left_s, trials, lambda _: None, number=number)
 
 
-class _Watch:
-    """Looks at a trial while it runs."""
-
-    def __init__(self, search: Search, trial: optuna.Trial, reference: Reference, until: float) -> None:
-        self._search, self._trial, self._reference, self._until = search, trial, reference, until
-        self._held: list[tuple[FloatVector, FloatVector]] = []
-        self._rows, self._blocks = 0, RUNGS[0]
-        self._first = "fixed_params" in trial.storage.get_trial_system_attrs(trial._trial_id)
-        self._pruned = self.late = False
-        self.value: float | None = None
-        """Once all rows that count are scored."""
-        self.began = time.monotonic()
-
-    def scores(self) -> FloatVector:
-        """Those so far; raises ``UsageError`` where they are not of the rows of the task as it is."""
-        ts, score = (np.concatenate(each) for each in zip(*self._held, strict=True))
-        n = min(len(ts), len(self._reference))
-        if not np.array_equal(ts[:n], self._reference.ts[:n]):
-            raise UsageError(
-                "a trial scored other rows than the task as it is: change what is scored by hand, not here"
-            )
-        return np.asarray(score)
-
-    def begin(self, pipeline: TaskPipeline, watch: RunWatch) -> None:
-        """A run begins; there is nothing to know of it."""
-
-    def add(self, out: StepOutput) -> None:
-        """Take in what a step scored; at the end of some blocks tell the pruner."""
-        if out.predictions is None or self.stop():
-            return
-        self._held.append((out.predictions.ts, out.predictions.score))
-        self._rows += len(out.predictions)
-        while self._blocks <= BLOCKS and self._rows >= self._reference.edge(self._blocks):
-            value = self._reference.value(self.scores(), self._blocks, self._search.metric)
-            if not np.isnan(value):
-                value *= self._search.sign()
-                self._trial.report(value, self._blocks)
-                worse = self._trial.should_prune()
-                self._pruned = worse and self._blocks < BLOCKS and not self._first
-            if self._blocks == BLOCKS:
-                self.value = value
-            self._blocks *= 2
-
-    def stop(self) -> bool:
-        """Whether nothing more is to be learned of it."""
-        self.late = self.value is None and not self._pruned and time.monotonic() > self._until
-        return self._pruned or self.late or self.value is not None
+def _digest(document: Document) -> str:
+    """What tells the same changes made by other choices."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def work_folder(study: Path) -> Path:
@@ -402,7 +255,7 @@ def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def finished(study: optuna.Study) -> int:
     """Configurations that were looked at; of what was tried before, and of what is no task, nothing was run."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    done = study.get_trials(deepcopy=False, states=_ENDED)
     return sum("again" not in t.user_attrs for t in done)
 
 

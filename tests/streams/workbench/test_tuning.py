@@ -20,8 +20,9 @@ from weir.streams.cli.models.tune import tune_command
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.errors import UsageError
 from weir.streams.workbench.tuning.findings import recommended
+from weir.streams.workbench.tuning.reference import reference_of
 from weir.streams.workbench.tuning.space import AS_IS, Facts, Space, built
-from weir.streams.workbench.tuning.study import Search, best_of, changes, finished, reference_of, work_folder
+from weir.streams.workbench.tuning.study import Search, best_of, changes, finished, work_folder
 from weir.streams.workbench.tuning.task_text import rewritten
 from weir.streams.workbench.tuning.time_cut import cut
 

@@ -1,0 +1,111 @@
+"""The rows by which trials are measured: those of the task as it is, with the labels known before the cut.
+
+What counts begins when a tenth of the labels is known, and ends where too few are known yet. Of newer rows the labels
+that come soon are there and others are not: each counts for as many as its value and its age stand for, by the delays
+of old rows (inverse probability of censoring weights; Robins and Finkelstein 2000).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
+from weir.streams.backtest.outcomes import Outcomes
+from weir.streams.errors import UsageError
+from weir.streams.workbench.measures import MIN_UNITS, measure
+from weir.streams.workbench.tuning.space import Facts
+
+BLOCKS: Final = 4
+"""What counts is cut into so many parts of equal numbers of rows."""
+_MIN_OF_EACH: Final = 10
+_EARLY: Final = 0.3
+"""Share of the rows whose labels tell how late labels are."""
+_LEAST_KNOWN: Final = 0.3
+"""Rows count that are so old that this share of either label is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The n rows by which trials are measured, in the order of scoring; those from ``start`` on count."""
+
+    ts: FloatVector
+    label: FloatVector
+    """NaN where it is not known."""
+    weight: FloatVector
+    """How many rows each stands for: labels of its value are seldom known so soon."""
+    entity: IntVector
+    """What intervals are drawn by."""
+    facts: Facts
+    start: int
+    seconds: float
+    """The task as it is took so long for all rows to tune on."""
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    def edge(self, blocks: int) -> int:
+        """The row at which so many blocks end."""
+        return self.start + (len(self) - self.start) * blocks // BLOCKS
+
+    def later(self) -> IntVector:
+        """The rows with a label in the newer half of the blocks: by these trials are told apart in the end."""
+        at = np.arange(self.edge(BLOCKS // 2), len(self))
+        return at[~np.isnan(self.label[at])]
+
+    def value(self, score: FloatVector, blocks: int, metric: str) -> float:
+        """The mean of a metric over the newer half of the first ``blocks``; of all their rows where a block has few."""
+        edges = [self.edge(k) for k in range(blocks // 2, blocks + 1)]
+        found = [self._of(score, slice(a, b), metric) for a, b in pairwise(edges)]
+        held = [each for each in found if not np.isnan(each)]
+        return float(np.mean(held)) if held else self._of(score, slice(edges[0], edges[-1]), metric)
+
+    def _of(self, score: FloatVector, rows: slice, metric: str) -> float:
+        known = ~np.isnan(self.label[rows])
+        y: BoolVector = self.label[rows][known] == 1.0
+        if min(y.sum(), (~y).sum()) < _MIN_OF_EACH:
+            return float("nan")
+        return measure(y, score[rows][known], weight=self.weight[rows][known])[metric]
+
+
+def reference_of(outcomes: Outcomes, seconds: float) -> Reference:
+    """What the task as it is says of rows, labels and spans.
+
+    Raises ``UsageError`` where too few labels are known to tell tasks apart.
+    """
+    known = np.flatnonzero(outcomes.labelled)
+    positives = int(outcomes.label[known].sum())
+    if min(positives, len(known) - positives) < 4 * _MIN_OF_EACH:
+        told = f"{len(known):,} labels are known before the cut, {positives:,} of them 1"
+        raise UsageError(f"{told}; a search needs {4 * _MIN_OF_EACH} of either: give more data, or lower --judge")
+    ts = np.maximum.accumulate(outcomes.ts)
+    early = known[known < np.quantile(known, _EARLY)]  # of newer rows those that wait long for a label have none yet
+    delay = outcomes.known_at - outcomes.ts
+    usual = float(np.quantile(delay[early], 0.9))
+    share = _known_by(ts[-1] - outcomes.ts, delay[early], outcomes.label[early])
+    rows = max(int(np.flatnonzero(share.min(axis=0) >= _LEAST_KNOWN)[-1]) + 1, len(ts) // 4)
+    told = outcomes.label[:rows] == 1.0
+    weight = 1.0 / np.maximum(np.where(told, share[1, :rows], share[0, :rows]), _LEAST_KNOWN)
+    first = float(np.quantile(outcomes.known_at[known], 0.1))
+    start = min(max(int(np.searchsorted(ts, first)), rows // BLOCKS), rows // 2)
+    entity = np.asarray(outcomes.entity_ids.combine_chunks().dictionary_encode().indices, dtype=np.int64)
+    order = np.lexsort((outcomes.ts, entity))
+    gaps = np.diff(outcomes.ts[order])[np.diff(entity[order]) == 0]
+    gap = float(np.median(gaps)) if len(gaps) else 0.0
+    if entity.max() + 1 < MIN_UNITS:
+        entity = np.floor(outcomes.ts / 86_400.0).astype(np.int64)  # days are drawn, where there is no entity to draw
+    facts = Facts(gap, float(ts[-1] - ts[0]), usual, positives / len(known))
+    return Reference(outcomes.ts[:rows], outcomes.label[:rows], weight, entity[:rows], facts, start, seconds)
+
+
+def _known_by(age: FloatVector, delay: FloatVector, label: FloatVector) -> FloatMatrix:
+    """Of labels 0 and 1 the share that is known at each age: ``(k,)`` delays and labels of old rows to ``(2, n)``."""
+    out = np.ones((2, len(age)))
+    for y in (0, 1):
+        own = np.sort(delay[label == y])
+        if len(own) >= _MIN_OF_EACH:
+            out[y] = np.searchsorted(own, age, "right") / len(own)
+    return out
