@@ -173,7 +173,7 @@ def _training(spec: TaskSpec, models: str | Path | None, asked: StopRequest) -> 
             import_module(name)
         from weir.streams.workbench.full_training import training_of_run
     except ImportError as exc:
-        raise UsageError(f"[full] needs {exc.name}: pip install 'weir[train]', or give full=False") from exc
+        raise UsageError(f"[full] needs {exc.name}: pip install 'weir[cpu]', or give full=False") from exc
     return training_of_run(spec, None if models is None else Path(models), asked.is_set)
 
 

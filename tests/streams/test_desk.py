@@ -262,6 +262,6 @@ def test_a_script_of_a_user_runs() -> None:
 def test_a_full_model_needs_what_trains_it_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     task = weir.Task.from_toml(DELAYED + "[full]\nstate = 0\n")
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    with pytest.raises(UsageError, match=r"\[full\] needs lightgbm: pip install 'weir\[train\]', or give full=False"):
+    with pytest.raises(UsageError, match=r"\[full\] needs lightgbm: pip install 'weir\[cpu\]', or give full=False"):
         task.backtest(table())
     assert task.backtest(table(), full=False).report["rows"] == 120

@@ -212,7 +212,7 @@ def _trainer(
     """What trains the full model; without a directory of their own its versions go with the run."""
     from weir.streams.cli.processes.process import needed
 
-    needed(["onnxruntime", "lightgbm"], "a task with [full] (or give --no-full)", "weir[train]")
+    needed(["onnxruntime", "lightgbm"], "a task with [full] (or give --no-full)", "weir[cpu]")
     from weir.streams.workbench.full_training import training_of_run
 
     def progress(part: str, done: int, of: int) -> None:

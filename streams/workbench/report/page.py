@@ -175,7 +175,7 @@ def _html(facts: dict[str, Any]) -> str:
 
         from weir.streams.pages.rendering import environment
     except ModuleNotFoundError as error:
-        raise UsageError(f"the page needs {error.name}, not installed here; run: pip install 'weir[serve]'") from error
+        raise UsageError("the page needs jinja2, not installed here; run: pip install 'weir[serve]'") from error
     templates = environment(_TEMPLATES)
     templates.filters["svg"] = Markup
     style = f"{_colours_by_system()}\n{(_TEMPLATES / 'report.css').read_text('utf-8')}"
