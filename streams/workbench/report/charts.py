@@ -69,11 +69,12 @@ def over_time(name: str, title: str, time: Timeline, lines: Mapping[str, str], n
 
 
 def known_until(outcomes: Outcomes, span: tuple[float, float]) -> float:
-    """The end of the last span of time of whose events nine in ten have a label."""
+    """The end of the last span of time of whose events about as many have a label as usual."""
     edges, at = _spans(outcomes.ts, span)
     count, known = np.bincount(at, minlength=_SPANS), np.bincount(at[outcomes.labelled], minlength=_SPANS)
-    full = np.flatnonzero((count > 0) & (known >= 0.9 * count))
-    return float(edges[full[-1] + 1]) if len(full) else span[1]
+    share = known / np.maximum(count, 1)
+    usual = np.flatnonzero((known > 0) & (share >= 0.9 * np.median(share[count > 0])))
+    return float(edges[usual[-1] + 1]) if len(usual) else span[1]
 
 
 def labels_known(outcomes: Outcomes, span: tuple[float, float], wait: str) -> Chart:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import BacktestResult, run_backtest
 from weir.streams.cli.main import app
 from weir.streams.errors import UsageError
+from weir.streams.pages.values import FOLDER
 from weir.streams.workbench.desk import Task
 from weir.streams.workbench.report.axes import Axis, amounts, odds, shares, times
+from weir.streams.workbench.report.charts import known_until
 from weir.streams.workbench.report.feature_parts import feature_parts
 from weir.streams.workbench.report.figure import MOST_POINTS, thinned
 from weir.streams.workbench.report.page import Watched, write_report
@@ -203,7 +206,7 @@ def test_dark_is_the_colours_of_the_console(tmp_path: Path) -> None:
     made(tmp_path, TASK)
     text = (tmp_path / "report.html").read_text("utf-8")
     dark = re.search(r"@media \(prefers-color-scheme: dark\) \{ :root \{(.*?)\n\} \}", text, re.DOTALL)
-    sheet = Path("streams/pages/assets/console.css").read_text("utf-8")
+    sheet = (FOLDER / "assets" / "console.css").read_text("utf-8")
     assert dark is not None
     assert dark[1] in sheet
     assert "--bg: #0e151a" in dark[1]
@@ -314,6 +317,16 @@ def test_what_decides_the_label_costs_most_to_remove() -> None:
     assert costs["cause"] > 0.3
     assert abs(costs["noise"]) < 0.05
     assert found.average_precision > 0.6
+
+
+@pytest.mark.parametrize("usual", [1.0, 0.4])
+def test_labels_are_to_come_from_where_fewer_are_known_than_usual(tmp_path: Path, usual: float) -> None:
+    result, *_ = made(tmp_path, TASK, columns(60))
+    assert result.outcomes is not None
+    some = result.outcomes.take(np.zeros(6_000, np.int64))
+    ts, rng = np.arange(6_000.0), np.random.default_rng(1)
+    label = np.where((ts < 4_500.0) & (rng.random(6_000) < usual), 0.0, np.nan)
+    assert known_until(replace(some, ts=ts, label=label), (0.0, 5_999.0)) == pytest.approx(4_500.0, abs=200.0)
 
 
 class Slow(ScaledLogistic):
