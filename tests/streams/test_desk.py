@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -265,3 +266,9 @@ def test_a_full_model_needs_what_trains_it_before_the_run(monkeypatch: pytest.Mo
     with pytest.raises(UsageError, match=r"\[full\] needs lightgbm: pip install 'weir\[cpu\]', or give full=False"):
         task.backtest(table())
     assert task.backtest(table(), full=False).report["rows"] == 120
+
+
+def test_a_run_in_another_thread_gets_no_signals_and_is_the_same() -> None:
+    task = weir.Task.from_toml(DELAYED)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(task.backtest, table()).result().scores.equals(task.backtest(table()).scores)
