@@ -54,6 +54,8 @@ class Run:
     outcomes: Outcomes
     seconds: float = float("nan")
     """Of the run; NaN of what is only read."""
+    lined: bool = True
+    """Whether it is known which rows alerted."""
 
     def labelled_by(self, other: Run) -> Run:
         """The same with the labels and the fields that another run knows of its events."""
@@ -102,7 +104,7 @@ class Comparison:
     """By task, the rows with a label that others did not score."""
     seconds: list[float]
     measures: list[dict[str, float]]
-    """Of each task: those of `measure`, with ``precision``, ``recall`` and ``alerts`` at its line."""
+    """Of each task: those of `measure`, and precision, recall and alerts at its line; NaN where that is not known."""
     differences: list[Difference]
     """Of each task but the first."""
 
@@ -173,7 +175,7 @@ def compared(
         what = f"all {len(y):,} labels are {int(y[0])}" if len(y) else "no row with a label was scored by all"
         raise UsageError(f"{', '.join(run.name for run in runs)}: {what}; nothing can be compared: give more data")
     scores = [each.score for each in taken]
-    spent = [_costs(each, y, costs) for each in taken] if costs is not None else []
+    spent = [_costs(each, y, costs) for each in taken] if costs is not None and all(r.lined for r in runs) else []
     units = {"entity": _codes(first.entity_ids), "week": np.floor(first.ts / WEEK_S).astype(np.int64)}
     drawn = {kind: bootstrap(y, scores, of, costs=spent, resamples=resamples) for kind, of in units.items()}
     found = [measure(y, s, spent[k] if spent else None) for k, s in enumerate(scores)]
@@ -188,7 +190,7 @@ def compared(
             }
         slices = _slices(first, y, (scores[0], scores[k]), units, kept_field)
         differences.append(Difference(by["entity"], by["week"], slices))
-    lined = [m | _line(y, each) for m, each in zip(found, taken, strict=True)]
+    lined = [m | _line(y, each, run.lined) for m, each, run in zip(found, taken, runs, strict=True)]
     names, seconds = [run.name for run in runs], [run.seconds for run in runs]
     left = dict(zip(names, unpaired, strict=True))
     return Comparison(names, len(y), int(y.sum()), left, seconds, lined, differences)
@@ -211,7 +213,7 @@ def logged_run(name: str, tables: Sequence[pa.Table]) -> Run:
         table["event_id"], table["entity_id"], none, none, none, number["ts"], number["score"],
         np.full(n, np.inf), np.zeros(n, np.bool_), missing, missing, number["model_version"], missing,
     )  # fmt: skip
-    return Run(name, outcomes)
+    return Run(name, outcomes, lined=False)
 
 
 def _keys(event_ids: pa.ChunkedArray, entity_ids: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -251,9 +253,9 @@ def _costs(outcomes: Outcomes, y: BoolVector, costs: CostThreshold) -> FloatVect
     return row_costs(y, outcomes.alerted, own, stake)
 
 
-def _line(y: BoolVector, outcomes: Outcomes) -> dict[str, float]:
+def _line(y: BoolVector, outcomes: Outcomes, known: bool) -> dict[str, float]:
     told = at_line(y, outcomes.score, outcomes.alerted)
-    return {name: told[name] for name in ("precision", "recall", "alerts")}
+    return {name: told[name] if known else float("nan") for name in ("precision", "recall", "alerts")}
 
 
 def _slices(

@@ -146,6 +146,8 @@ def _told(trial: FrozenTrial, metric: str) -> str:
 
 def _finish(search: Search, data: list[Path], out: Path | None) -> None:
     """Show the best trials, judge the pick and the task as it is, and write what is recommended."""
+    from rich.progress import TimeRemainingColumn
+
     from weir.streams.cli.offline.compare import show
     from weir.streams.workbench.tuning.findings import judge, leaderboard, lines, recommended
     from weir.streams.workbench.tuning.study import best_of, finished
@@ -168,7 +170,7 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
     else:
         looks = int(study.user_attrs.get("judged", 0)) + 1
         study.set_user_attr("judged", looks)
-        with bar_of_each() as advance:
+        with bar_of_each(TimeRemainingColumn()) as advance:
             found = judge({"as it is": search.document, f"trial {best.number}": document}, data, search.cut.at, advance)
         show(found, f"judged once: {found.rows:,} later rows with labels, {found.positives:,} positive")
         gain = found.differences[0].by_entity[search.metric]

@@ -66,6 +66,8 @@ def compare_command(
 
         weir compare a.toml b.toml --data rows.csv --slice country --cost 5,200 --json found.json
     """
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
     from weir.streams.task_files import load_task
     from weir.streams.workbench.compare import compared, costs_of, run_tasks
 
@@ -82,7 +84,7 @@ def compare_command(
     try:
         if champion:
             runs.append(asyncio.run(_champion(next(iter(specs.values())), archive, log)))
-        with bar_of_each() as advance:
+        with bar_of_each(MofNCompleteColumn(), TimeRemainingColumn()) as advance:
             made = run_tasks(specs, data, advance, labels=labels or (), label_delay_s=delay_s, kept_field=field)
             runs += made
         if champion:
@@ -139,9 +141,9 @@ def show(found: Comparison, title: str = "") -> None:
              _ends(difference.by_week[m]))
             for m, by in difference.by_entity.items()
         ]  # fmt: skip
-        rows += [(m, *(f"{found.measures[i][m]:.4f}" for i in (0, k)), "", "", "") for m in ("precision", "recall")]
-        rows.append(("alerted rows", *(f"{found.measures[i]['alerts']:,.0f}" for i in (0, k)), "", "", ""))
-        rows.append(("seconds", *(_seconds(found.seconds[i]) for i in (0, k)), "", "", ""))
+        for name_of, form in (("precision", ".4f"), ("recall", ".4f"), ("alerts", ",.0f")):
+            rows.append((name_of, *(_number(found.measures[i][name_of], form) for i in (0, k)), "", "", ""))
+        rows.append(("seconds", *(_number(found.seconds[i], ".1f") for i in (0, k)), "", "", ""))
         units = [next(iter(by.values())).units for by in (difference.by_entity, difference.by_week)]
         columns = (f"by {units[0]:,} entities>", f"by {units[1]:,} weeks>")
         output().print(table("", f"{base}>", f"{name}>", "difference>", *columns, rows=rows, title=title))
@@ -170,5 +172,5 @@ def _ends(of: Interval) -> str:
     return "-" if of.low != of.low else f"[{of.low:+.4f}, {of.high:+.4f}]"
 
 
-def _seconds(value: float) -> str:
-    return "-" if value != value else f"{value:.1f}"
+def _number(value: float, form: str) -> str:
+    return "-" if value != value else format(value, form)

@@ -119,7 +119,7 @@ class Space:
             (AS_IS, plain), (AS_IS, adds), ("auto", plain), ("auto", some | ripe), ("boosted", adds), ("auto", adds),
             ("boosted", plain),
         ]  # fmt: skip
-        return [self._choices(kind, on) for kind, on in tried if kind in self.kinds]
+        return [self._choices(kind if kind in self.kinds else AS_IS, on) for kind, on in tried]
 
     def _choices(self, kind: str, on: Mapping[str, str]) -> dict[str, Any]:
         params = PARAMS.get(kind, {})

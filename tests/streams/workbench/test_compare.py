@@ -134,6 +134,7 @@ def test_what_serves_takes_part_by_its_first_predictions(tmp_path: Path) -> None
     assert status == 0, said
     assert f"{N:,} rows with labels" in said
     assert "champion" in said
+    assert "cost" not in said  # which rows alerted is not in its log
 
 
 @pytest.mark.parametrize(
