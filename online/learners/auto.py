@@ -137,7 +137,8 @@ class Auto:
         prior = dict.fromkeys(names, 1.0 / len(names))
         half_life = float(self.half_life)
         self._stack = BayesianLogistic(names, prior_std=0.3, half_life=half_life, prior=prior)
-        self._calibrator = BayesianLogistic(_BENT, prior_std=0.3, half_life=half_life / 5, prior={_BENT[0]: 1.0})
+        # A looser one follows the first few hundred labels so far that scores of different days no longer compare.
+        self._calibrator = BayesianLogistic(_BENT, prior_std=0.1, half_life=half_life / 5, prior={_BENT[0]: 1.0})
         self._switch = 1.0 - 0.5 ** (1.0 / half_life)
         count = len(names) + 2
         self._state: dict[str, NDArray[Any]] = {"share": np.full(count, 1.0 / count), "rows": np.array([0, 1])}

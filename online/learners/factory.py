@@ -85,10 +85,10 @@ class LearnerSpec(FrozenModel):
 
 
 AUTO_MEMBERS = (
-    LearnerSpec(kind="boosted"),
+    LearnerSpec(kind="boosted", params={"depth": 3}),
     LearnerSpec(kind="boosted", params={"every": 50, "buffer": 4000, "trees": 50}),
     LearnerSpec(kind="curved_logistic"),
-    LearnerSpec(kind="curved_logistic", params={"half_life": 500.0}),
+    LearnerSpec(kind="curved_logistic", params={"half_life": 3000.0}),
     LearnerSpec(kind="logistic", params={"lr": 0.2, "intercept_lr": 0.2}),
 )
 """Members of ``auto`` where a task names none."""

@@ -87,6 +87,13 @@ class Identities:
 
 ARITHMETIC: Final = 3
 """Raise it when a learner computes differently than before: stored models of other numbers are then not continued."""
+_SINCE: Final = {"auto": 4}
+"""The same of one kind alone, where that is higher: models of other kinds go on."""
+
+
+def arithmetic_of(spec: LearnerSpec) -> int:
+    """The number of a learner: the highest of its own kind and of those of its members."""
+    return max([_SINCE.get(spec.kind, ARITHMETIC), *map(arithmetic_of, spec.members)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,7 @@ class ExampleFold:
     @property
     def fit(self) -> str:
         """Names everything that a stored model must agree in to be continued here, 16 hexadecimal digits."""
-        what = [ARITHMETIC, CAPACITY, self.spec.model_dump(mode="json"), self.features]
+        what = [arithmetic_of(self.spec), CAPACITY, self.spec.model_dump(mode="json"), self.features]
         return hashlib.sha256(orjson.dumps(what, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
     def read(

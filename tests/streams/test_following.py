@@ -19,7 +19,7 @@ from weir.online.learners.factory import REGISTRY, LearnerSpec, build_learner
 from weir.online.learners.online_model import OnlineModel
 from weir.online.learners.timeline import ModelTimeline, VersionNotKept
 from weir.streams.errors import ReplicaDiverged
-from weir.streams.model_replicas.fold import ExampleFold, FoldState, Identities
+from weir.streams.model_replicas.fold import ARITHMETIC, ExampleFold, FoldState, Identities, arithmetic_of
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots, kept_versions
 from weir.streams.model_replicas.snapshot_writer import ModelKeeper
 from weir.streams.redis.store_errors import StoreUnavailable
@@ -239,6 +239,13 @@ def test_another_learner_or_other_features_do_not_fit() -> None:
     }
     assert len(fits) == 4
     assert ExampleFold("churn", SPECS["logistic"], FEATURES).fit in fits
+
+
+def test_auto_computes_anew_wherever_it_is_a_member_and_other_kinds_go_on() -> None:
+    auto = LearnerSpec(kind="auto", members=(SPECS["logistic"],))
+    within = LearnerSpec(kind="stack", members=(SPECS["logistic"], auto))
+    assert arithmetic_of(auto) == arithmetic_of(within) > ARITHMETIC
+    assert arithmetic_of(SPECS["logistic"]) == arithmetic_of(LearnerSpec(kind="boosted")) == ARITHMETIC
 
 
 def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
