@@ -85,6 +85,7 @@ class LearnerSpec(FrozenModel):
 
 
 AUTO_MEMBERS = (
+    LearnerSpec(kind="boosted"),
     LearnerSpec(kind="boosted", params={"depth": 3}),
     LearnerSpec(kind="boosted", params={"every": 50, "buffer": 4000, "trees": 50}),
     LearnerSpec(kind="curved_logistic"),

@@ -33,6 +33,7 @@ SPECS = {
     "adaptive_tree": TREE,
     "adaptive_forest": LearnerSpec(kind="adaptive_forest", params={"n_models": 2}),
     "stack": LearnerSpec(kind="stack", params={"combiner_lr": 0.01}, members=(LOGISTIC, BOOSTED)),
+    "river": LearnerSpec(kind="river", estimator="preprocessing.StandardScaler | linear_model.LogisticRegression"),
 }
 QUICK = ("logistic", "bayesian_logistic", "curved_logistic", "boosted", "beside_full", "stack")
 ALLOWED = (1e12, -1e15, 1e15, -1e4, 3e5, 5e-324, 0.0)
@@ -46,6 +47,7 @@ CASES = [
     *(("auto", place, ALLOWED) for place in ("first", "spread")),
     *(("adaptive_tree", place, ALLOWED) for place in ("first", "spread")),
     ("adaptive_forest", "spread", ALLOWED),
+    ("river", "spread", ALLOWED),
 ]
 
 

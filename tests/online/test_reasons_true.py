@@ -102,7 +102,9 @@ def test_what_each_learner_says_is_true(kind: str) -> None:
     }.get(kind, {})
     members = tuple(LearnerSpec(kind=member) for member in inside)
     full = ("full.logit", "full.known") if kind == "beside_full" else ()
-    learner = build_learner(LearnerSpec(kind=kind, params=params, members=members), (*stream.names, *full))
+    river = "linear_model.LogisticRegression" if kind == "river" else None
+    spec = LearnerSpec(kind=kind, params=params, members=members, estimator=river)
+    learner = build_learner(spec, (*stream.names, *full))
     x = np.hstack([stream.x, np.zeros((len(stream.x), len(full)))])
     learner.learn_many(x, np.array(stream.y), np.ones(len(x)))
     added = learner.contributions(x)[:, : len(stream.names)]

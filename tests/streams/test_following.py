@@ -34,6 +34,7 @@ SPECS = {
     "column": LearnerSpec(kind="column", params={"column": "a"}),
     "stack": LearnerSpec(kind="stack", members=(BOOSTED, LearnerSpec(kind="logistic"))),
     "beside_full": LearnerSpec(kind="beside_full", members=(BOOSTED,)),
+    "river": LearnerSpec(kind="river", estimator="naive_bayes.GaussianNB", params={"memory": 60}),
 }
 KINDS = sorted(SPECS)
 
