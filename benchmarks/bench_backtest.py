@@ -61,7 +61,7 @@ negative_rate = 0.1
 keep_s = "8d"
 [threshold]
 kind = "budget"
-alerts_per_day = 100
+alerts_per_day = 20
 [source]
 columns = { user_id = "user", merchant_id = "shop", amount = "eur", country = "country" }
 constants = { type = "purchase" }
