@@ -41,6 +41,7 @@ _MANY, _OFTEN = 30, 200
 _MARK: Final = re.compile(r"[\w .:+-]+")
 _NEARLY_ALL, _NOTHING = 0.999, 0.51
 """A value in so many rows, of a column that alone has no higher ROC AUC, is left out."""
+_SHOWN: Final = 4
 _MOST_HASHED: Final = 16
 """Different texts beyond which a text is an input by the share of positives known of it."""
 
@@ -174,9 +175,10 @@ def _choose_inputs(plan: Plan, columns: Sequence[Column]) -> None:
     rank = {name: (not plan.columns[name].words & terms.WORTH, -tells[plan.columns[name].name]) for name in worth}
     plan.worth = sorted(worth, key=rank.__getitem__)[:_MOST_WORTH]
     if plan.label is None and not plan.silent and not plan.worth:
+        left = "".join(f"; {name}: {why}" for name, why in list(plan.left.items())[:_SHOWN])
         raise UsageError(
             f"{', '.join(map(str, plan.sample.paths))}: nothing to learn or to watch: no label, no number that "
-            "changes, and no id that comes again; write a task file by hand, see docs/TASKS.md"
+            f"changes, and no id that comes again{left}; write a task file by hand, see docs/TASKS.md"
         )
 
 
