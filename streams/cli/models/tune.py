@@ -149,14 +149,15 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
     from rich.progress import TimeRemainingColumn
 
     from weir.streams.cli.offline.compare import show
-    from weir.streams.workbench.tuning.findings import judge, leaderboard, lines, recommended
-    from weir.streams.workbench.tuning.study import best_of, finished
+    from weir.streams.workbench.tuning.findings import judge, leaderboard, lines, pick, recommended
+    from weir.streams.workbench.tuning.study import finished
     from weir.streams.workbench.tuning.task_text import rewritten
     from weir.streams.workbench.tuning.trial_watch import sign
 
     study, reference = search.open(), search.reference()
-    looked_at, best = finished(study), best_of(study)[0]
-    _show_board(leaderboard(search, study, reference), search.metric, looked_at)
+    looked_at, board = finished(study), leaderboard(search, study, reference)
+    _show_board(board, search.metric, looked_at)
+    best = study.trials[pick(board, search.metric)]
     told = [(f"{x.score:.4f}", f"{x.alerts_per_day:.2f}", f"{x.precision:.3f}", f"{x.recall:.3f}")
             for x in lines(search, reference, best.number)]  # fmt: skip
     names = ("score from>", "alerted rows a day>", "precision>", "recall>")
@@ -164,7 +165,7 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
     document = recommended(search, reference, best)
     if best.number == 0:
         notes().print(
-            f"none of {looked_at} configurations was better than the task as it is: nothing is recommended",
+            f"none of {looked_at} configurations was clearly better than the task as it is: nothing is recommended",
             soft_wrap=True,
         )
     else:

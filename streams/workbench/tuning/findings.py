@@ -68,6 +68,15 @@ def leaderboard(search: Search, study: optuna.Study, reference: Reference, most:
     return rows
 
 
+def pick(board: Sequence[Row], metric: str) -> int:
+    """The number of the best trial whose difference to the task as it is has all of its interval on the good side.
+
+    Without one it is the task as it is: of many trials some look better by chance.
+    """
+    ends = ((row.number, sign(metric) * row.difference.low, sign(metric) * row.difference.high) for row in board)
+    return next((number for number, *both in ends if min(both) > 0), 0)
+
+
 def lines(search: Search, reference: Reference, number: int) -> list[Line]:
     """What lines on a trial's scores would have done on the later blocks: at three recalls, and at the best F1."""
     at = reference.later()

@@ -84,7 +84,8 @@ def reference_of(outcomes: Outcomes, seconds: float) -> Reference:
     ts = np.maximum.accumulate(outcomes.ts)
     early = known[known < np.quantile(known, _EARLY)]  # of newer rows those that wait long for a label have none yet
     delay = outcomes.known_at - outcomes.ts
-    usual = float(np.quantile(delay[early], 0.9))
+    by_label = [delay[early][outcomes.label[early] == y] for y in (0, 1)]
+    usual = max(float(np.quantile(of, 0.9)) for of in by_label if len(of) >= _MIN_OF_EACH or len(of) > len(early) / 2)
     share = _known_by(ts[-1] - outcomes.ts, delay[early], outcomes.label[early])
     rows = max(int(np.flatnonzero(share.min(axis=0) >= _LEAST_KNOWN)[-1]) + 1, len(ts) // 4)
     told = outcomes.label[:rows] == 1.0

@@ -59,7 +59,7 @@ class Facts:
     """Half of the times between two rows of an entity are shorter."""
     span_s: float
     delay_s: float
-    """9 of 10 labels are known after so long."""
+    """9 of 10 of either label are known after so long."""
     positive: float
     """Share of the labels."""
 

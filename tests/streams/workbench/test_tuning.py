@@ -19,7 +19,7 @@ from weir.streams.backtest.outcomes import Outcomes
 from weir.streams.cli.models.tune import tune_command
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.errors import UsageError
-from weir.streams.workbench.tuning.findings import recommended
+from weir.streams.workbench.tuning.findings import leaderboard, pick, recommended
 from weir.streams.workbench.tuning.reference import reference_of
 from weir.streams.workbench.tuning.space import AS_IS, Facts, Space, built
 from weir.streams.workbench.tuning.study import Search, best_of, changes, finished, work_folder
@@ -88,12 +88,12 @@ def test_a_poisoned_judged_part_never_changes_the_pick(tmp_path: Path) -> None:
         one = search(tmp_path / name, table)
         study, reference = one.prepare()
         one.run(time.monotonic() + 600, 3, lambda _: None)
-        best = best_of(study)
-        document = recommended(one, reference, best[0])
+        best = study.trials[pick(leaderboard(one, study, reference), one.metric)]
+        document = recommended(one, reference, best)
         found.append(([(t.number, t.value, t.params) for t in study.trials], document, one.cut.rows, one.cut.at))
         assert finished(study) == 3
-        assert best[0].number > 0
-        assert "labels" in changes(best[0])  # which is what helps here
+        assert best.number == best_of(study)[0].number > 0
+        assert "labels" in changes(best)  # which is what helps here
         assert one.cut.rows == 0.8 * N
     assert found[0] == found[1]
 
