@@ -21,7 +21,6 @@ from weir.streams.errors import UsageError
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from weir.streams.workbench.measures import Interval
     from weir.streams.workbench.tuning.findings import Row
     from weir.streams.workbench.tuning.study import Search
 
@@ -154,7 +153,8 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
     from weir.streams.workbench.tuning.task_text import rewritten
     from weir.streams.workbench.tuning.trial_watch import sign
 
-    study, reference = search.open(), search.reference()
+    study, reference, said = search.open(), search.reference(), notes()
+    said.soft_wrap = True
     looked_at, board = finished(study), leaderboard(search, study, reference)
     _show_board(board, search.metric, looked_at)
     best = study.trials[pick(board, search.metric)]
@@ -164,10 +164,7 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
     output().print(table(*names, rows=told, title=f"lines on the scores of trial {best.number}"))
     document = recommended(search, reference, best)
     if best.number == 0:
-        notes().print(
-            f"none of {looked_at} configurations was clearly better than the task as it is: nothing is recommended",
-            soft_wrap=True,
-        )
+        said.print(f"none of {looked_at} configurations was clearly better than the task as it is: none is recommended")
     else:
         looks = int(study.user_attrs.get("judged", 0)) + 1
         study.set_user_attr("judged", looks)
@@ -176,38 +173,25 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
         show(found, f"judged once: {found.rows:,} later rows with labels, {found.positives:,} positive")
         gain = found.differences[0].by_entity[search.metric]
         if gain.value * sign(search.metric) < 0:
-            notes().print(
-                "on the judged rows the task as it is was better: keep it, or search on more data", soft_wrap=True
-            )
+            said.print("on the judged rows the task as it is was better: keep it, or search on more data")
         if looks > 1:
-            notes().print(
-                f"these rows are judged for the {looks}th time in this study: what they say is no longer new",
-                soft_wrap=True,
-            )
+            said.print(f"look number {looks} of this study at these rows: what they say is no longer new")
     if out is not None:
         out.write_text(rewritten(search.text, document))
-        notes().print(f"{out}: the task of trial {best.number}, the best of {looked_at} looked at", markup=False)
+        said.print(f"{out}: the task of trial {best.number}, the best of {looked_at} looked at", markup=False)
 
 
 def _show_board(rows: list[Row], metric: str, looked_at: int) -> None:
+    from weir.streams.cli.offline.compare import ends
+
     shown = [
-        (
-            r.number,
-            f"{r.value:.4f}",
-            f"{r.difference.value:+.4f}",
-            _ends(r.difference),
-            f"{r.seconds:.0f}",
-            _said(r.changes),
-        )
+        (r.number, f"{r.value:.4f}", f"{r.difference.value:+.4f}", ends(r.difference), f"{r.seconds:.0f}",
+         _said(r.changes))
         for r in rows
-    ]
+    ]  # fmt: skip
     names = ("trial>", f"{metric}>", "pooled>", "95 %>", "seconds>", "changes")
     title = f"the best of {looked_at} configurations, on the later rows to tune on; pooled: less the task as it is"
     output().print(table(*names, rows=shown, title=title))
-
-
-def _ends(of: Interval) -> str:
-    return "-" if of.low != of.low else f"[{of.low:+.4f}, {of.high:+.4f}]"
 
 
 def _said(changed: Mapping[str, Any]) -> str:

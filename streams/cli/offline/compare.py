@@ -137,8 +137,8 @@ def show(found: Comparison, title: str = "") -> None:
     for k, difference in enumerate(found.differences, 1):
         name = found.names[k]
         rows: list[tuple[str, ...]] = [
-            (m, f"{found.measures[0][m]:.4f}", f"{found.measures[k][m]:.4f}", f"{by.value:+.4f}", _ends(by),
-             _ends(difference.by_week[m]))
+            (m, f"{found.measures[0][m]:.4f}", f"{found.measures[k][m]:.4f}", f"{by.value:+.4f}", ends(by),
+             ends(difference.by_week[m]))
             for m, by in difference.by_entity.items()
         ]  # fmt: skip
         for name_of, form in (("precision", ".4f"), ("recall", ".4f"), ("alerts", ",.0f")):
@@ -160,7 +160,7 @@ def _show_slices(difference: Difference) -> None:
     shown = difference.slices[:SLICES_SHOWN]
     if shown:
         rows = [
-            (s.kind, s.value, f"{s.rows:,}", f"{s.positives:,}", f"{s.difference.value:+.4f}", _ends(s.difference))
+            (s.kind, s.value, f"{s.rows:,}", f"{s.positives:,}", f"{s.difference.value:+.4f}", ends(s.difference))
             for s in shown
         ]
         title = f"where they differ most in average precision, {len(shown)} of {len(difference.slices)} slices"
@@ -168,7 +168,8 @@ def _show_slices(difference: Difference) -> None:
         output().print(table(*names, rows=rows, title=title))
 
 
-def _ends(of: Interval) -> str:
+def ends(of: Interval) -> str:
+    """An interval as people read it; nothing where there is none."""
     return "-" if of.low != of.low else f"[{of.low:+.4f}, {of.high:+.4f}]"
 
 
