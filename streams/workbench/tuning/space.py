@@ -114,7 +114,8 @@ class Space:
         late = {"categories": "recent"} if "recent" in self.knobs.get("categories", {}) else {}
         some = late | {knob: choice for knob, choice in adds.items() if knob in ("labels", "seen")}
         plain: dict[str, str] = {}
-        ripe = {"maturity": name for name in self.knobs.get("maturity", {}) if name not in (AS_IS, "none")}
+        late_by = [name for name in self.knobs.get("maturity", {}) if name not in (AS_IS, "none")]
+        ripe = {"maturity": late_by[0]} if late_by else {}
         tried = [
             (AS_IS, plain), (AS_IS, adds), ("auto", plain), ("auto", some | ripe), ("boosted", adds), ("auto", adds),
             ("boosted", plain),
