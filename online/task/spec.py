@@ -292,7 +292,8 @@ class TaskSpec(FrozenModel):
         if (silence := self.labels.silence) is not None:
             waits["labels.silence.horizon_s and lateness_s"] = silence.horizon_s + silence.lateness_s
         for name, wait in waits.items():
-            if wait > self.labels.join.keep_s:
+            # A label of silence is made when its horizon is over: a prediction that leaves just then would miss it.
+            if wait > self.labels.join.keep_s or (wait == self.labels.join.keep_s and "silence" in name):
                 object.__setattr__(self, "labels", self.waiting(wait).labels)
             if wait > (keep_s := self.labels.join.keep_s):
                 raise ValueError(

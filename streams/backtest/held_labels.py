@@ -210,6 +210,7 @@ class LabelInput:
             what = f'{lost - len(unknown):,} labels have no event_id, but are matched by it (match = "event")'
             fix = 'add event_id to them, or set match = "entity_range" and range_s in [labels.join]'
             yield "labels without event", what, fix
+        given = max(given, joiner.stats.labels)  # those of silence are in no file
         untimely = joiner.stats.unmatched + (joiner.waiting if by_event else 0) - (lost - ahead)
         if untimely > 0.01 * given:
             met = "came when their predictions had been let go, or long before them" if by_event else (

@@ -196,6 +196,8 @@ class RunWatch:
         pauses = [jump for jump in far if jump not in alone]
         if len(days) > max(3, 0.02 * n):  # days between rows are usual
             return
+        if len(days) > 3 and max(days.values()) < 2 * float(np.median([*days.values()])):  # snapshots, as of each month
+            return
         if alone:
             row, _, after = jump = max(alone, key=days.__getitem__)
             rows, side, at = (row, "before", self.first) if row <= few else (n - row, "after", after)

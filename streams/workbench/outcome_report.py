@@ -63,8 +63,8 @@ def line_words(task: TaskSpec) -> str:
 def _line(task: TaskSpec, rows: Outcomes, known: Outcomes) -> dict[str, float]:
     """What the line did over ``known`` rows, and how many alerts a day over all ``rows``."""
     y = known.label > 0
-    over = known.alerted if task.alerting else known.score >= known.threshold
-    found = at_line(y, known.score, over)
+    # As the metrics and the page have it: a row over the line counts, too, while its entity cools down from an alert.
+    found = at_line(y, known.score, known.score >= known.threshold)
     days = (float(rows.ts.max()) - float(rows.ts.min())) / _DAY_S if len(rows) else 0.0
     if days and task.alerting:
         alerts = pc.count_distinct(rows.take(rows.alerted).alert_ids).as_py()
@@ -73,6 +73,7 @@ def _line(task: TaskSpec, rows: Outcomes, known: Outcomes) -> dict[str, float]:
     if isinstance(policy, CostThreshold):
         costs = policy.model_dump(include={"false_positive", "false_negative", "review"})
         stake = None if policy.value is None else np.nan_to_num(known.amount)
+        over = known.alerted if task.alerting else known.score >= known.threshold
         found["cost"] = float(row_costs(y, over, costs, stake).sum())
         found["cost_without"] = float(row_costs(y, np.zeros(len(y), np.bool_), costs, stake).sum())
     return _defined(found)

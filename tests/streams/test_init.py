@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 
 from tests.streams import awkward_tables as awkward
 from tests.streams.awkward_tables import N, Rows, csv, rows
+from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.checks.findings import Check
 from weir.streams.cli.main import app
@@ -236,3 +238,60 @@ def test_the_other_order_of_day_and_month_is_read_when_a_person_says_so(tmp_path
     paths = awkward.day_or_month(tmp_path)
     told = [drafted(paths, ask)[1].source for ask in (None, days)]
     assert [source.time_format for source in told if source is not None] == ["%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M"]
+
+
+@pytest.mark.parametrize("step_s", [1, 3600, 86_400, 2 * 86_400])
+def test_a_column_that_only_counts_time_is_left_out(tmp_path: Path, step_s: int) -> None:
+    """Seconds, hours and days since the first row; a number that also rises, but with the customer, is kept."""
+    table = rows()
+    at = [datetime.fromisoformat(each).timestamp() for each in table["time"]]
+    table["COUNTED"] = [int(t - at[0]) // step_s for t in at]
+    table["orders"] = [
+        10 * int(who[1:]) + int(t - at[0]) // 86_400 for who, t in zip(table["customer"], at, strict=True)
+    ]
+    plan = drafted(written(tmp_path, table))[0].plan
+    assert plan.left == {"COUNTED": "it tells the time only"}
+    assert "orders" in plan.numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("account no", 10**15), ("user_id", 2**60), ("pan_hash", 1_735_689_600_000_000_000)]
+)
+def test_long_numbers_are_ids(tmp_path: Path, name: str, first: int) -> None:
+    """Too long for a float, and some of them could be nanoseconds."""
+    table = rows()
+    table[name] = [first + int(who[1:]) for who in table.pop("customer")]
+    draft, _ = drafted(paths := written(tmp_path, table))
+    text = draft.text.replace('[model]\nkind = "auto"', QUICK)
+    outcomes = run_backtest(TaskSpec.from_toml(text), paths, keep=Keep(outcomes=True)).outcomes
+    assert outcomes is not None
+    assert {*outcomes.entity_id} == {*map(str, table[name])}
+
+
+def test_monthly_snapshots_are_no_odd_clock(tmp_path: Path) -> None:
+    months = [f"2024-{m:02}-28" for m in range(1, 13)]
+    who = [(month, k) for month in months for k in range(300 if month != months[-1] else 2)]
+    table: Rows = {
+        "snapshot": [month for month, _ in who],
+        "member": [f"m{k}" for _, k in who],
+        "hours": [k * 3 % 7 for _, k in who],
+        "churned": [int(k % 9 == 0) for _, k in who],
+        "known": [(datetime.fromisoformat(month) + timedelta(days=35)).date().isoformat() for month, _ in who],
+    }
+    draft, task = drafted(paths := written(tmp_path, table))
+    notes = run_backtest(TaskSpec.from_toml(draft.text.replace('kind = "auto"', 'kind = "logistic"')), paths).notes
+    assert "labels late" not in {note.kind for note in notes}
+    assert isinstance(task.threshold, BudgetThreshold)
+    assert task.threshold.alerts_per_day * len(months) == pytest.approx(
+        sum(table["churned"]), rel=0.1
+    )  # not by 331 days
+    assert not {"clock", "pause"} & {check.name for check in doubts_of(task, paths)}
+
+
+def test_repeated_rows_are_repeats_and_versions_of_a_row_are_not(tmp_path: Path) -> None:
+    table = {name: values + values[::5] for name, values in rows().items()}
+    draft, _ = drafted(paths := written(tmp_path, table))
+    result = run_backtest(TaskSpec.from_toml(draft.text.replace('kind = "auto"', 'kind = "logistic"')), paths)
+    assert (result.pipeline.scored, result.repeats) == (N, N // 5)
+    table["amount"][-1] = 1.0
+    assert drafted(written(tmp_path, table))[0].plan.event_id is None

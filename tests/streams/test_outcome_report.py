@@ -36,15 +36,25 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Any]
 
 def test_the_line_is_judged_row_by_row(found: tuple[Any, dict[str, Any]]) -> None:
     kept, report = found
-    rows = [(label > 0, alerted) for label, alerted in zip(kept.label, kept.alerted, strict=True) if label == label]
-    hits, alerts, positives = sum(y and a for y, a in rows), sum(a for _, a in rows), sum(y for y, _ in rows)
+    known = kept.take(kept.labelled)
+    rows = [*zip(known.label > 0, known.alerted, known.score >= known.threshold, strict=True)]
+    hits, over, positives = sum(y and o for y, _, o in rows), sum(o for *_, o in rows), sum(y for y, *_ in rows)
     line = report["line"]
     assert line["kind"] == "the cost line in force at each row (false_positive = 2, false_negative = 9, review = 1)"
-    assert (line["precision"], line["recall"]) == (hits / alerts, hits / positives)
-    assert line["cost"] == sum((3 - 2 * y) if alerted else 9 * y for y, alerted in rows)
+    assert (line["precision"], line["recall"]) == (hits / over, hits / positives)
+    assert line["cost"] == sum((3 - 2 * y) if alerted else 9 * y for y, alerted, _ in rows)
     assert line["cost_without"] == 9 * positives
     opened = {alert for alert, alerted in zip(kept.alert_ids.to_pylist(), kept.alerted, strict=True) if alerted}
     assert line["alerts_per_day"] == pytest.approx(len(opened) / ((kept.ts[-1] - kept.ts[0]) / 86400))
+
+
+def test_the_line_is_that_of_the_metrics_while_entities_cool_down(tmp_path: Path) -> None:
+    task = TaskSpec.from_toml(f'{TASK}\n[alerts]\nresolve_after_s = "1h"\ncooldown_s = "3d"\n')
+    result = run_backtest(task, [write(tmp_path / "x.csv", columns(600))], keep=Keep(outcomes=True))
+    assert result.outcomes is not None
+    line, metrics = outcome_report(task, result.outcomes)["line"], result.pipeline.evaluation.get()["cumulative"]
+    assert np.count_nonzero(result.outcomes.alerted) < line["alerts"]
+    assert (line["precision"], line["recall"]) == pytest.approx((metrics["precision"], metrics["recall"]))
 
 
 def test_gain_and_reliability_count_every_labelled_row(found: tuple[Any, dict[str, Any]]) -> None:

@@ -46,7 +46,7 @@ def summary(report: Mapping[str, Any]) -> Table:
 def _line(line: Mapping[str, Any]) -> str:
     """What the line did, in words."""
     shares = [f"{name} {line[name]:.3f}" for name in ("precision", "recall") if name in line]
-    told = [*shares, *([f"{line['alerts_per_day']:,.1f} alerts a day"] if "alerts_per_day" in line else [])]
+    told = [*shares, *([f"{line['alerts_per_day']:,.3g} alerts a day"] if "alerts_per_day" in line else [])]
     if "cost" in line:
         told.append(f"cost {line['cost']:,.0f}, and {line['cost_without']:,.0f} without alerts")
     return f"at {line['kind']}: {', '.join(told)}"

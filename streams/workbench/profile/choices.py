@@ -62,7 +62,7 @@ def plan_of(name: str, sample: Sample, columns: Sequence[Column], ask: Ask) -> P
     rest = [c for c in rest if c is not plan.time]
     _choose_label(plan, rest, ask)
     rest = [c for c in rest if plan.label is None or c not in (plan.label.column, plan.label.known)]
-    plan.event_id = roles.guess_event_id(rest)
+    plan.event_id = roles.guess_event_id(rest) or roles.guess_repeated_id(rest, sample.table.table)
     rest = [c for c in rest if c is not plan.event_id]
     plan.left |= (leaks := roles.leaks(rest, plan.ts if plan.time is not None else None, plan.label))
     rest = [c for c in rest if c.name not in leaks]

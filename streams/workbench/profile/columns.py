@@ -23,6 +23,7 @@ from weir.streams.backtest.tables.event_times import read_times
 from weir.streams.backtest.tables.numbers import read_numbers
 from weir.streams.backtest.tables.texts import MISSING, MISSING_TEXTS, Cells, as_text, without_missing
 from weir.streams.errors import UsageError
+from weir.streams.workbench.profile import terms
 from weir.streams.workbench.profile.sampled import Sample
 
 Kind = Literal["times", "numbers", "texts", "useless"]
@@ -103,7 +104,7 @@ def _column(cells: Cells, semicolons: bool, time_zone: str) -> Column:
     known, distinct = n - texts.null_count, pc.count_distinct(texts).as_py()
     if not known:
         return _unusable(cells, "no value is known")
-    numbers = _numbers(cells, semicolons)
+    numbers = None if _is_long_id(texts) else _numbers(cells, semicolons)
     times, form, unsure = (None, "auto", "") if pa.types.is_boolean(kind) else _times(cells, texts, time_zone)
     if numbers is not None:
         known, distinct = int(np.isfinite(numbers).sum()), len(np.unique(numbers[np.isfinite(numbers)]))
@@ -120,12 +121,19 @@ def _kind(c: Column) -> tuple[Kind, str]:
     if c.numbers is not None:
         odd = c.numbers[(np.abs(c.numbers) > DEFAULT_LIMITS.number) & (np.abs(c.numbers) < NO_DATA)]
         return ("useless", f"{odd[0]:g} is beyond [limits] number") if len(odd) else ("numbers", "")
-    if c.times is not None:
+    if c.times is not None and not (c.words & terms.ENTITY and _is_long_id(c.texts)):  # which may pass for nanoseconds
         return "times", ""
     longest = pc.max(pc.utf8_length(c.texts)).as_py()
     if longest > TEXT_CHARS or pc.any(pc.match_substring_regex(c.texts, r"[\x00-\x1f\x7f-\x{9f}]")).as_py():
         return "useless", f"texts of up to {longest} characters or several lines, the limit is {TEXT_CHARS}"
     return "texts", ""
+
+
+def _is_long_id(texts: pa.ChunkedArray) -> bool:
+    """Whether values are whole numbers of so many digits as no number of an event has: a card, an account, a hash."""
+    some = texts.drop_null()
+    digits = pc.all(pc.match_substring_regex(some, r"^\d+$")).as_py()
+    return bool(digits) and pc.max(pc.utf8_length(some)).as_py() > len(f"{DEFAULT_LIMITS.number:.0f}") - 1
 
 
 def _numbers(cells: Cells, semicolons: bool) -> FloatVector | None:

@@ -97,6 +97,19 @@ def guess_event_id(columns: Sequence[Column]) -> Column | None:
     return None
 
 
+def guess_repeated_id(columns: Sequence[Column], table: pa.Table) -> Column | None:
+    """A column that by its name is of events, and comes twice only where the whole row does."""
+    for c in (c for c in columns if c.useful and c.known == 1.0 and c.distinct >= 0.5 * len(c.texts)):
+        if c.words & terms.ROW and c.words <= terms.ROW | terms.ID and _is_id(c):
+            try:
+                same = len(table.group_by(table.column_names).aggregate([])) == c.distinct
+            except pa.ArrowException:  # lists and structs have no order
+                continue
+            if same:
+                return c
+    return None
+
+
 def guess_entities(columns: Sequence[Column]) -> list[tuple[float, Column]]:
     """Columns that name what events are about, best first: ids that come again."""
     found = []
@@ -193,9 +206,13 @@ def _share_elsewhere(codes: IntVector, y: BoolVector) -> FloatVector:
 
 
 def _runs_with(numbers: FloatVector, times: FloatVector) -> bool:
-    """Whether numbers are the time in another unit, or a count of rows."""
+    """Whether numbers are the time in another unit, or rounded to days or months, or a count of rows."""
     a, b = (each[np.isfinite(numbers) & np.isfinite(times)] for each in (numbers, times))
-    return len(a) > 20 and a.std() > 0 and b.std() > 0 and bool(np.corrcoef(a, b)[0, 1] > 0.99)
+    if len(a) <= 20 or not a.std() or not b.std():
+        return False
+    together = float(np.corrcoef(a, b)[0, 1])
+    # A day number has the same value for hours, so that it goes less evenly with time; but it never steps back.
+    return together > 0.99 or (together > 0.9 and bool(np.all(np.diff(a[np.lexsort((a, b))]) >= 0)))
 
 
 def leaks(columns: Sequence[Column], ts: FloatVector | None, label: LabelGuess | None) -> dict[str, str]:

@@ -142,15 +142,20 @@ def _model(plan: Plan) -> Iterator[_Block]:
         why = f"{('negatives', 'positives')[slow]} are known later than the others: both are learned then"
         yield _Block("[labels]", {"maturity": format_duration(wait_s)}, why)
     days = max(float(each.max()) for each in late) / DAY_S
-    if days * DAY_S >= JoinPolicy().keep_s * 0.9:
-        keep_s = f"{math.ceil(days) + 1}d"
+    # Time moves at the next rows only, in months where they are snapshots: predictions are let go before labels come.
+    pause = float(np.diff(np.unique(plan.ts[np.isfinite(plan.ts)])).max(initial=0.0)) / DAY_S
+    if (days + pause) * DAY_S >= JoinPolicy().keep_s * 0.9:
+        keep_s = f"{math.ceil(days + pause) + 1}d"
         yield _Block(
             "[labels.join]", {"keep_s": keep_s}, f"the last labels are known {days:.0f} days after their event"
         )
 
 
 def _threshold(plan: Plan) -> Iterator[_Block]:
-    a_day = max(plan.rate * plan.sample.rows / max(plan.span_s / DAY_S, 1e-9), 1.0)
+    days = max(plan.span_s / DAY_S, 1e-9)
+    if plan.time is not None and len(plan.ts) == plan.sample.rows:  # snapshots come on few days, and alerts with them
+        days = min(days, len(np.unique(plan.ts[np.isfinite(plan.ts)] // DAY_S)))
+    a_day = max(plan.rate * plan.sample.rows / max(days, 1e-9), 1.0)
     if plan.score_column or plan.sample.rows < _FEW_ROWS:
         why = "an episode of a detector" if plan.score_column else "so few rows fill no budget"
         yield _Block("[threshold]", {"kind": "fixed", "value": 0.5}, why)

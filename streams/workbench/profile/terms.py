@@ -22,7 +22,7 @@ ID: Final = _words("id ids uuid guid key no nr number num code ref hash")
 ROW: Final = _words("row index event transaction tx record order booking payment id uuid")
 USER: Final = _words(
     "user customer client account card player member household subscriber patient person guest driver passenger "
-    "visitor buyer holder iban kunde konto kundennummer cliente"
+    "visitor buyer holder iban pan acct email kunde konto kundennummer cliente"
 )
 DEVICE: Final = _words(
     "device machine sensor drive engine unit pump vehicle meter entity station asset node host server serial equipment "
@@ -36,7 +36,7 @@ WORTH: Final = _words("amount value price spend total score sum revenue cost bal
 MONEY: Final = _words("amount price spend betrag")
 LABEL: Final = _words(
     "label target fraud class y outcome churn churned churner default defaulted anomaly attack failed failure fail "
-    "cancelled canceled bad spam lapse lapsed converted response fraudulent isfraud betrug storno"
+    "cancelled canceled bad spam lapse lapsed converted response fraudulent isfraud betrug storno escalated disputed"
 )
 AFTERWARDS: Final = _words("chargeback resolution resolved")
 """Of what nobody knows when the event comes."""
