@@ -11,18 +11,23 @@ from weir.online.batch import FloatMatrix, FloatVector, IntVector
 from weir.online.decisions.feature_name import FeatureName, indicated, missing_in
 from weir.online.errors import StateError, stored
 
+ROWS_KEPT_BACK = 16
+"""Sampled rows that count together, so that a median is taken anew for every so many, not for each."""
+
 
 class _State(msgspec.Struct, array_like=True):
     features: tuple[str, ...]
     rows: int
     sample: bytes
+    waiting: bytes = b""
 
 
 class TypicalValues:
     """The median of each feature over a ring of every ``every``-th row.
 
     A median of a regular sample says what is usual even where most values are 0 or a few are huge, costs next to
-    nothing a row, and does not depend on how rows were cut into calls.
+    nothing a row, and does not depend on how rows were cut into calls. Sampled rows count from the 1st, 2nd, 4th, 8th
+    and every 16th of them on.
 
     Parameters
     ----------
@@ -46,24 +51,28 @@ class TypicalValues:
         self.size = size
         self._rows = 0
         self._sample = np.full((size, len(features)), np.nan)
+        self._waiting = np.empty((0, len(features)))
+        """Sampled rows that do not count yet."""
         self._median: FloatVector | None = None
         at = {name: column for column, name in enumerate(features)}
         self._indicated = indicated([FeatureName.parse(name) for name in features], at)
 
     def update(self, x: FloatMatrix) -> None:
         """Take rows in, ``(n, F) float64``; NaN is a missing value."""
-        first = -self._rows % self.every
-        if first >= len(x):  # none of them is sampled, as of most rows that come alone
-            self._rows += len(x)
-            return
-        chosen = np.array(x[first :: self.every], dtype=np.float64)
+        chosen = np.array(x[-self._rows % self.every :: self.every], dtype=np.float64)
         chosen[missing_in(chosen, self._indicated)] = np.nan
-        slots = ((self._rows + first) // self.every + np.arange(len(chosen))) % self.size
-        # Only the newest rows of a long batch stay in the ring; writing them alone keeps slots unique.
-        self._sample[slots[-self.size :]] = chosen[-self.size :]
-        self._rows += len(x)
-        if len(chosen):
+        before, self._rows = self._counted, self._rows + len(x)
+        self._waiting = np.concatenate([self._waiting, chosen])
+        if (new := self._counted - before) > 0:
+            # Only the newest rows of a long batch stay in the ring; writing them alone keeps slots unique.
+            slots = (before + np.arange(new)[-self.size :]) % self.size
+            self._sample[slots], self._waiting = self._waiting[:new][-self.size :], self._waiting[new:]
             self._median = None
+
+    @property
+    def _counted(self) -> int:
+        """How many sampled rows count."""
+        return _counting(-(-self._rows // self.every))
 
     def values(self) -> FloatVector:
         """Return the typical value of each feature, ``(F,) float64``; NaN where none is known."""
@@ -86,10 +95,8 @@ class TypicalValues:
         then, done = copy(self), 0
         then._sample = self._sample.copy()
         values, shares = np.empty((2, len(at), len(self.features)))
-        # Rows between two samples see the same sample.
-        for rows in np.split(np.arange(len(at)), np.flatnonzero(np.diff((self._rows + at) // self.every)) + 1):
-            if not len(rows):
-                continue
+        counted = [_counting((self._rows + row) // self.every + 1) for row in at.tolist()]
+        for rows in np.split(np.arange(len(at)), np.flatnonzero(np.diff(counted)) + 1) if len(at) else ():
             upto = int(at[rows[-1]]) + 1
             then.update(x[done:upto])
             values[rows], shares[rows], done = then.values(), then.shares(x[at[rows]]), upto
@@ -100,7 +107,7 @@ class TypicalValues:
 
         0.5 and more is what is usual, next to 0 what is rare. Of a missing value it is the share that is missing.
         """
-        held = self._sample[: min(-(-self._rows // self.every), self.size)]
+        held = self._sample[: min(self._counted, self.size)]
         if not len(held):
             return np.zeros(x.shape)
         count, n = np.count_nonzero, len(held)
@@ -110,7 +117,8 @@ class TypicalValues:
 
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""
-        return msgspec.msgpack.encode(_State(self.features, self._rows, self._sample.tobytes()))
+        waiting = self._waiting.tobytes()
+        return msgspec.msgpack.encode(_State(self.features, self._rows, self._sample.tobytes(), waiting))
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of other features or another size."""
@@ -119,3 +127,19 @@ class TypicalValues:
         if held.features != self.features or sample.size != self._sample.size:
             raise StateError("the snapshot is of other features or another sample size; start the typical values anew")
         self._rows, self._sample, self._median = held.rows, sample.reshape(self._sample.shape).copy(), None
+        late = -(-self._rows // self.every) - self._counted
+        waiting = np.frombuffer(held.waiting)
+        # In a snapshot of before none waits: all that were sampled are in the ring already.
+        ahead = self._sample[(self._counted + np.arange(late)) % self.size]
+        self._waiting = waiting.reshape(ahead.shape) if waiting.size == ahead.size else ahead
+
+
+def _counting(sampled: int) -> int:
+    """Of so many sampled rows, those that count.
+
+    >>> [_counting(n) for n in (0, 1, 3, 9, 15, 16, 31, 32)]
+    [0, 1, 2, 8, 8, 16, 16, 32]
+    """
+    if sampled >= ROWS_KEPT_BACK:
+        return sampled - sampled % ROWS_KEPT_BACK
+    return 1 << (sampled.bit_length() - 1) if sampled else 0
