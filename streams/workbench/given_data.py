@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,7 +77,7 @@ class DataFolder:
             for row in rows:
                 held = {**common, **{name: value for name, value in row.items() if value is not None}}
                 try:
-                    out.write(orjson.dumps(held, option=_OPTIONS))
+                    out.write(orjson.dumps(held, _as_text, _OPTIONS))
                 except TypeError as exc:
                     raise UsageError(f"row {row!r:.120} cannot be written as JSON: {exc}") from exc
         return path
@@ -98,3 +99,10 @@ def data_folder() -> Iterator[DataFolder]:
         except WeirError as exc:
             exc.args = tuple(arg.replace(f"{folder}/", "") if isinstance(arg, str) else arg for arg in exc.args)
             raise
+
+
+def _as_text(value: object) -> str:
+    """A time of a class of its own, such as a Timestamp of pandas, as text."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")

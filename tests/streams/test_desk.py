@@ -112,13 +112,14 @@ def test_the_reasons_of_a_decision_are_those_of_its_alert() -> None:
     assert opened > 3
 
 
-@pytest.mark.parametrize("form", ["pandas", "rows", "stream", "parquet", "two"])
+@pytest.mark.parametrize("form", ["pandas", "rows", "records", "stream", "parquet", "two"])
 def test_a_table_gives_the_same_in_every_form(form: str, tmp_path: Path) -> None:
     made, task = table(), weir.Task.from_toml(DELAYED)
     pq.write_table(made, tmp_path / "t.parquet")
     forms: dict[str, Any] = {
         "pandas": made.to_pandas(),
         "rows": made.to_pylist(),
+        "records": made.to_pandas().assign(at=lambda t: pd.to_datetime(t["at"], unit="s")).to_dict("records"),
         "stream": OnlyStream(made),
         "parquet": tmp_path / "t.parquet",
         "two": [made.slice(0, 60), made.slice(60).to_pandas()],

@@ -295,3 +295,11 @@ def test_repeated_rows_are_repeats_and_versions_of_a_row_are_not(tmp_path: Path)
     assert (result.pipeline.scored, result.repeats) == (N, N // 5)
     table["amount"][-1] = 1.0
     assert drafted(written(tmp_path, table))[0].plan.event_id is None
+
+
+def test_a_time_that_few_rows_have_is_told_as_a_label_to_be(tmp_path: Path) -> None:
+    table = rows()
+    table["chargeback_on"] = [
+        t if bad else "" for t, bad in zip([*table["time"][1:], "2026-01-01"], table.pop("fraud"), strict=True)
+    ]
+    assert "is it the label?" in drafted(written(tmp_path, table))[0].plan.left["chargeback_on"]

@@ -97,7 +97,7 @@ class Search:
         about = self._about()
         if study.user_attrs.setdefault("about", about) != about:
             raise UsageError(
-                f"{self.study} is a study of another task, other data or another metric: name another file"
+                f"{self.study} is a study of another task, other data or another metric: name another file by --study"
             )
         study.set_user_attr("about", about)
         return study

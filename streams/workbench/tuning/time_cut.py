@@ -65,7 +65,8 @@ def cut(task: TaskSpec, data: Sequence[Path], share: float, into: Path) -> TimeC
     judged = int((known >= at).sum()) if len(known) else 0
     if len(kept) == 0 or judged == 0:
         raise UsageError(f"{files.files}: {len(kept):,} rows to tune on, {judged:,} to judge: give more data")
-    table, source = files.table.take(pa.array(kept)), dict[str, Any]()
+    # In one order whatever a set of texts has in this process, or the digest is another when a study goes on.
+    table, source = files.table.select(sorted(files.table.column_names)).take(pa.array(kept)), dict[str, Any]()
     if spec.time is not None:
         table, source = table.append_column(_TIME, pa.array(ts[kept])), {"time": _TIME, "time_format": "unix"}
     if spec.label_known is not None:
