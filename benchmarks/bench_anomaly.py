@@ -76,7 +76,7 @@ def windowed_gaussian(values: Floats, window: int = 500) -> list[float]:
     return scores
 
 
-def river_trees(values: Floats) -> None:
+def river(values: Floats) -> None:
     """River's half-space trees on three features of the series, score then learn."""
     model: Any = HalfSpaceTrees(n_trees=6, height=5, window_size=250, seed=1)
     previous, mean = float(values[0]), float(values[0])
@@ -103,7 +103,7 @@ def main() -> None:
         only = AnomalyParams(**{f"{other}_weight": float(other == name) for other in COMPONENTS})
         rows[f"{name} alone"] = rate(detector_work(only, values, 1), len(values), args.repeats)
     few = values[: min(3_000, len(values))]
-    rows["River HalfSpaceTrees, Python"] = rate(lambda: river_trees(few), len(few), 1)
+    rows["River HalfSpaceTrees, Python"] = rate(lambda: river(few), len(few), 1)
     some = values[: min(50_000, len(values))]
     rows["windowed Gaussian, Python"] = rate(lambda: windowed_gaussian(some), len(some), 1)
     print(f"{'part':<32}{'values/s':>14}{'us/value':>10}")

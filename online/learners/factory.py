@@ -28,15 +28,15 @@ from weir.online.mistakes import did_you_mean, shown
 REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "logistic": ScaledLogistic,
     "bayesian_logistic": BayesianLogistic,
-    "adaptive_tree": "weir.online.learners.river_trees.adaptive_tree:AdaptiveTree",
-    "adaptive_forest": "weir.online.learners.river_trees.adaptive_forest:AdaptiveForest",
+    "adaptive_tree": "weir.online.learners.river.adaptive_tree:AdaptiveTree",
+    "adaptive_forest": "weir.online.learners.river.adaptive_forest:AdaptiveForest",
     "auto": Auto,
     "curved_logistic": CurvedLogistic,
     "stack": Stack,
     "column": Column,
     "boosted": BoostedTrees,
     "beside_full": HedgedLearner,
-    "river": "weir.online.learners.river_by_name:RiverByName",
+    "river": "weir.online.learners.river.by_name:RiverByName",
 }
 """By kind: the class, or where it is, for those whose import takes seconds (River's)."""
 

@@ -31,7 +31,7 @@ from weir.streams.backtest.held_labels import LabelInput
 from weir.streams.backtest.kept_field import values_of, with_field
 from weir.streams.backtest.notes import Note, RunWatch
 from weir.streams.backtest.outcomes import Keep, Outcomes
-from weir.streams.backtest.outputs import OutputFiles, Outputs
+from weir.streams.backtest.run_outputs import OutputFiles, Outputs
 from weir.streams.backtest.tables.opening import place
 from weir.streams.backtest.wire_files import WireSource
 from weir.streams.embedded.memory_store import MemoryFeatureStore

@@ -29,7 +29,7 @@ from weir.streams.ops.stop_request import StopRequest, interruptible
 from weir.streams.task_files import load_task
 from weir.streams.workbench.finished_run import Backtest
 from weir.streams.workbench.given_data import Data, data_folder
-from weir.streams.workbench.report.page import Watched
+from weir.streams.workbench.report.page import RunWatcher
 from weir.streams.workbench.stream import Answer, Stream
 
 _CHUNK_ROWS: Final = 4096
@@ -105,7 +105,7 @@ class Task:
             delay_s = None if label_delay is None else parse_duration(label_delay)
         except ValueError as exc:
             raise UsageError(f"label_delay: {exc}") from exc
-        keep, watched = Keep(outcomes=True, alerts=True, features=features, reasons=True), Watched()
+        keep, watched = Keep(outcomes=True, alerts=True, features=features, reasons=True), RunWatcher()
         asked = StopRequest()
 
         def started(_: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from weir.streams.backtest.runner import BacktestResult
 from weir.streams.errors import UsageError
 from weir.streams.workbench.outcome_report import outcome_report
-from weir.streams.workbench.report.page import Watched, write_report
+from weir.streams.workbench.report.page import RunWatcher, write_report
 
 _SHOWN: Final = ("roc_auc", "average_precision", "log_loss", "brier", "ece")
 
@@ -23,7 +23,7 @@ _SHOWN: Final = ("roc_auc", "average_precision", "log_loss", "brier", "ece")
 class Backtest:
     """What a run over data did. Tables are Arrow's; times are epoch seconds."""
 
-    def __init__(self, result: BacktestResult, watched: Watched) -> None:
+    def __init__(self, result: BacktestResult, watched: RunWatcher) -> None:
         self.result, self._watched = result, watched
 
     @property

@@ -17,7 +17,7 @@ from weir.online.stages.pipeline import StepOutput
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep, Outcomes
 from weir.streams.backtest.runner import run_backtest
-from weir.streams.workbench.report.page import Watched, write_report
+from weir.streams.workbench.report.page import RunWatcher, write_report
 
 _DAY_S, _START, _STEP = 86_400.0, 1_700_000_000.0, 20_000
 _MOST_BYTES, _MOST_MS = 3_000_000, 1_000.0
@@ -69,7 +69,7 @@ def alert(number: int, outcomes: Outcomes, score: float) -> AlertState:
 
 def page(folder: Path, rows: int, alerts: int) -> Path:
     """The page of a run that came to so much."""
-    watched = Watched()
+    watched = RunWatcher()
     task = TASK + "[drift]\n"
     result = run_backtest(
         TaskSpec.from_toml(task), [write(folder / "rows.csv", columns(400))], keep=Keep(outcomes=True), watcher=watched

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from river import drift
 
 from weir.online.errors import StateError
-from weir.online.learners.river_trees import adwin_numbers as adwin
-from weir.online.learners.river_trees.adaptive_forest import AdaptiveForest
-from weir.online.learners.river_trees.adaptive_tree import AdaptiveTree
+from weir.online.learners.river import adwin_numbers as adwin
+from weir.online.learners.river.adaptive_forest import AdaptiveForest
+from weir.online.learners.river.adaptive_tree import AdaptiveTree
 from weir.online.learners.state import MAX_STATE_BYTES, pack_arrays, seal, unpack_arrays, unseal
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from river import forest, tree
 from weir.online.learners.base import Learner
 from weir.online.learners.bayesian import BayesianLogistic
 from weir.online.learners.logistic import ScaledLogistic, logit_of
-from weir.online.learners.river_trees.adaptive_forest import AdaptiveForest
-from weir.online.learners.river_trees.adaptive_tree import AdaptiveTree
+from weir.online.learners.river.adaptive_forest import AdaptiveForest
+from weir.online.learners.river.adaptive_tree import AdaptiveTree
 from weir.online.learners.stack import Stack, predict_learn
 
 Vector = NDArray[np.float64]

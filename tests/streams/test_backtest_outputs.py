@@ -108,7 +108,7 @@ def test_blocks_do_not_matter(tmp_path_factory: pytest.TempPathFactory, size: in
     path, task = write(tmp_path_factory.mktemp("x") / "x.csv", columns(200, seed)), TaskSpec.from_toml(VARIANTS[kind])
     whole = run_backtest(task, [path], keep=ALL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("weir.streams.backtest.outputs._BLOCK_ROWS", size)
+        patch.setattr("weir.streams.backtest.run_outputs._BLOCK_ROWS", size)
         cut = run_backtest(task, [path], keep=ALL)
     assert same(outcomes_of(whole), outcomes_of(cut))
     assert whole.alert_log is not None

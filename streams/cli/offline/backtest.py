@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
     from weir.streams.backtest.runner import BacktestResult
     from weir.streams.workbench.full_training import BacktestTrainer
-    from weir.streams.workbench.report.page import Watched
+    from weir.streams.workbench.report.page import RunWatcher
 
 SHOWN, NOTHING_SCORED = 6, 3
 """Exit status where no row was scored."""
@@ -189,7 +189,7 @@ def backtest_command(
     _tell(result, console, strict)
 
 
-def watched(html: Path | None, plots: Path | None = None) -> Watched | None:
+def watched(html: Path | None, plots: Path | None = None) -> RunWatcher | None:
     """What watches a run for its page and charts; ``None`` where neither is wanted.
 
     Raises ``UsageError`` where they cannot be made.
@@ -197,13 +197,13 @@ def watched(html: Path | None, plots: Path | None = None) -> Watched | None:
     if html is None and plots is None:
         return None
     from weir.streams.cli.processes.process import needed
-    from weir.streams.workbench.report.page import Watched
+    from weir.streams.workbench.report.page import RunWatcher
 
     if html is not None:
         needed(["jinja2"], "--html", "weir[serve]")
     if plots is not None and plots.exists() and not plots.is_dir():
         raise UsageError(f"--plots {plots} is a file; give the name of a folder")
-    return Watched()
+    return RunWatcher()
 
 
 def _trainer(

@@ -1,6 +1,6 @@
 """``weir compare``: run tasks over the same files and tell them apart, with intervals.
 
-It knows arguments, a progress bar and tables; the comparison is in ``weir.streams.workbench.compare``.
+It knows arguments, a progress bar and tables; the comparison is in ``weir.streams.workbench.comparison``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from weir.streams.errors import UsageError
 if TYPE_CHECKING:
     from weir.online.decisions.threshold_policy import CostThreshold
     from weir.online.task.spec import TaskSpec
-    from weir.streams.workbench.compare import Comparison, Difference, Run
+    from weir.streams.workbench.comparison import Comparison, Difference, Run
     from weir.streams.workbench.measures import Interval
 
 SLICES_SHOWN = 8
@@ -69,7 +69,7 @@ def compare_command(
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
     from weir.streams.task_files import load_task
-    from weir.streams.workbench.compare import compared, costs_of, run_tasks
+    from weir.streams.workbench.comparison import compared, costs_of, run_tasks
 
     specs = {str(path): load_task(path) for path in tasks}
     if len(specs) + champion < 2:
@@ -116,7 +116,7 @@ async def _champion(task: TaskSpec, archive: Path | None, log: Path | None) -> R
     from weir.streams.trainer.history.log_sources import EmbeddedSource, monotonic
     from weir.streams.trainer.history.logged_tables import RecordReader
     from weir.streams.trainer.history.parquet_archive import read_archive
-    from weir.streams.workbench.compare import logged_run
+    from weir.streams.workbench.comparison import logged_run
 
     tables = [] if archive is None else read_archive(archive, task.name, "predictions")
     if log is not None:

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from markupsafe import Markup
 from pydantic import BaseModel, ValidationError
 
-from weir.streams.pages.rendering import environment
+from weir.streams.pages.environment import environment
 from weir.streams.service.access.access_guard import nonce_of
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.login.sessions import csrf_token_of

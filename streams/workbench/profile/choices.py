@@ -24,8 +24,8 @@ from weir.online.features.timecolumns import TIME_COLUMNS
 from weir.streams.errors import UsageError
 from weir.streams.workbench.profile import roles, terms
 from weir.streams.workbench.profile.columns import Column
-from weir.streams.workbench.profile.plan import Plan
 from weir.streams.workbench.profile.sampled import Sample
+from weir.streams.workbench.profile.task_plan import Plan
 
 Ask = Callable[[str, str, Sequence[str]], str] | None
 """Called with a question, the guess, and the answers that there are (any where there are none); gives the answer. Where

@@ -35,7 +35,7 @@ _GRAVE: Final = frozenset({"types", "not scored", "entity key"})
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Sample:
     """The n events of a sample."""
 
     task: TaskSpec
@@ -69,13 +69,13 @@ def doubts_of(task: TaskSpec, paths: Sequence[Path], labels: Sequence[Path] = ()
         samples, _ = samples_of(paths, Path(folder))
         columns, read = columns_of(task), [path for sample in samples for path in sample.read]
         source = (WireSource if task.source is None else FileSource)(task, columns, read)
-        seen = _Seen(task, source, RunWatch(task, columns), sum(sample.rows for sample in samples))
+        seen = _Sample(task, source, RunWatch(task, columns), sum(sample.rows for sample in samples))
         _look(seen, labels)
     checks = (_of_rows, _of_notes, _of_times, _of_labels, _of_entities, _of_columns, _of_budget)
     return [check for of in checks[: None if seen.batches else 1] for check in of(seen)]
 
 
-def _look(seen: _Seen, labels: Sequence[Path]) -> None:
+def _look(seen: _Sample, labels: Sequence[Path]) -> None:
     """Read the sample once."""
     told = dict[tuple[str, str | None], float]()
     if labels:
@@ -102,7 +102,7 @@ def _look(seen: _Seen, labels: Sequence[Path]) -> None:
     seen.late_s = np.concatenate(late) if late else fixed
 
 
-def _of_rows(seen: _Seen) -> Iterator[Check]:
+def _of_rows(seen: _Sample) -> Iterator[Check]:
     n, bad = sum(map(len, seen.batches)), len(seen.refused)
     said = f"{n:,} of {seen.rows:,} rows looked at"
     if bad:
@@ -112,7 +112,7 @@ def _of_rows(seen: _Seen) -> Iterator[Check]:
         yield Check("rows", "OK" if n else "FAIL", said, "" if n else "Give files with rows by --data.")
 
 
-def _of_notes(seen: _Seen) -> Iterator[Check]:
+def _of_notes(seen: _Sample) -> Iterator[Check]:
     """What a backtest would note of the events."""
     for note in sorted(seen.watch.notes(seen.watch.events), key=lambda note: note.rank):
         yield Check(
@@ -120,7 +120,7 @@ def _of_notes(seen: _Seen) -> Iterator[Check]:
         )
 
 
-def _of_times(seen: _Seen) -> Iterator[Check]:
+def _of_times(seen: _Sample) -> Iterator[Check]:
     back = seen.source.steps_back if isinstance(seen.source, FileSource) else 0.0
     if back > 0.01:
         what = f"the time goes backwards at {back:.1%} of the rows of the files (limit 1%)"
@@ -131,7 +131,7 @@ def _of_times(seen: _Seen) -> Iterator[Check]:
         yield Check("windows", "WARN", what, "Such a window is as `ever` here: give more data, or shorter ones.")
 
 
-def _of_labels(seen: _Seen) -> Iterator[Check]:
+def _of_labels(seen: _Sample) -> Iterator[Check]:
     task, y, days = seen.task, seen.labels, seen.span_s / DAY_S
     silence, positive = task.labels.silence, int(seen.labels.sum())
     wait_s = float(np.median(seen.late_s)) if len(seen.late_s) else 0.0
@@ -160,7 +160,7 @@ def _of_labels(seen: _Seen) -> Iterator[Check]:
         yield Check("early labels", "WARN", what, "Look at `label_known` and `time` in [source]: are they swapped?")
 
 
-def _of_entities(seen: _Seen) -> Iterator[Check]:
+def _of_entities(seen: _Sample) -> Iterator[Check]:
     counts = [n for name, n in seen.watch.owners.items() if name is not None]
     if not counts:
         return
@@ -171,7 +171,7 @@ def _of_entities(seen: _Seen) -> Iterator[Check]:
     yield Check("entities", "WARN" if single > 0.9 else "OK", said, fix)
 
 
-def _of_columns(seen: _Seen) -> Iterator[Check]:
+def _of_columns(seen: _Sample) -> Iterator[Check]:
     """Raw numbers that alone tell the label."""
     labelled = np.isfinite(seen.y)
     y = seen.y[labelled] > 0
@@ -183,7 +183,7 @@ def _of_columns(seen: _Seen) -> Iterator[Check]:
             yield Check("leak", "FAIL", what, f"Is it known when the event comes? Else take {name} out of the task.")
 
 
-def _of_budget(seen: _Seen) -> Iterator[Check]:
+def _of_budget(seen: _Sample) -> Iterator[Check]:
     line, days, y = seen.task.threshold, seen.span_s / DAY_S, seen.labels
     if not isinstance(line, BudgetThreshold) or not seen.task.alerting:
         return

@@ -20,9 +20,9 @@ from weir.streams.errors import UsageError
 from weir.streams.workbench.profile import roles
 from weir.streams.workbench.profile.choices import Ask, plan_of
 from weir.streams.workbench.profile.columns import Column, columns_of_sample
-from weir.streams.workbench.profile.plan import Plan
 from weir.streams.workbench.profile.sampled import Sample, samples_of
-from weir.streams.workbench.profile.task_text import task_text
+from weir.streams.workbench.profile.task_plan import Plan
+from weir.streams.workbench.profile.written_task import task_text
 
 _TRIED_ROWS: Final = 4096
 _NAMED: Final = re.compile(r"column '(.+?)'(?: is )?(.*)")

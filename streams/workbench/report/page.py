@@ -38,7 +38,7 @@ _DAY_S: Final = 86_400.0
 _MOST_DRIFTS: Final = 100
 
 
-class Watched:
+class RunWatcher:
     """What is kept of a run for its report; give it to ``run_backtest`` as ``watcher``."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Watched:
 
 
 def write_report(
-    result: BacktestResult, watched: Watched, source: str, page: Path | None, plots: Path | None = None
+    result: BacktestResult, watched: RunWatcher, source: str, page: Path | None, plots: Path | None = None
 ) -> None:
     """Write the page, and each chart as SVG into the folder ``plots``, which is made.
 
@@ -87,7 +87,7 @@ def write_report(
 class _Report:
     """A run as the page shows it."""
 
-    def __init__(self, result: BacktestResult, watched: Watched) -> None:
+    def __init__(self, result: BacktestResult, watched: RunWatcher) -> None:
         if result.outcomes is None:
             raise UsageError("the run kept no outcomes: run it with keep=Keep(outcomes=True)")
         self.result, self.watched, self.outcomes = result, watched, result.outcomes
@@ -173,7 +173,7 @@ def _html(facts: dict[str, Any]) -> str:
     try:
         from markupsafe import Markup
 
-        from weir.streams.pages.rendering import environment
+        from weir.streams.pages.environment import environment
     except ModuleNotFoundError as error:
         raise UsageError("the page needs jinja2, not installed here; run: pip install 'weir[serve]'") from error
     templates = environment(_TEMPLATES)

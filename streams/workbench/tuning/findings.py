@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 
 from weir.online.batch import BoolVector, FloatVector
 from weir.online.task.spec import TaskSpec
-from weir.streams.workbench.compare import Comparison, Progress, compared, costs_of, run_tasks
+from weir.streams.workbench.comparison import Comparison, Progress, compared, costs_of, run_tasks
 from weir.streams.workbench.measures import Curve, Interval, bootstrap, interval, measure, precision_recall
 from weir.streams.workbench.tuning.reference import Reference
 from weir.streams.workbench.tuning.space import Document

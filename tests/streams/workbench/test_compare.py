@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from weir.streams.backtest.outcomes import Outcomes
 from weir.streams.cli.offline.compare import compare_command
 from weir.streams.errors import UsageError
-from weir.streams.workbench.compare import Run, compared, logged_run
+from weir.streams.workbench.comparison import Run, compared, logged_run
 
 N, DAY = 600, 86_400.0
 TASK = """

@@ -32,7 +32,7 @@ from weir.streams.workbench.report.axes import Axis, amounts, odds, shares, time
 from weir.streams.workbench.report.charts import known_until
 from weir.streams.workbench.report.feature_parts import feature_parts
 from weir.streams.workbench.report.figure import MOST_POINTS, thinned
-from weir.streams.workbench.report.page import Watched, write_report
+from weir.streams.workbench.report.page import RunWatcher, write_report
 from weir.streams.workbench.report.run_sample import TOP_ALERTS, EveryNth, RunSample
 
 ALERTS_A_LOT = TASK.replace("value = 0.6", "value = 0.1") + '[alerts]\nresolve_after_s = "1h"\ncooldown_s = 0\n'
@@ -83,9 +83,9 @@ class Page(HTMLParser):
         return sum(1 for name, held in self.elements if name == tag and within in str(held))
 
 
-def made(folder: Path, task: str, table: dict[str, list[Any]] | None = None) -> tuple[BacktestResult, Watched, Page]:
+def made(folder: Path, task: str, table: dict[str, list[Any]] | None = None) -> tuple[BacktestResult, RunWatcher, Page]:
     data = write(folder / "rows.csv", columns(300) if table is None else table)
-    watched = Watched()
+    watched = RunWatcher()
     result = run_backtest(TaskSpec.from_toml(task), [data], keep=Keep(outcomes=True), watcher=watched)
     write_report(result, watched, task, folder / "report.html", folder / "plots")
     page = Page((folder / "report.html").read_text("utf-8"))
@@ -215,7 +215,7 @@ def test_dark_is_the_colours_of_the_console(tmp_path: Path) -> None:
 def test_a_run_without_outcomes_is_refused_in_words(tmp_path: Path) -> None:
     result = run_backtest(TaskSpec.from_toml(TASK), [write(tmp_path / "rows.csv", columns(30))])
     with pytest.raises(UsageError, match=r"keep=Keep\(outcomes=True\)"):
-        write_report(result, Watched(), TASK, tmp_path / "report.html")
+        write_report(result, RunWatcher(), TASK, tmp_path / "report.html")
 
 
 def test_the_command_writes_the_page_and_the_plots(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_without_jinja_the_page_says_what_to_install_and_charts_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Task.from_toml(TASK).backtest(write(tmp_path / "rows.csv", columns(60)))
-    for name in ("jinja2", "weir.streams.pages.rendering"):
+    for name in ("jinja2", "weir.streams.pages.environment"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=r"not installed here; run: pip install 'weir\[serve\]'"):
         run.to_html(tmp_path / "r.html", tmp_path / "plots")

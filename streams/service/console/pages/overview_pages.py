@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
-from weir.streams.pages.rendering import when
+from weir.streams.pages.environment import when
 from weir.streams.pages.values import number
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs

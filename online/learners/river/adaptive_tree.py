@@ -16,7 +16,7 @@ import numpy as np
 from river import tree
 
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
-from weir.online.learners.river_trees.flat_tree import (
+from weir.online.learners.river.flat_tree import (
     NEVER,
     ROW_BOUND,
     FlatTree,
@@ -25,8 +25,8 @@ from weir.online.learners.river_trees.flat_tree import (
     uses_naive_bayes,
     vote,
 )
-from weir.online.learners.river_trees.numberstream import Reader, Writer
-from weir.online.learners.river_trees.tree_numbers import read_random, read_tree, write_random, write_tree
+from weir.online.learners.river.numberstream import Reader, Writer
+from weir.online.learners.river.tree_numbers import read_random, read_tree, write_random, write_tree
 from weir.online.learners.state import seal, unseal
 
 _NB_BOUND = 12.0
@@ -140,7 +140,7 @@ class AdaptiveTree:
                 out[self._column[name]] += min(max(ratio, -_NB_BOUND), _NB_BOUND)
 
     def snapshot(self) -> bytes:
-        """The whole learned state as numbers (``river_trees.tree_numbers``)."""
+        """The whole learned state as numbers (``river.tree_numbers``)."""
         out = Writer(self.features)
         write_random(out, self._model._rng)
         write_tree(out, self._model)

@@ -18,7 +18,7 @@ from river.utils.random import poisson
 
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.logistic import logit_of
-from weir.online.learners.river_trees.flat_tree import (
+from weir.online.learners.river.flat_tree import (
     NEVER,
     ROW_BOUND,
     FlatTree,
@@ -26,8 +26,8 @@ from weir.online.learners.river_trees.flat_tree import (
     positive_share,
     vote,
 )
-from weir.online.learners.river_trees.forest_numbers import read_forest, write_forest
-from weir.online.learners.river_trees.numberstream import Reader, Writer
+from weir.online.learners.river.forest_numbers import read_forest, write_forest
+from weir.online.learners.river.numberstream import Reader, Writer
 from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from weir.online.durations import format_duration
 from weir.online.labels.join_policy import JoinPolicy
-from weir.streams.workbench.profile.plan import DAY_S, ROW_INTERVAL_S, Plan
+from weir.streams.workbench.profile.task_plan import DAY_S, ROW_INTERVAL_S, Plan
 from weir.streams.workbench.tuning.task_text import value_text
 
 _UNEVEN, _FEW_ROWS, _CUT = 1.2, 2_000, 100

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from weir.online.learners.river_trees.numberstream import Reader, Writer
-from weir.online.learners.river_trees.tree_numbers import (
+from weir.online.learners.river.numberstream import Reader, Writer
+from weir.online.learners.river.tree_numbers import (
     read_adwin,
     read_random,
     read_tree,

@@ -21,8 +21,8 @@ from river.tree.nodes.hatc_nodes import AdaLeafClassifier, AdaNumBinaryBranchCla
 from river.tree.splitter import GaussianSplitter
 
 from weir.online.errors import StateError
-from weir.online.learners.river_trees import adwin_numbers as adwin
-from weir.online.learners.river_trees.numberstream import Number, Reader, Writer
+from weir.online.learners.river import adwin_numbers as adwin
+from weir.online.learners.river.numberstream import Number, Reader, Writer
 
 # Of nodes below each other, alternates included; ``max_depth`` is far lower.
 _MOST_LEVELS: Final = 150
