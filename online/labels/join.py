@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import astuple
+from functools import cached_property
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -52,6 +53,8 @@ class RowsToRead(NamedTuple):
 
 
 _NO_ROWS: Final[IntVector] = np.empty(0, np.int64)
+_NO_FLAGS: Final[BoolVector] = np.empty(0, np.bool_)
+_NO_PAIRS: Final = _Pairs(_NO_ROWS, _NO_FLAGS, np.empty(0), np.empty(0), _NO_ROWS, _NO_FLAGS, _NO_FLAGS)
 
 
 class _State(msgspec.Struct):
@@ -142,9 +145,11 @@ class LabelJoiner:
         self._label_ids = NumberedRows({"digest": (np.uint64, 2), "ts": (np.float64, 0)})
         self._by_label = RowIndex(self._label_ids)
         self._shape = (n_features, n_extra, unlogged, entities, self._ranged)
-        # Made once: most calls of `log` join nothing, and a row alone pays for each array.
-        self._no_pairs = self._exchange(_NO_ROWS, np.empty(0, np.bool_), *[np.empty(0)] * 3)[0]
-        self._nothing = self._emit(self._no_pairs)
+
+    @cached_property
+    def _nothing(self) -> JoinResult:
+        """Made once: most calls of `log` join nothing, and a row alone pays for each array."""
+        return self._emit(_NO_PAIRS)
 
     @property
     def stats(self) -> JoinStats:
@@ -339,7 +344,7 @@ class LabelJoiner:
             numbers.append(room.meet(events[i : i + 1], entity, float(ts[i]), float(marks[i]) - wait_s, range_s))
             counts.append(len(numbers[-1]))
         if not sum(counts):
-            return self._no_pairs, _NO_ROWS
+            return _NO_PAIRS, _NO_ROWS
         positions = np.repeat(concerned, counts)
         value, weight, known_at = room.columns(np.concatenate(numbers))
         arrived = np.where(marks > -np.inf, np.minimum(ts, marks), ts)[positions]
