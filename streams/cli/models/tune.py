@@ -137,10 +137,13 @@ def _tune(
 
 
 def _told(trial: FrozenTrial, metric: str) -> str:
+    from weir.streams.workbench.tuning.reference import BLOCKS
     from weir.streams.workbench.tuning.study import changes
 
     value = "-" if trial.value is None else f"{abs(trial.value):.4f}"
-    return f"trial {trial.number}: {trial.state.name.lower()}, {metric} {value}; {_said(changes(trial))}"
+    # The early blocks are others than all of them: their value compares with no other.
+    early = f" over {trial.last_step} of {BLOCKS} blocks, then left" if trial.state.name == "PRUNED" else ""
+    return f"trial {trial.number}: {metric} {value}{early}; {_said(changes(trial))}"
 
 
 def _finish(search: Search, data: list[Path], out: Path | None) -> None:
@@ -178,7 +181,12 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
             said.print(f"look number {looks} of this study at these rows: what they say is no longer new")
     if out is not None:
         out.write_text(rewritten(search.text, document))
-        said.print(f"{out}: the task of trial {best.number}, the best of {looked_at} looked at", markup=False)
+        whose = (
+            f"the task of trial {best.number}, the best of {looked_at} looked at"
+            if best.number
+            else "the task as it is"
+        )
+        said.print(f"{out}: {whose}", markup=False)
 
 
 def _show_board(rows: list[Row], metric: str, looked_at: int) -> None:
