@@ -165,6 +165,8 @@ class BacktestTrainer:
 
     def step(self, now: float) -> None:
         """See ``FullTrainer``."""
+        if self._stop():
+            return
         self._now = max(self._now, now)
         self._bench.trainer.tick()
         if self._bench.has_work:

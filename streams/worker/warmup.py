@@ -128,6 +128,7 @@ def _learn(label: LabellingStage, model: OnlineModel, ids: list[str], entities: 
         model.learn(examples)
         model.score(examples.x)
         model.learner.contributions(examples.x)
+    label.evaluation.get()  # it counts when somebody looks
 
 
 def _events(stage: ScoringStage, start: float) -> EventBatch:

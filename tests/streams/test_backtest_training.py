@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -198,15 +199,17 @@ def test_versions_of_two_runs_do_not_mix(run: tuple[BacktestResult, Recorded, Pa
 
 
 def test_a_training_is_given_up_where_the_run_is_to_end(tmp_path: Path) -> None:
-    asked = [False]
+    asked = Event()
 
     def progress(*_: Any) -> None:
-        asked[0] = True
+        """The training, which is short, goes on once it has been asked to stop."""
+        asked.set()
+        assert trainer._bench._stopping.wait(60)
 
     with closing(
-        BacktestTrainer(TASK, tmp_path / "m", tmp_path / "w", stop=lambda: asked[0], progress=progress)
+        BacktestTrainer(TASK, tmp_path / "m", tmp_path / "w", stop=asked.is_set, progress=progress)
     ) as trainer:
-        result = run_backtest(TASK, [write(tmp_path / "x.csv", columns())], full=trainer, stop=lambda: asked[0])
+        result = run_backtest(TASK, [write(tmp_path / "x.csv", columns())], full=trainer, stop=asked.is_set)
     assert result.stopped
     assert 0 < result.rows < N
     assert versions(tmp_path / "m") == []
