@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,6 +175,27 @@ async def test_keys_made_beside_the_service_are_in_its_audit(tmp_path: Path) -> 
         found = await audited(service)
     told = [(r["action"], r["subject"]) for r in found if "subject" in r]
     assert told == [("weir keys create", f"key:{made}"), ("weir keys revoke", f"key:{made}")]
+
+
+async def test_a_service_that_ends_as_soon_as_it_runs_writes_what_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+    monkeypatch.setattr(audit, "_taken_from", lambda _: [asked.wait(60)][1:])
+
+    async def stop() -> None:
+        """It is asked to stop while it still looks for what commands did."""
+        stopped = asyncio.ensure_future(ends())
+        await asyncio.sleep(0)
+        asked.set()
+        await stopped
+
+    async with served(tmp_path) as (service, _):
+        ends = service.access.audit.stop
+        monkeypatch.setattr(service.access.audit, "stop", stop)
+        service.access.audit.note("login", None)
+    (report,) = json.loads(CliRunner().invoke(audit_app, ["verify", "--json", "--dir", str(tmp_path)]).stdout)
+    assert report["records"] == 2  # started, login
 
 
 async def test_a_restart_goes_on_with_the_chain_and_the_command_verifies_it(tmp_path: Path) -> None:

@@ -108,12 +108,15 @@ class Audit:
         counted_at = time.monotonic()
         await self._note_left()
         self._wake.set()
-        while not self._stopping:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_COUNTED_S):
-                    await self._wake.wait()
+        last = False  # whoever is to stop before the first round, or within one, writes what waits all the same
+        while not last:
+            if not self._stopping:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_COUNTED_S):
+                        await self._wake.wait()
             self._wake.clear()
-            if self._stopping or time.monotonic() - counted_at >= _COUNTED_S:
+            last = self._stopping
+            if last or time.monotonic() - counted_at >= _COUNTED_S:
                 self._note_counts()
                 await self._note_left()
                 counted_at = time.monotonic()
