@@ -65,7 +65,7 @@ _row = st.tuples(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     rows=st.lists(_row, min_size=1, max_size=60),
     repeat=st.integers(1, 4),

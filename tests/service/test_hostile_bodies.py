@@ -7,6 +7,7 @@ import gzip
 import json
 import tracemalloc
 import zlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import cramjam
@@ -73,16 +74,23 @@ NONE = {  # what is no body of records, with its status and words
 }
 
 
+@pytest.fixture(scope="module")
+async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AsyncClient]:
+    """Of one service that lives through all of it."""
+    async with running(tmp_path_factory.mktemp("service")) as (_, client):
+        yield client
+
+
 @pytest.mark.parametrize("name", REFUSED)
-async def test_a_hostile_record_is_refused_with_words_and_harms_no_other(name: str, tmp_path: Path) -> None:
+async def test_a_hostile_record_is_refused_with_words_and_harms_no_other(name: str, client: AsyncClient) -> None:
     record, words = REFUSED[name]
-    async with running(tmp_path) as (_, client):
-        alone = await client.post("/v1/events", content=record)
-        decided = await client.post("/v1/decisions", content=record)
-        beside = await client.post(
-            "/v1/events", content=record + b"\n" + GOOD, headers={"Content-Type": "application/x-ndjson"}
-        )
-        assert await lives(client)
+    alone = await client.post("/v1/events", content=record)
+    decided = await client.post("/v1/decisions", content=record)
+    good = json.dumps({**EVENT, "event_id": f"beside {name}"}).encode()
+    beside = await client.post(
+        "/v1/events", content=record + b"\n" + good, headers={"Content-Type": "application/x-ndjson"}
+    )
+    assert await lives(client)
     assert (alone.status_code, alone.json()["title"]) == (422, "All refused")
     assert words in alone.json()["detail"]
     assert words in decided.json()["results"][0]["reason"]
@@ -90,16 +98,15 @@ async def test_a_hostile_record_is_refused_with_words_and_harms_no_other(name: s
 
 
 @pytest.mark.parametrize("name", NONE)
-async def test_a_body_that_holds_no_records_says_what_it_is(name: str, tmp_path: Path) -> None:
+async def test_a_body_that_holds_no_records_says_what_it_is(name: str, client: AsyncClient) -> None:
     body, status, words = NONE[name]
-    async with running(tmp_path) as (_, client):
-        for route in ("events", "labels", "decisions"):
-            answer = await client.post(f"/v1/{route}", content=body)
-            assert await lives(client), route
-            assert answer.status_code == status, route
-            assert answer.headers["Content-Type"] == "application/problem+json", route
-            told = answer.json()["detail"]
-            assert words in told or (status == 413 and route == "decisions" and "more than 1,000" in told), route
+    for route in ("events", "labels", "decisions"):
+        answer = await client.post(f"/v1/{route}", content=body)
+        assert await lives(client), route
+        assert answer.status_code == status, route
+        assert answer.headers["Content-Type"] == "application/problem+json", route
+        told = answer.json()["detail"]
+        assert words in told or (status == 413 and route == "decisions" and "more than 1,000" in told), route
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
