@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import orjson
+import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.chaos.deployment import Deployment
@@ -27,7 +28,7 @@ from tests.integration.worker_process import Outcome, Watcher, Worker, run_weir
 from weir.online.batch import PredictionBatch
 from weir.online.codec.decision_blocks import Decision, decode_decisions
 from weir.online.task.spec import TaskSpec
-from weir.streams.backtest import runner as backtest
+from weir.streams.backtest.runner import run_backtest
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
@@ -126,33 +127,22 @@ def is_refused(i: int) -> bool:
 # -- by files ----------------------------------------------------------------------------------------------------------
 
 
-class Kept:
-    """Takes the place of the file of scores."""
-
-    made: Made
-
-    def __init__(self, *_: object) -> None:
-        Kept.made = {}
-
-    def add(self, predictions: PredictionBatch) -> None:
-        Kept.made |= made_of(predictions)
-
-    def close(self) -> None:
-        pass
-
-
 def made_of(p: PredictionBatch) -> Made:
     bits = (x.tobytes() for x in p.features)
     return {e: (s, x) for e, s, x in zip(p.event_id, p.score.tolist(), bits, strict=True)}
 
 
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> type[Kept]:
-    monkeypatch.setattr(backtest, "ScoreFile", Kept)
-    return Kept
+def run_over(task: TaskSpec, folder: Path, data: Path, **given: Any) -> Made:
+    """What a backtest writes of each score: the score, and the features as they were logged."""
+    scores, features = folder / "scores.parquet", folder / "features.parquet"
+    run_backtest(task, [data], scores, features=features, **given)
+    score, x = pq.read_table(scores, columns=["event_id", "score"]).to_pydict(), pq.read_table(features)
+    assert x["event_id"].to_pylist() == score["event_id"]
+    rows = np.column_stack([x[name].to_numpy() for name in x.column_names[3:]])
+    return {e: (s, row.tobytes()) for e, s, row in zip(score["event_id"], score["score"], rows, strict=True)}
 
 
-def by_table(folder: Path) -> None:
+def by_table(folder: Path) -> Made:
     file = folder / "rows.csv"
     with file.open("w", newline="") as out:
         writer = csv.writer(out, delimiter=";")
@@ -164,16 +154,15 @@ def by_table(folder: Path) -> None:
             writer.writerow([row["id"], *line])
             if is_refused(i):
                 writer.writerow([f"{row['id']}-refused", *line[:2], "a lot", basket, ""])
-    backtest.run_backtest(TaskSpec.from_toml(TASK + SOURCE), [file], folder / "unused")
+    return run_over(TaskSpec.from_toml(TASK + SOURCE), folder, file)
 
 
-def by_dumps(folder: Path) -> None:
+def by_dumps(folder: Path) -> Made:
     events, labels = folder / "events.jsonl", folder / "labels.jsonl"
     found = [json.dumps(each) for i, row in enumerate(rows()) for each in spelled(i, row)]
     events.write_text("\n".join(found) + "\n")
     labels.write_text("".join(json.dumps(label(row)) + "\n" for row in rows() if row["bad"] is not None))
-    task = TaskSpec.from_toml(TASK)
-    backtest.run_backtest(task, [events], folder / "unused", labels=[labels], label_delay_s=0.0)
+    return run_over(TaskSpec.from_toml(TASK), folder, events, labels=[labels], label_delay_s=0.0)
 
 
 def spelled(i: int, row: Row) -> list[Row]:
@@ -261,16 +250,16 @@ def send_labels(watcher: Watcher, chunk: int, told: list[Row]) -> None:
         watcher.send(topics.LABELS, records)
 
 
-def test_a_table_gives_what_the_worker_gave(lived: Lived, kept: type[Kept], tmp_path: Path) -> None:
-    by_table(tmp_path)
-    assert kept.made.keys() == lived.made.keys()
-    assert kept.made == lived.made
+def test_a_table_gives_what_the_worker_gave(lived: Lived, tmp_path: Path) -> None:
+    made = by_table(tmp_path)
+    assert made.keys() == lived.made.keys()
+    assert made == lived.made
 
 
-def test_dumps_of_topics_give_what_the_worker_gave(lived: Lived, kept: type[Kept], tmp_path: Path) -> None:
-    by_dumps(tmp_path)
-    assert kept.made.keys() == lived.made.keys()
-    assert kept.made == lived.made
+def test_dumps_of_topics_give_what_the_worker_gave(lived: Lived, tmp_path: Path) -> None:
+    made = by_dumps(tmp_path)
+    assert made.keys() == lived.made.keys()
+    assert made == lived.made
 
 
 def test_an_embedded_host_decides_as_the_worker_did(lived: Lived) -> None:

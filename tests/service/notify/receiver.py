@@ -38,7 +38,9 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
+                body = self.rfile.read(size := int(self.headers["content-length"]))
+                if len(body) < size:
+                    return  # who sent it was killed in the middle
                 request = Request(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
                 status = receiver._answers(request)
                 with receiver.came:
