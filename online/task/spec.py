@@ -137,9 +137,9 @@ class SourceSpec(FrozenModel):
     """Column of the label; without it labels come from files, from silence or not at all."""
     positive: tuple[str, ...] = ()
     """Label values that mean 1, such as ``fraud``: all others are 0 where ``negative`` is empty. Without both lists
-    1/0, true/false, yes/no and their like are understood."""
+    1/0, true/false, yes/no and their like are understood. ``*`` is any value, such as the date of a chargeback."""
     negative: tuple[str, ...] = ()
-    """Label values that mean 0."""
+    """Label values that mean 0. An empty text is a cell without a value, which is else not known."""
     unlabelled: tuple[str, ...] = ()
     """Label values that mean that the label is not known, beside those for missing."""
     label_delay: Seconds = 0.0

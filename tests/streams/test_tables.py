@@ -564,6 +564,17 @@ def test_own_words_for_labels(tmp_path: Path, plain: list[Any]) -> None:
     assert [label for _, labels, _ in read.wire_rows(7) for label in labels] == [e[-1] for e in events(read)]
 
 
+def test_a_date_or_nothing_is_a_label(tmp_path: Path, plain: list[Any]) -> None:
+    """The date of a chargeback, in a CSV and where there is a null."""
+    rows = changed(bad=lambda v: "2026-02-01" if v == "1" else "")
+    words = 'positive = ["*"]\nnegative = [""]\n'
+    assert events(source(write(tmp_path, text_of(rows)), words)) == plain
+    columns = {name: [row[at] or None for row in rows] for at, name in enumerate(NAMES)}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    assert events(source(tmp_path / "rows.parquet", words)) == plain
+    assert {e[-1] for e in events(source(tmp_path / "rows.parquet", 'positive = ["*"]\n'))} == {True, None}
+
+
 def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:
     assert events(source(write(tmp_path, ",".join(NAMES)))) == []
 

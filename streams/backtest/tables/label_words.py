@@ -18,6 +18,8 @@ from weir.streams.backtest.tables.texts import BLANK, Cells, as_text
 TRUE = frozenset({"1", "true", "t", "yes", "y", "positive", "pos", "on", "wahr", "vrai", "ja", "oui"})
 FALSE = frozenset({"0", "-1", "false", "f", "no", "n", "negative", "neg", "off", "falsch", "faux", "nein", "non"})
 UNKNOWN = frozenset({"unknown", "unlabelled", "unlabeled", "pending", "not known"})
+ANY = "*"
+"""In ``positive``: whatever there is, such as the date of a chargeback."""
 _SHOWN = 10
 
 
@@ -33,7 +35,7 @@ def read_labels(cells: Cells, words: SourceSpec) -> IntVector:
     indices = pc.fill_null(coded.indices, len(coded.dictionary))
     distinct: list[str] = coded.dictionary.to_pylist()
     counts = np.bincount(np.asarray(indices), minlength=len(distinct) + 1)
-    meaning = np.array([*_meanings(distinct, words, cells.missing), -1], np.int64)
+    meaning = np.array([*_meanings(distinct, words, cells.missing), _of_nothing(words)], np.int64)
     if (unknown := np.flatnonzero(meaning == -2)).size:
         row = int(pc.index(indices, pa.scalar(int(unknown[0]), indices.type)).as_py())
         raise cells.refuse(
@@ -58,6 +60,7 @@ def _meanings(distinct: Sequence[str], words: SourceSpec, missing: Collection[st
     """By text 1, 0, -1 for not known and -2 for neither."""
     positive, negative = _set(words.positive), _set(words.negative)
     unlabelled = _set(words.unlabelled)
+    any_value, nothing = ANY in positive, _of_nothing(words)
     out = []
     for low in map(_plain, distinct):
         if low in unlabelled:
@@ -65,7 +68,9 @@ def _meanings(distinct: Sequence[str], words: SourceSpec, missing: Collection[st
         elif low in positive or low in negative:
             out.append(int(low in positive))
         elif low == "" or low in missing or (low in UNKNOWN and not words.negative):
-            out.append(-1)
+            out.append(nothing)
+        elif any_value:
+            out.append(1)
         elif positive:
             out.append(-2 if negative else 0)
         else:
@@ -74,6 +79,11 @@ def _meanings(distinct: Sequence[str], words: SourceSpec, missing: Collection[st
     if positive and not negative and 1 not in out and set(others) - FALSE:
         return [-2 if v == 0 else v for v in out]  # what `positive` lists is not there, and others may mean it
     return out
+
+
+def _of_nothing(words: SourceSpec) -> int:
+    """What a cell without a value means: a date or nothing says yes or no, all else without a value is not known."""
+    return 0 if "" in words.negative else -1
 
 
 def _plain(text: str) -> str:

@@ -69,6 +69,10 @@ def plan_of(name: str, sample: Sample, columns: Sequence[Column], ask: Ask) -> P
     _choose_entities(plan, rest, ask)
     used = {id(c) for c in plan.columns.values()}
     _choose_inputs(plan, [c for c in rest if id(c) not in used])
+    if plan.label is None:
+        alike = [c for c in columns if c.distinct == 1 and c.words & terms.LABEL]
+        why = "by its name the label, but all its values are {!r}: nothing can be told apart by it"
+        plan.left |= {c.name: why.format(c.spoken(1)[0][0]) for c in alike}
     return plan
 
 

@@ -222,7 +222,8 @@ def leaks(columns: Sequence[Column], ts: FloatVector | None, label: LabelGuess |
         if ts is not None and c.kind == "times" and c.times is not None:
             after = np.nanmean(np.where(np.isfinite(c.times), c.times > ts, np.nan)) > 0.5
             found[c.name] = (
-                "a time after the event's own; is it the label? Then add a column with 1 where it is known"
+                "a time after the event's own; is it the label? Then name it `label`, with "
+                'positive = ["*"] and negative = [""]'
                 if after and label is None and c.known < 0.5
                 else "a time after the event's own"
                 if after
