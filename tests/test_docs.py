@@ -89,11 +89,13 @@ def faults_of(words: list[str]) -> Iterator[str]:
             command = inner
 
 
-@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=named)
-def test_files_and_modules_that_are_named_exist(path: Path) -> None:
-    text = path.read_text()
-    faults = [*missing_names(text), *missing_paths(text, path.parent)]
-    assert not faults, f"{named(path)} names {faults}, which do not exist"
+def test_files_and_modules_that_are_named_exist() -> None:
+    texts = {path: path.read_text() for path in (*PAGES, *SOURCES)}
+    found = {named(path): [*missing_names(text), *missing_paths(text, path.parent)] for path, text in texts.items()}
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+SETTING = r"`\[([a-z.]+)\] ([a-z_]+)[ =`]"
 
 
 def missing_classes(text: str) -> Iterator[str]:
@@ -130,9 +132,9 @@ def test_targets_and_metrics_that_are_named_exist(path: Path) -> None:
     assert {name for name in told if name not in metrics and not name.endswith("_")} == set()
 
 
-@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=named)
-def test_settings_that_are_named_exist(path: Path) -> None:
-    for table, key in re.findall(r"`\[([a-z.]+)\] ([a-z_]+)[ =`]", path.read_text()):
+def test_settings_that_are_named_exist() -> None:
+    told = ((path, *each) for path in (*PAGES, *SOURCES) for each in re.findall(SETTING, path.read_text()))
+    for path, table, key in told:
         model: Any = Settings
         for part in table.split("."):
             field = model.model_fields.get(part) if model else None
