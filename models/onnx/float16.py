@@ -39,6 +39,8 @@ class _Halving:
         self.type |= {name: tensor.data_type for name, tensor in self.weights.items()}
         self.nodes: list[Any] = []
         self.made: dict[tuple[str, int], str] = {}
+        self.halved: set[str] = set()
+        """What operators in half precision gave."""
 
     def run(self) -> None:
         nodes, raw, kept = list(self.graph.node), {"x"}, {output.name for output in self.graph.output}
@@ -68,6 +70,7 @@ class _Halving:
             if name in outputs:
                 node.output[i] = self.made[name, self.half] = f"{name}_half"
                 self.type[f"{name}_half"] = self.half
+                self.halved.add(name)
                 if name in kept:
                     self._cast(f"{name}_half", name, self.single)
 
@@ -80,10 +83,10 @@ class _Halving:
     def _as(self, name: str, wanted: int) -> str:
         """The name of a float tensor in the precision that is wanted."""
         if wanted == self.single:
-            source = self.made.get((name, self.half))
-            if source is None or (name, self.single) in self.made or name in self._outputs():
+            # A copy in half precision does not mean that it was made so: it may be there in single precision, too.
+            if name not in self.halved or (name, self.single) in self.made or name in self._outputs():
                 return name
-            self._cast(source, name, self.single)
+            self._cast(self.made[name, self.half], name, self.single)
             self.made[name, self.single] = name
             return name
         if (name, self.half) not in self.made:

@@ -51,6 +51,29 @@ def test_float16_keeps_raw_inputs_in_float32() -> None:
     np.testing.assert_allclose(got, [140, -0.6], rtol=1e-3)
 
 
+def test_what_both_precisions_use_is_there_in_both() -> None:
+    """``e`` and the constant ``h`` are wanted in float16, then in float32, as which they are there already."""
+    graph = text_graph(
+        "g (float[n, 2] x) => (float[n] logit) <float l = {-9}, float h = {9}, float[2, 2] w = {1, 2, 3, 4},"
+        "int64[1] one = {1}> { b = Clip(x, l, h) c = MatMul(b, w) d = Clip(c, l, h) e = Exp(d) f = Mul(b, e)"
+        "g = Min(e, h) i = Add(f, g) logit = ReduceSum <keepdims = 0> (i, one) }"
+    )
+    x = np.array([[0.5, -0.25], [1.0, 2.0]], np.float32)
+    wanted, got = (run_graph(open_session(each), x)["logit"] for each in (graph, variants(graph)[FLOAT16]))
+    np.testing.assert_allclose(got, wanted, rtol=0.01)
+
+
+def test_two_products_of_int8_fit_into_16_bits() -> None:
+    """A CPU without VNNI adds them there: 2 * 255 * 64 fits, 2 * 255 * 127 is cut, and the logit is another one."""
+    import onnx
+    from onnx import numpy_helper
+
+    made = onnx.load_model_from_string(variants(recurrent_graph(state=16))[INT8])
+    weights = [numpy_helper.to_array(t) for t in made.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    assert {len(w.shape) for w in weights if w.size > 16} == {2}
+    assert max(int(np.abs(w.astype(int)).max()) for w in weights) == 64
+
+
 def test_what_a_variant_costs_is_measured_on_a_replay() -> None:
     of = history()
     rows = np.arange(600, 1200)
