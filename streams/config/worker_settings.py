@@ -71,7 +71,7 @@ class WorkerSettings(LinkSettings):
     web_port: Annotated[int, Field(ge=0, le=HIGHEST_PORT)] | Literal["auto"] = 8090
     """0 turns them off; ``auto`` takes a free port and logs it."""
     watchdog_s: float = Field(default=60.0, ge=0, le=86_400)
-    """End the process when work is in flight and no batch was completed for so long; 0 never does."""
+    """End the process when batches were read, or a fetch has no answer, and none was completed for so long; 0 never."""
 
     cache_rows: int = Field(default=200_000, ge=0)
     """Rows kept in memory, shared by all lanes and tables of the worker; others are read from the store when needed."""

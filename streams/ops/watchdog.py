@@ -1,9 +1,9 @@
 """Ends a worker that hangs, so that its supervisor starts it again.
 
-A thread watches, so that a blocked event loop is seen too: when work is in flight and no batch was completed for
-``limit_s``, or when the loop has not answered for so long, it dumps the stacks of all threads, logs what was in flight
-and ends the process with `EXIT_STATUS`. The time that work waits for brokers or store, while they are away, does not
-count. Should it be kept from running itself - native code that never lets go of the
+A thread watches, so that a blocked event loop is seen too: when work is in flight, or a fetch has no answer, and no
+batch was completed for ``limit_s``, or when the loop has not answered for so long, it dumps the stacks of all threads,
+logs what was in flight and ends the process with `EXIT_STATUS`. The time that work waits for brokers or store, while
+they are away, does not count. Should it be kept from running itself - native code that never lets go of the
 interpreter - a timer of the C library ends the process ``grace_s`` later.
 """
 

@@ -50,9 +50,11 @@ class ProcessStatus(ABC):
 
     def in_flight(self) -> object:
         """What is being worked on, for the log of the watchdog."""
-        tickets = self._ctx.app.batch_consumer.offsets.working()
-        working = [f"{ticket.partition[0]}-{ticket.partition[1]}@{ticket.base_offset}" for ticket in tickets]
-        return working or "batches that wait"
+        return self.pending() or "batches that wait"
+
+    def pending(self) -> list[str]:
+        """What the watchdog holds the worker to; see `BatchConsumer.pending`."""
+        return self._ctx.app.batch_consumer.pending()
 
     def measure(self) -> None:
         """Set the gauges."""
@@ -63,10 +65,10 @@ class ProcessStatus(ABC):
             return
         consumer = ctx.app.batch_consumer
         m.lags({(tp.topic, tp.partition): lag for tp, lag in consumer.lag().items()})
-        working = len(consumer.offsets.working())
-        m.set("weir_batches_in_flight", working)
+        m.set("weir_batches_in_flight", len(consumer.offsets.working()))
         if ctx.watchdog is not None:
-            ctx.watchdog.holding(working)
+            # Those too that nobody took: one that was lost on its way to its lane would stop its partition in silence.
+            ctx.watchdog.holding(len(self.pending()))
         for topic, lanes in self.lanes().items():
             m.set("weir_partitions_assigned", lanes, topic=topic)
 
@@ -95,6 +97,11 @@ class WorkerStatus(ProcessStatus):
         """See ``ProcessStatus``; a label lane first takes steps again."""
         waiting = [f"{lane.name} is taking steps again" for lane in self._host.labels if not lane.ready]
         return super().ready() or waiting
+
+    def pending(self) -> list[str]:
+        """See ``ProcessStatus``; while a label lane takes steps again, batches wait for it, however long that is."""
+        restoring = not all(lane.ready for lane in self._host.labels)
+        return self._ctx.app.batch_consumer.pending(taken_only=restoring)
 
     def describe(self) -> Mapping[str, object]:
         """Lanes and models."""

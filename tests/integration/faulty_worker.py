@@ -18,34 +18,39 @@ from weir.streams.model_replicas.follower import Follower
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.partition_store import LaneStore
 from weir.streams.redis.store_errors import StoreRefused
+from weir.streams.worker.partitions import LaneHost
 from weir.streams.worker.run import Worker
 from weir.streams.worker.status import WorkerStatus
 
 
-def fail(owner: type, name: str, error: Exception, after: int) -> None:
-    """Have a method raise ``error``, once it was called ``after`` times."""
+def fail(owner: type, name: str, outcome: object, after: int) -> None:
+    """Have a method raise ``outcome``, or do nothing and give it, once it was called ``after`` times."""
     whole: Callable[..., Any] = getattr(owner, name)
     calls = 0
 
     def broken(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls > after:
-            raise error
-        return whole(*args, **kwargs)
+        if calls <= after:
+            return whole(*args, **kwargs)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     setattr(owner, name, broken)
 
 
 BOOM: Final = RuntimeError("the machine is on fire")
 DIVERGED: Final = ReplicaDiverged("model 7 is not model 7")
-Broken = tuple[type, str, Exception, int]
+Broken = tuple[type, str, object, int]
 FAULTS: Final[dict[str, list[Broken]]] = {
     "follower": [(Follower, "_take_turn", DIVERGED, 3)],
     "follower, a bug": [(Follower, "_take_turn", BOOM, 3)],
     "thread": [(BatchConsumerThread, "_drain_now", BOOM, 3)],
     "before": [(Worker, "prepare", DIVERGED, 0)],
     "before, a bug": [(Worker, "prepare", BOOM, 0)],
+    "a lost batch": [(LaneHost, "take", None, 0)],
+    "a deaf thread": [(BatchConsumerThread, "_drain_now", ([], None), 0)],
     "tick": [(WorkerStatus, "measure", BOOM, 2)],
     "flush": [(LaneStore, "flush", StoreRefused("the store says no"), 0)],
     "send": [(BatchProducer, "send_parts", DeliveryError("the brokers say no"), 0)],
@@ -57,9 +62,9 @@ FAULTS: Final[dict[str, list[Broken]]] = {
         (BatchProducer, "stop", BOOM, 0),
     ],
 }
-"""What raises which error, from which call on."""
+"""What raises which error, or does nothing, from which call on."""
 
 if __name__ == "__main__":
-    for owner, name, error, after in FAULTS[sys.argv.pop(1)]:
-        fail(owner, name, error, after)
+    for owner, name, outcome, after in FAULTS[sys.argv.pop(1)]:
+        fail(owner, name, outcome, after)
     run()

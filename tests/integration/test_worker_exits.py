@@ -18,6 +18,7 @@ from tests.integration.streamed import DAY, PARTITIONS, simulated, unique
 from tests.integration.worker_process import Watcher, Worker
 from weir.streams.config import topics
 from weir.streams.kafka.admin.clients import admin_client
+from weir.streams.ops.watchdog import EXIT_STATUS
 
 pytestmark = pytest.mark.integration
 
@@ -34,6 +35,8 @@ ENDS = {
     "twice": (2, DIVERGED),
     "on the way down, too": (2, DIVERGED),
 }
+STANDSTILLS = {"a lost batch": "['{}-0@0']", "a deaf thread": "a fetch of {}-0"}
+"""What a watchdog says is in flight, by the fault."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,28 @@ def test_the_last_line_is_the_reason(workers: dict[str, Worker], fault: str) -> 
     worker = workers[fault]
     status = worker.wait()
     assert (status, worker.log.rstrip().splitlines()[-1]) == ENDS[fault], worker.log
+
+
+def test_a_partition_that_stands_still_in_silence_ends_its_worker(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+) -> None:
+    """A batch that was lost on its way to its lane, and one that was never fetched, stopped a partition for ever."""
+    deployment = Deployment.create(
+        tmp_path, kafka, redis_server.url, prefix=unique("still"), partitions=1, tasks=("spend",),
+        worker={"watchdog_s": 12},
+    )  # fmt: skip
+    with Watcher(deployment) as watcher, ExitStack() as stack:
+        watcher.send(topics.USER_EVENTS, simulated(DAY)[topics.USER_EVENTS])
+        made: dict[str, Worker] = {}
+        for number, fault in enumerate(STANDSTILLS):
+            faulty = Faulty(**{f.name: getattr(deployment, f.name) for f in fields(deployment)}, fault=fault)
+            name, log = f"{deployment.settings.redis.prefix}-{number}", tmp_path / f"{number}.log"
+            made[fault] = stack.enter_context(Worker(faulty, log, "--group", name, WEIR_REDIS__PREFIX=name))
+        for fault, said in STANDSTILLS.items():
+            assert made[fault].wait() == EXIT_STATUS, made[fault].log
+            last = made[fault].log.rstrip().splitlines()[-1]
+            assert "watchdog: no batch was completed for" in last
+            assert said.format(deployment.settings.topics.name(topics.USER_EVENTS)) in last
 
 
 def test_a_port_in_use_is_the_last_line(kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ Place = tuple[str, int]
 _T = TypeVar("_T")
 TELLS_KERNELS = {"NUMBA_DEBUG_CACHE": "1", "PYTHONUNBUFFERED": "1"}
 """Environment in which a worker says which kernels it compiles or reads from disk, and when."""
+_WEB = re.compile(r"metrics at (http://\S+)")
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 _ROWS = (topics.USER_EVENTS, topics.DEVICE_EVENTS, topics.ENTITY_UPDATES)
 _LABELLED = (topics.LABELS, topics.PREDICTIONS)
 
@@ -65,7 +67,7 @@ class Worker:
             self.process = subprocess.Popen(
                 deployment.command(*arguments),
                 cwd=REPOSITORY,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", **environment},
+                env={**os.environ, **_ONE_THREAD, "PYTHONFAULTHANDLER": "1", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -96,7 +98,25 @@ class Worker:
             eventually(lambda: what() or self.process.poll() is not None, timeout_s, why)
             assert self.process.poll() is None or what(), f"{why}, but it ended with {self.process.returncode}"
         except AssertionError as late:
-            raise AssertionError(f"{late}\n{self._path}:\n{self.log[-4000:]}") from None
+            raise AssertionError(f"{late}\n{self._told()}{self._path}:\n{self.log[-8000:]}") from None
+
+    def _told(self) -> str:
+        """What it says of itself when it is late; its log then ends with what each of its threads was doing."""
+        if self.process.poll() is not None:
+            return ""
+        said = ""
+        if found := _WEB.search(self.log):
+            try:
+                with urllib.request.urlopen(f"{found[1]}/ready", timeout=10) as answer:
+                    said = f"/ready: {answer.read().decode()}\n"
+            except urllib.error.HTTPError as refused:
+                with refused:
+                    said = f"/ready: {refused.read().decode()}\n"
+            except OSError as error:
+                said = f"/ready: {error}\n"
+        self.process.send_signal(signal.SIGABRT)
+        self.process.wait(PATIENCE_S)
+        return said
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal; the exit status."""
@@ -116,7 +136,7 @@ class Worker:
     def url(self) -> str:
         """Where its endpoints are, of a worker with ``web_port = "auto"``; waits until it says so."""
         self.until(lambda: "metrics at http" in self.log, "it says where its endpoints are")
-        found = re.search(r"metrics at (http://\S+)", self.log)
+        found = _WEB.search(self.log)
         assert found is not None
         return found[1]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable, Mapping
@@ -58,6 +59,7 @@ class BatchConsumer(Consumer):
         """Assigned partitions of which nothing is read or delivered."""
         self._arrived: dict[TP, deque[PartitionRead]] = {}
         """What was read and not delivered yet."""
+        self._assigned_at = math.inf
         self._news = asyncio.Event()
         self._progress = asyncio.Event()
         self._hooks: BatchApp = transport.app
@@ -229,6 +231,25 @@ class BatchConsumer(Consumer):
         heard = self._thread.heard_at(tp)
         return heard is not None and time.time() - heard < HEARD_S and self.lag().get(tp) == 0
 
+    def pending(self, *, taken_only: bool = False) -> list[str]:
+        """What has to make progress, by name; any thread may ask.
+
+        Batches that were read and are not complete, whether somebody took them or not, and partitions that are to be
+        read and of which no broker has answered a fetch for `HEARD_S`. Partitions that are held are left out.
+        """
+        offsets = self.offsets
+        batches = [t for t in (offsets.working() if taken_only else offsets.unfinished()) if t[0] not in self._halted]
+        found = [f"{topic}-{number}@{base}" for (topic, number), base, *_ in batches]
+        if taken_only or not self.flow_active:
+            return found
+        busy = {ticket.partition for ticket in batches}
+        silent = [tp for tp in self.wanted if tp not in busy and tp not in self._arrived and self._silent(tp)]
+        return found + [f"a fetch of {tp.topic}-{tp.partition}" for tp in silent]
+
+    def _silent(self, tp: TP) -> bool:
+        heard = max(self._thread.heard_at(tp) or 0.0, self._assigned_at)
+        return time.time() - heard > HEARD_S
+
     def lag(self) -> dict[TP, int]:
         """Records of each assigned partition that are not complete; left out where nothing completed or began."""
         return {
@@ -290,6 +311,7 @@ class BatchConsumer(Consumer):
         if starts is not None:
             for tp in assigned:
                 self._place(tp, starts.get(tp))
+        self._assigned_at = time.time()
         self._refresh_wanted()
 
     async def _starts(self, assigned: set[TP]) -> dict[TP, int] | None:

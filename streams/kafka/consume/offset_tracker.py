@@ -200,9 +200,16 @@ class CompletedOffsets:
 
     def working(self) -> list[Ticket]:
         """Batches that someone took and did not complete."""
+        return self._open(taken_only=True)
+
+    def unfinished(self) -> list[Ticket]:
+        """Batches that began and are not complete, those too that nobody took yet."""
+        return self._open(taken_only=False)
+
+    def _open(self, *, taken_only: bool) -> list[Ticket]:
         return [
             Ticket(partition, base, batch.next_offset, lane.epoch)
-            for partition, lane in self._lanes.items()
-            for base, batch in lane.batches.items()
-            if batch.taken and not batch.completed
+            for partition, lane in list(self._lanes.items())
+            for base, batch in list(lane.batches.items())
+            if not batch.completed and (batch.taken or not taken_only)
         ]
