@@ -158,6 +158,10 @@ class JavaBroker(Broker):
             "share.coordinator.state.topic.replication.factor": copies,
             "share.coordinator.state.topic.min.isr": max(1, copies - 1),
             "group.initial.rebalance.delay.ms": 0,
+            # Tests write records of years ago, which go when the broker looks for old ones: half a minute after it
+            # started, and every 5 minutes. What is to go, tests delete themselves.
+            "log.retention.check.interval.ms": 86_400_000,
+            "log.initial.task.delay.ms": 86_400_000,
             "broker.session.timeout.ms": 3000,  # after a kill, leaders move after that; Kafka's default is 9000
             "broker.heartbeat.interval.ms": 500,
             **({} if self._secrets is None else self._secrets.broker_properties()),
