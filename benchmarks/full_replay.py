@@ -140,7 +140,7 @@ class Replay:
         self._runner = None
         if (full := task.full) is not None:
             layout = StateLayout(full.state, full.history, shape.full_inputs)
-            self._runner = FullRunner(layout, full.embedding, full.reasons)
+            self._runner = FullRunner(layout, full.embedding, full.reasons, bool(full.surprise))
         self._pipeline = TaskPipeline(task, MemoryFeatureStore(), full=self._runner)
         self._source = FileSource(task, self._pipeline.columns, [self.path])
         inputs = shape.full_inputs or self._pipeline.features

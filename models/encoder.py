@@ -8,13 +8,21 @@ the task's own entity only. It knows neither labels nor how it is trained (``wei
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from weir.models.errors import ModelError
+from weir.models.types import FloatVector
+
+_KNOTS = 32
+_FARTHEST = 64.0
+_TAIL = 1.5
+_LEAST = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,10 @@ class EncoderConfig:
     """Share of the last hidden layer that is dropped, while training."""
     clip: float = 8.0
     """Standard deviations at which a normalised column is cut."""
+    predicts: tuple[str, ...] = ()
+    """P names among the inputs, whose next values are foretold; how wrong that was is the surprise."""
+    surprise_events: int = 1
+    """Events that the surprise is a mean over, the newest counting most."""
 
     def __post_init__(self) -> None:
         if not self.inputs or self.hidden < 1 or self.embedding < 0 or self.knots < 0:
@@ -40,6 +52,12 @@ class EncoderConfig:
                 f"an encoder of {len(self.inputs)} inputs, {self.hidden} hidden, {self.embedding} embedding and "
                 f"{self.knots} knots: at least 1, 1, 0 and 0 are needed"
             )
+        if unknown := [name for name in self.predicts if name not in self.inputs]:
+            raise ModelError(
+                f"surprise is to be of {unknown[:3]}, which the encoder does not see: add it to its inputs"
+            )
+        if self.surprise_events < 1:
+            raise ModelError(f"surprise_events is {self.surprise_events}: at least 1 is needed")
 
 
 class Normaliser(nn.Module):
@@ -77,11 +95,95 @@ class Normaliser(nn.Module):
         return v, torch.cat([v, pieces.flatten(-2)], -1)
 
 
+class Surprise(nn.Module):
+    """How far an event is from what the state before it foretold: mean and deviation of each of P normalised columns.
+
+    The error is ``log1p`` of the mean squared distance in foretold deviations, over the columns that are not missing
+    (-0.0), less what it is where every distance is 1. What is told is its running mean, as minus the logarithm of the
+    share of usual events whose running mean is as large (split conformal, Vovk et al. 2005). Beyond all of these it
+    rises on, to keep the order, as a detector of states does.
+    """
+
+    at: Tensor
+    low: Tensor
+    slope: Tensor
+    rise: Tensor
+    end: Tensor
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        places = [config.inputs.index(name) for name in config.predicts]
+        self.events = config.surprise_events
+        self.next = nn.Linear(config.hidden, 2 * len(places))
+        self.register_buffer("at", torch.tensor(places, dtype=torch.int64))
+        for name in ("low", "slope", "rise"):
+            self.register_buffer(name, torch.zeros(_KNOTS))
+        self.register_buffer("end", torch.zeros(1))
+
+    def distances(self, x: Tensor, v: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances, logarithms of the deviations, and which columns are there (1 or 0): each ``(..., P)``.
+
+        Parameters
+        ----------
+        x, v : ``(..., D)`` the event, raw and normalised.
+        before : ``(..., H)`` the state before it.
+        """
+        raw = x.index_select(-1, self.at)
+        # 1 / -0.0 is -inf, and no other value that is not below 0 has a reciprocal below 0.
+        there = torch.clamp(torch.abs(raw) * 3e38 + torch.clamp(torch.reciprocal(raw), 0.0, 1.0), 0.0, 1.0)
+        mean, deviation = self.next(before).chunk(2, -1)
+        deviation = torch.clamp(deviation, -4.0, 3.0)  # a column that never moved must not make a first move infinite
+        off = (v.index_select(-1, self.at) - mean) * torch.exp(-deviation)
+        return torch.clamp(off, -_FARTHEST, _FARTHEST), deviation, there
+
+    def loss(self, x: Tensor, v: Tensor, before: Tensor) -> Tensor:
+        """``(...,)`` minus the log-likelihood of a normal distribution, less a constant: a mean over the columns."""
+        off, deviation, there = self.distances(x, v, before)
+        return ((0.5 * off * off + deviation) * there).sum(-1) / torch.clamp(there.sum(-1), 1.0)
+
+    def errors(self, x: Tensor, v: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """``(...,)`` the error of each event; and 1, or 0 where all its columns are missing."""
+        off, _, there = self.distances(x, v, before)
+        count = there.sum(-1)
+        # Weights before the sum: a sum of squares would not fit into float16.
+        share = there * torch.reciprocal(torch.clamp(count, 1.0)).unsqueeze(-1)
+        return torch.log1p((off * off * share).sum(-1)) - math.log(2.0), torch.clamp(count, 0.0, 1.0)
+
+    def taken(self, course: Tensor, error: Tensor, there: Tensor) -> Tensor:
+        """The running mean ``(...,)`` after an event."""
+        return course + there * (error - course) * (1.0 / self.events)
+
+    def told(self, course: Tensor, there: Tensor) -> Tensor:
+        """Minus the logarithm of the share of usual events ``(...,)``; -1 where the event says nothing."""
+        pieces = torch.clamp((course.unsqueeze(-1) - self.low) * self.slope, 0.0, 1.0)
+        said = (pieces * self.rise).sum(-1) + _TAIL * torch.clamp(course - self.end, 0.0)
+        return torch.clamp(said, 0.0, _LEAST) * there + (there - 1.0)
+
+    def calibrate(self, usual: FloatVector) -> None:
+        """Learn the running means ``(m,)`` of usual events that nothing was fitted to.
+
+        Raises ``ModelError`` where there are none.
+        """
+        if len(usual) == 0:
+            raise ModelError("no event of validation is usual, so none can surprise: lengthen validation")
+        share = np.geomspace(1.0, 1.0 / (len(usual) + 1.0), _KNOTS + 1)
+        # Of equal values the first: as many as that are as large.
+        edges, first = np.unique(np.quantile(usual, 1.0 - share), return_index=True)
+        told, n = -np.log(share[first]), len(edges) - 1
+        for buffer in (self.low, self.slope, self.rise):
+            buffer.zero_()
+        self.low[:n] = torch.from_numpy(edges[:-1])
+        self.slope[:n] = torch.from_numpy(1.0 / np.maximum(np.diff(edges), 1e-6))
+        self.rise[:n] = torch.from_numpy(np.diff(told))
+        self.end.fill_(float(edges[-1]))
+
+
 class Encoder(nn.Module):
     """GRU over the events of an entity (Cho et al. 2014); its head sees the state, the event's code and its columns.
 
-    A zero state is an entity never seen. ``step`` is ``sequence`` of length 1, written out in plain products so that it
-    exports to any runtime; both agree to 1e-5.
+    A zero state is an entity never seen. With a surprise the state carries its running mean as the last float.
+    ``step`` is ``sequence`` of length 1, written out in plain products so that it exports to any runtime; both agree to
+    1e-5.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -96,6 +198,7 @@ class Encoder(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.out = nn.Linear(h, 1)
         self.embed = nn.Linear(h, config.embedding) if config.embedding else None
+        self.surprise = Surprise(config) if config.predicts else None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -105,7 +208,7 @@ class Encoder(nn.Module):
     @property
     def state(self) -> int:
         """S: floats carried for each entity."""
-        return self.config.hidden
+        return self.config.hidden + (self.surprise is not None)
 
     @property
     def embedding(self) -> int:
@@ -122,12 +225,19 @@ class Encoder(nn.Module):
 
         Returns
         -------
-        logit ``(n,)``, the next state ``(n, S)``, embedding ``(n, E)``.
+        logit ``(n,)``, the next state ``(n, S)``, embedding ``(n, E)``, with the surprise behind it where there is one.
         """
         v, pieces = self.normalise(x)
         e = functional.gelu(self.enter(pieces))
-        h = self._cell(e, state)
-        return self.logit(h, e, v), h, self._embedding(h)
+        if self.surprise is None:
+            h = self._cell(e, state)
+            return self.logit(h, e, v), h, self._embedding(h)
+        before, course = torch.split(state, [self.config.hidden, 1], -1)
+        h, (error, there) = self._cell(e, before), self.surprise.errors(x, v, before)
+        mean = self.surprise.taken(course.squeeze(-1), error, there)
+        told = self.surprise.told(mean, there).unsqueeze(-1)
+        told = told if self.embed is None else torch.cat([self.embed(h), told], -1)
+        return self.logit(h, e, v), torch.cat([h, mean.unsqueeze(-1)], -1), told
 
     def sequence(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take in L events of each of b entities.
@@ -139,17 +249,42 @@ class Encoder(nn.Module):
 
         Returns
         -------
-        logit ``(b, L)``, the state after the last event ``(b, S)``, embeddings ``(b, L, E)``; of padding they are
-        outputs too, which the caller leaves out.
+        logit ``(b, L)``, the state after the last event ``(b, S)``, embeddings ``(b, L, E)``, with the surprise behind
+        them where there is one; of padding they are outputs too, which the caller leaves out.
         """
         hidden, e, v = self.hidden(x, state)
-        return self.logit(hidden, e, v), hidden[:, -1] if hidden.shape[1] else state, self._embedding(hidden)
+        logit, told = self.logit(hidden, e, v), self._embedding(hidden)
+        if not hidden.shape[1]:
+            return logit, state, told if self.surprise is None else told.new_zeros((len(x), 0, self.embedding + 1))
+        if self.surprise is None:
+            return logit, hidden[:, -1], told
+        course, there = self.courses(x, state)
+        told = torch.cat([told, self.surprise.told(course, there).unsqueeze(-1)], -1)
+        return logit, torch.cat([hidden[:, -1], course[:, -1:]], -1), told
+
+    def courses(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """``(b, L)`` the running mean of the surprise after each event, and whether the event said anything (1 or 0).
+
+        Parameters are those of ``sequence``, with at least one event.
+        """
+        assert self.surprise is not None
+        hidden, _, v = self.hidden(x, state)
+        error, there = self.surprise.errors(x, v, self.before(hidden, state))
+        course, out = state[:, -1], []
+        for t in range(x.shape[1]):
+            course = self.surprise.taken(course, error[:, t], there[:, t])
+            out.append(course)
+        return torch.stack(out, 1), there
+
+    def before(self, hidden: Tensor, state: Tensor) -> Tensor:
+        """``(b, L, H)`` the state before each event, from those after each and the one at the beginning ``(b, S)``."""
+        return torch.cat([state[:, None, : self.config.hidden], hidden[:, :-1]], 1)
 
     def hidden(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(b, L, D)`` to the states after each event ``(b, L, S)``, the events' codes and the normalised columns."""
         v, pieces = self.normalise(x)
         e = functional.gelu(self.enter(pieces))
-        out, _ = self.gru(e, state.unsqueeze(0).contiguous())
+        out, _ = self.gru(e, state[:, : self.config.hidden].unsqueeze(0).contiguous())
         return out, e, v
 
     def _cell(self, e: Tensor, state: Tensor) -> Tensor:

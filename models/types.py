@@ -86,8 +86,9 @@ class Built:
     """``encoder``, ``trees`` or ``blend``."""
     onnx: bytes
     """One graph: inputs ``x`` float32 ``(n, D)`` raw (it normalises by itself) and, with a state, ``state`` float32
-    ``(n, S)``; outputs ``logit`` float32 ``(n,)``, and ``state_out`` ``(n, S)``, ``embedding`` ``(n, E)`` where it has
-    them. A zero state is an entity never seen."""
+    ``(n, S)``; outputs ``logit`` float32 ``(n,)``, and ``state_out`` ``(n, S)``, ``embedding`` ``(n, E)``, ``surprise``
+    ``(n,)`` where it has them. A zero state is an entity never seen. The surprise is minus the natural logarithm of the
+    share of usual events that surprise as much, and -1 where an event says nothing of it."""
     inputs: tuple[str, ...]
     state: int = 0
     embedding: int = 0
@@ -112,9 +113,14 @@ class StepModel(Protocol):
     """S, the floats of state that the model carries for an entity; 0 for none."""
     embedding: int
     """E, the coordinates of the embedding; 0 for none."""
+    surprise: bool
+    """Whether it tells how surprising an event is (see ``Built.onnx``)."""
 
     def step(self, x: Float32Matrix, state: Float32Matrix) -> tuple[Float32Vector, Float32Matrix, Float32Matrix]:
-        """``x (n, D)``, ``state (n, S)`` to logit ``(n,)``, the next state ``(n, S)`` and the embedding ``(n, E)``."""
+        """``x (n, D)``, ``state (n, S)`` to logit ``(n,)``, the next state ``(n, S)`` and the embedding ``(n, E)``.
+
+        With a surprise the embedding has it behind its coordinates: ``(n, E + 1)``.
+        """
         ...
 
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 SEEN: tuple[str, ...] = ("full.logit", "full.known")
 """Columns the online model sees, before ``full.e0`` and so on; both 0 without a full model, else ``known`` is 1."""
+SURPRISE = "full.surprise"
+"""Behind them, by ``FullSpec.surprise``, which the online model sees too: the share of usual events that were less
+surprising, within [0, 1]; -0.0 (missing) where the model tells none."""
 LOGGED: tuple[str, ...] = ("full.version", "full.provider", "full.shadow_logit", "full.shadow_version")
 """Columns that are only logged. Versions are the registry's, 0 for none; ``provider`` is 0 for none, and on CPU and on
 CUDA 1 and 2 in float32, 3 and 4 in float16, 5 and 6 in int8.
@@ -25,4 +28,4 @@ def seen_width(features: Sequence[str]) -> int:
     embedding = 0
     while width + embedding < len(features) and features[width + embedding] == f"full.e{embedding}":
         embedding += 1
-    return width + embedding
+    return width + embedding + (SURPRISE in features)

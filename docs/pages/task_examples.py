@@ -85,6 +85,8 @@ EXAMPLES: Final[Mapping[tuple[str, str], str]] = {
     ("AlertPolicy", "verdict_reasons"): '["stolen card", "own purchase"]',
     ("RetrainPolicy", "after_labels"): "20000",
     ("FullSpec", "inputs"): '["user.*", "ratio"]',
+    ("FullSpec", "surprise"): '["flow", "pressure"]',
+    ("EncoderSettings", "surprise"): '["flow", "pressure"]',
     ("TrainingSpec", "schedule"): '"0 3 * * 1"',
     ("TrainingSpec", "encoder"): "{ epochs = 8 }",
     ("SourceSpec", "columns"): '{ user_id = "CUSTOMER_ID", amount = "TX_AMOUNT" }',

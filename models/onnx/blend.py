@@ -227,12 +227,15 @@ class _MergedGraph:
         self.initializers.append(numpy_helper.from_array(np.array(bias, np.float32), "bias"))
         self.nodes.append(helper.make_node("Sum", [*self._terms, "bias"], ["logit"]))
         for name, given in self._joined().items():
-            self.nodes.append(helper.make_node("Concat", given, [name], axis=1))
+            node = helper.make_node("Concat", given, [name], axis=1) if name != "surprise" else None
+            self.nodes.append(node or helper.make_node("Identity", given, [name]))
 
     def _joined(self) -> dict[str, list[str]]:
         of = {
             "state_out": [f"p{i}_state_out" for i, spec in enumerate(self.specs) if spec.state],
             "embedding": [f"p{i}_embedding" for i, spec in enumerate(self.specs) if spec.embedding],
+            # Shares of usual events do not add up: of several the first is told.
+            "surprise": [f"p{i}_surprise" for i, spec in enumerate(self.specs) if spec.surprise][:1],
         }
         return {name: given for name, given in of.items() if given}
 
@@ -242,5 +245,5 @@ class _MergedGraph:
 
         widths = {"state_out": sum(s.state for s in self.specs), "embedding": sum(s.embedding for s in self.specs)}
         shapes: dict[str, list[str | int | None]] = {"logit": ["n"]}
-        shapes |= {name: ["n", widths[name]] for name in self._joined()}
+        shapes |= {name: ["n", widths[name]] if name in widths else ["n"] for name in self._joined()}
         return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]

@@ -1,7 +1,8 @@
 """A torch encoder's step as one ONNX graph, checked against torch before anybody sees it.
 
-It knows the encoder by its ``step``, ``inputs``, ``state`` and ``embedding`` only; ``weir.models.onnx.translate`` knows
-the operators. The graph takes any number of rows, and the same weights make the same bytes.
+It knows the encoder by its ``step``, ``inputs``, ``state``, ``embedding`` and ``surprise`` only;
+``weir.models.onnx.translate`` knows the operators. The graph takes any number of rows, and the same weights make the
+same bytes.
 
     onnx = export_encoder(encoder)
 """
@@ -20,7 +21,6 @@ from weir.models.types import Float32Matrix
 
 TOLERANCE: Final = 1e-4
 """Between torch and ONNX Runtime, of max(1, |value|)."""
-NAMES: Final = ("logit", "state_out", "embedding")
 _ROWS: Final = (0, 1, 7, 129)  # 0 and 1 are where an exporter takes the number of rows for a constant
 _HUGE: Final = 3e38
 
@@ -57,13 +57,19 @@ def _translate(encoder: Any) -> bytes:
             self.of = encoder
 
         def forward(self, x: Any, state: Any) -> tuple[Any, ...]:
-            logit, after, embedding = self.of.step(x, state)
-            return (logit, after, embedding) if encoder.embedding else (logit, after)
+            logit, after, told = self.of.step(x, state)
+            if encoder.surprise is None:
+                return (logit, after, told) if encoder.embedding else (logit, after)
+            if not encoder.embedding:
+                return logit, after, told.squeeze(-1)
+            embedding, surprise = told.split([encoder.embedding, 1], -1)
+            return logit, after, embedding, surprise.squeeze(-1)
 
     widths = {"x": len(encoder.inputs), "state": encoder.state}
-    outputs = {"logit": None, "state_out": encoder.state, "embedding": encoder.embedding}
-    given = {name: width for name, width in outputs.items() if width != 0}
-    return translate(Step().eval(), widths, given)
+    outputs: dict[str, int | None] = {"logit": None, "state_out": encoder.state}
+    outputs |= {"embedding": encoder.embedding} if encoder.embedding else {}
+    outputs |= {"surprise": None} if encoder.surprise is not None else {}
+    return translate(Step().eval(), widths, outputs)
 
 
 def check_export(encoder: Any, data: bytes) -> GraphSpec:
@@ -72,7 +78,8 @@ def check_export(encoder: Any, data: bytes) -> GraphSpec:
     Raises ``ModelError`` where they differ by more than ``TOLERANCE``, or the graph breaks the contract.
     """
     spec = check_graph(data)
-    if (spec.inputs, spec.state, spec.embedding) != (len(encoder.inputs), encoder.state, encoder.embedding):
+    wanted_spec = (len(encoder.inputs), encoder.state, encoder.embedding, encoder.surprise is not None)
+    if (spec.inputs, spec.state, spec.embedding, spec.surprise) != wanted_spec:
         raise ModelError(f"the graph is {spec}, the encoder takes {len(encoder.inputs)} inputs; export it again")
     session = open_session(data)
     for x, state in _edges(spec):
@@ -102,5 +109,8 @@ def _torch_step(encoder: Any, x: Float32Matrix, state: Float32Matrix) -> dict[st
 
     device = next(encoder.parameters()).device
     with torch.no_grad():
-        out = encoder.step(torch.from_numpy(x).to(device), torch.from_numpy(state).to(device))
-    return {name: values.cpu().numpy() for name, values in zip(NAMES, out, strict=True)}
+        logit, after, told = encoder.step(torch.from_numpy(x).to(device), torch.from_numpy(state).to(device))
+    out = {"logit": logit, "state_out": after, "embedding": told[:, : encoder.embedding], "surprise": told[:, -1:]}
+    if encoder.surprise is not None:
+        out["surprise"] = out["surprise"][:, 0]
+    return {name: values.cpu().numpy() for name, values in out.items()}

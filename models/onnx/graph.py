@@ -44,6 +44,8 @@ class GraphSpec:
     """E, the coordinates of the embedding; 0 for none."""
     opset: int
     """Version of the standard operators it uses."""
+    surprise: bool = False
+    """Whether it tells how surprising an event is."""
 
 
 def check_graph(data: bytes, *, independent: bool = True) -> GraphSpec:
@@ -139,8 +141,10 @@ def declared(session: Any, opset: int = 0) -> GraphSpec:
     takes, gives = ({v.name: v for v in values} for values in (session.get_inputs(), session.get_outputs()))
     if "x" not in takes or set(takes) - {"x", "state"}:
         raise ModelError(f"the graph's inputs are {list(takes)}; they must be x and, for a model with memory, state")
-    if "logit" not in gives or set(gives) - {"logit", "state_out", "embedding"}:
-        raise ModelError(f"the graph's outputs are {list(gives)}; they must be logit, and state_out, embedding if any")
+    if "logit" not in gives or set(gives) - {"logit", "state_out", "embedding", "surprise"}:
+        raise ModelError(
+            f"the graph's outputs are {list(gives)}; they must be logit, and state_out, embedding, surprise if any"
+        )
     ins, outs = ({name: _width(v.name, v.type, v.shape) for name, v in of.items()} for of in (takes, gives))
     state, embedding = ins.get("state", 0), outs.get("embedding", 0)
     if state != outs.get("state_out", 0):
@@ -149,14 +153,14 @@ def declared(session: Any, opset: int = 0) -> GraphSpec:
                                ("embedding", embedding, EMBEDDING_MAX)):  # fmt: skip
         if value > limit:
             raise ModelError(f"{name} is {value} wide; the limit is {limit}")
-    return GraphSpec(ins["x"], state, embedding, opset)
+    return GraphSpec(ins["x"], state, embedding, opset, "surprise" in outs)
 
 
 def _width(name: str, kind: str, shape: list[int | str | None]) -> int:
-    """Columns of an input or output; 1 for ``logit``, which has none."""
+    """Columns of an input or output; 1 for ``logit`` and ``surprise``, which have none."""
     if kind != "tensor(float)":
         raise ModelError(f"{name} is {kind}; it must be float32: convert inside the graph")
-    rank = 1 if name == "logit" else 2
+    rank = 1 if name in ("logit", "surprise") else 2
     wanted = "(n,)" if rank == 1 else "(n, width)"
     if len(shape) != rank or isinstance(shape[0], int):
         raise ModelError(f"{name} has shape {shape}; it must be {wanted} with a dynamic first axis")
@@ -181,7 +185,8 @@ def probe(session: Any, spec: GraphSpec, independent: bool = True) -> None:
     """Run a session on ``probe_rows``; raises ``ModelError`` for outputs that cannot be served."""
     x, state = probe_rows(spec)
     out = run_graph(session, x, state, PROBE_S)
-    shapes = {"logit": (len(x),), "state_out": (len(x), spec.state), "embedding": (len(x), spec.embedding)}
+    shapes = {"logit": (len(x),), "state_out": (len(x), spec.state), "embedding": (len(x), spec.embedding),
+              "surprise": (len(x),)}  # fmt: skip
     for name, values in out.items():
         if values.shape != shapes[name]:
             raise ModelError(f"{name} came out as {values.shape}; it must be {shapes[name]}")

@@ -22,8 +22,8 @@ IR_VERSION: Final = 10
 OPSET: Final = 18
 """Of every graph that Weir makes. Blending needs one for all parts, and float16 and int8 rewrite its operators."""
 _PLAIN: Final = {
-    "abs": "Abs", "add": "Add", "mul": "Mul", "sigmoid": "Sigmoid", "sign": "Sign", "sub": "Sub", "tanh": "Tanh",
-    "where": "Where",
+    "abs": "Abs", "add": "Add", "exp": "Exp", "mul": "Mul", "neg": "Neg", "reciprocal": "Reciprocal",
+    "sigmoid": "Sigmoid", "sign": "Sign", "sub": "Sub", "tanh": "Tanh", "where": "Where",
 }  # fmt: skip
 """Names of functions, and the operator that does just that."""
 
@@ -161,7 +161,8 @@ def _handlers() -> dict[str, _Handler]:
     """Functions, methods and modules that are no single operator."""
     return {
         "cat": _cat, "chunk": _chunk, "clamp": _clamp, "flatten": _flatten, "gelu": _gelu, "getitem": _item,
-        "linear": _gemm, "Linear": _linear_module, "log1p": _log1p, "squeeze": _squeeze, "unsqueeze": _unsqueeze,
+        "index_select": _index_select, "linear": _gemm, "Linear": _linear_module, "log1p": _log1p, "split": _chunk,
+        "squeeze": _squeeze, "sum": _sum, "unsqueeze": _unsqueeze,
     }  # fmt: skip
 
 
@@ -208,6 +209,11 @@ def _item(c: _Call) -> str:
     raise ModelError(f"no translation of the index {c.args[1]!r} to ONNX is known; add it to models/onnx/translate.py")
 
 
+def _index_select(c: _Call) -> str:
+    x, axis, index = c.args
+    return c.to.emit("Gather", [x, index], c.name, axis=axis % len(c.shape))
+
+
 def _gemm(c: _Call) -> str:
     if len(c.shape) != 2:
         raise ModelError(f"a linear layer of shape {c.shape} has no translation to ONNX; use it on (n, width)")
@@ -229,6 +235,14 @@ def _squeeze(c: _Call) -> str:
     if axis is None:
         raise ModelError("squeeze without an axis has no translation to ONNX; name the axis")
     return c.to.emit("Squeeze", [c.args[0], c.to.array(np.array([axis % (len(c.shape) + 1)], np.int64))], c.name)
+
+
+def _sum(c: _Call) -> str:
+    axis = c.kwargs.get("dim", c.args[1] if len(c.args) > 1 else None)
+    if axis is None:
+        raise ModelError("sum over everything has no translation to ONNX; name the axis")
+    axes = c.to.array(np.array([axis % (len(c.shape) + 1)], np.int64))
+    return c.to.emit("ReduceSum", [c.args[0], axes], c.name, keepdims=0)
 
 
 def _unsqueeze(c: _Call) -> str:

@@ -24,6 +24,7 @@ class StepOutput:
     logit: Float32Vector
     """``(n,)``; 0 where the model's logit was not finite."""
     embedding: Float32Matrix
+    """``(n, E)``, with the surprise behind it where the model has one."""
     finite: BoolVector
     """Where logit, state and embedding were; elsewhere the entity's state began anew from zero."""
     why: NDArray[np.float64]
@@ -64,7 +65,8 @@ def run_rounds(
     given = x if columns is None else x[:, columns]
     given = given if order.in_order else given[order.rows]
     logit = np.empty(len(x), np.float32)
-    embedding, finite = np.empty((len(x), model.embedding), np.float32), np.ones(len(x), np.bool_)
+    width, finite = model.embedding + model.surprise, np.ones(len(x), np.bool_)
+    embedding = np.empty((len(x), width), np.float32)
     why = np.zeros((len(x), 0 if occlusion is None else 2 * occlusion.top))
     start = 0
     for m in order.sizes.tolist():

@@ -70,13 +70,14 @@ class FullRunner:
     layout : what is kept of an entity, and the D names of the columns of x.
     embedding : E, the coordinates that the online model sees.
     reasons : how many inputs are told for a high logit.
+    surprise : whether it is told how surprising an event is.
     """
 
-    def __init__(self, layout: StateLayout, embedding: int, reasons: int) -> None:
+    def __init__(self, layout: StateLayout, embedding: int, reasons: int, surprise: bool = False) -> None:
         self.layout, self.inputs, self.embedding = layout, layout.inputs, embedding
         self.slots = ModelSlots(layout.inputs, layout.state)
         self.counts = RunnerCounts()
-        self._logged, self._reasons = 2 + embedding, reasons
+        self._logged, self._reasons, self._surprise = 2 + embedding + surprise, reasons, surprise
         self.width = self._logged + 4 + 2 * reasons
         """Columns that ``score`` returns, as ``weir.online.task.full_spec.columns`` names them."""
         self.row_bytes, self.schema = self.layout.row_bytes, self.layout.schema
@@ -143,6 +144,10 @@ class FullRunner:
             return
         width = min(self.embedding, model.embedding)
         out[:, 0], out[:, 1], out[:, 2 : 2 + width] = said.logit, said.finite, said.embedding[:, :width]
+        if self._surprise:
+            told = said.embedding[:, -1].astype(np.float64) if model.surprise else np.full(len(out), -1.0)
+            # As a detector of states tells it: a threshold of .99 is passed by 1 % of usual events. -0.0 is missing.
+            out[:, logged - 1] = np.where(told < 0.0, -0.0, -np.expm1(-np.maximum(told, 0.0)) + 0.0)
         out[:, logged], out[:, logged + 1] = model.version, ran_on(model)
         out[:, logged + 4 : logged + 4 + said.why.shape[1]] = said.why
 

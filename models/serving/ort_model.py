@@ -101,7 +101,7 @@ class OrtModel:
         self, session: Any, provider: str, version: int, inputs: Sequence[str], spec: GraphSpec, buckets: Buckets
     ) -> None:
         self.version, self.provider, self.inputs = version, provider, tuple(inputs)
-        self.state, self.embedding = spec.state, spec.embedding
+        self.state, self.embedding, self.surprise = spec.state, spec.embedding, spec.surprise
         self.precision: Precision = "float32"
         """Precision of the graph; whoever has the manifest sets it, as ``usual``."""
         self.usual: Baseline | None = None
@@ -115,6 +115,8 @@ class OrtModel:
             self._out["state_out"] = np.zeros((largest, self.state), np.float32)
         if self.embedding:
             self._out["embedding"] = np.zeros((largest, self.embedding), np.float32)
+        if self.surprise:
+            self._out["surprise"] = np.zeros(largest, np.float32)
         self._bound = {size: self._bind(size) for size in buckets.sizes}
 
     @classmethod
@@ -154,7 +156,7 @@ class OrtModel:
         return model
 
     def step(self, x: Float32Matrix, state: Float32Matrix) -> tuple[Float32Vector, Float32Matrix, Float32Matrix]:
-        """``x (n, D)``, ``state (n, S)`` to logit ``(n,)``, the next state ``(n, S)`` and the embedding ``(n, E)``.
+        """See ``StepModel``.
 
         Raises ``ModelError`` where the runtime fails. What comes out may not be finite for what goes in; the caller
         sees to that.
@@ -162,7 +164,7 @@ class OrtModel:
         n = len(x)
         logit = np.empty(n, np.float32)
         after = np.empty((n, self.state), np.float32)
-        embedding = np.empty((n, self.embedding), np.float32)
+        embedding = np.empty((n, self.embedding + self.surprise), np.float32)
         start = 0
         for rows, size in self._buckets.plan(n):
             stop = start + rows
@@ -171,7 +173,9 @@ class OrtModel:
             if self.state:
                 after[start:stop] = out["state_out"][:rows]
             if self.embedding:
-                embedding[start:stop] = out["embedding"][:rows]
+                embedding[start:stop, : self.embedding] = out["embedding"][:rows]
+            if self.surprise:
+                embedding[start:stop, -1] = out["surprise"][:rows]
             start = stop
         return logit, after, embedding
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weir.models.dataset.cut import Rows
 from weir.models.encoder import Encoder
@@ -25,7 +25,7 @@ from weir.models.training.network import TrainableNetwork
 from weir.models.training.phases import Phase, rate_at
 from weir.models.training.training_settings import EncoderSettings
 from weir.models.training.world import World
-from weir.models.types import FloatVector, History, Progress, TrainingStoppedError
+from weir.models.types import FloatVector, History, IntVector, Progress, TrainingStoppedError
 
 
 def score_rows(
@@ -42,11 +42,37 @@ def score_rows(
 
     Parameters
     ----------
+    rows, length, warmup, size, world : see ``told_rows``.
+    """
+
+    def logit(x: Tensor) -> Tensor:
+        return encoder.sequence(x, x.new_zeros((len(x), encoder.state)))[0]
+
+    return told_rows(encoder, logit, history, timeline, rows.row, length, warmup, size, world)
+
+
+def told_rows(
+    encoder: Encoder,
+    of: Callable[[Tensor], Tensor],
+    history: History,
+    timeline: Timeline,
+    rows: IntVector,
+    length: int,
+    warmup: int,
+    size: int,
+    world: World,
+) -> FloatVector:
+    """What an encoder says of each of ``rows``, in their order; the work is shared among the processes.
+
+    Parameters
+    ----------
+    of : events ``(b, L, D)`` of b entities, from a zero state on, to a number of each ``(b, L)``.
+    rows : ``(k,)`` index into the history.
     length, warmup : each chunk of ``length`` events begins with a zero state ``warmup`` events before.
     size : chunks at a time.
     """
     wanted_row = np.zeros(len(history), np.bool_)
-    wanted_row[rows.row] = True
+    wanted_row[rows] = True
     out = np.zeros(len(history))
     chunks = cut(timeline, wanted_row[timeline.order], length, warmup)
     encoder.eval()
@@ -57,9 +83,8 @@ def score_rows(
             at, there, counted = part.positions()
             at = timeline.order[at]
             x = torch.from_numpy(history.x[at] * there[..., None]).to(world.device)
-            logit, _, _ = encoder.sequence(x, x.new_zeros((len(at), encoder.state)))
-            out[at[counted]] = logit.float().cpu().numpy()[counted]
-    found: FloatVector = world.sum(torch.from_numpy(out)).numpy()[rows.row]
+            out[at[counted]] = of(x).float().cpu().numpy()[counted]
+    found: FloatVector = world.sum(torch.from_numpy(out)).numpy()[rows]
     return found
 
 
@@ -85,6 +110,8 @@ class Loop:
     on_epoch: OnEpoch
     check_first: bool
     """Whether the weights it begins with may be kept: those of a served encoder."""
+    valid_from: float = np.inf
+    """Event time from which nothing is learned of the next event where a surprise is told: it is measured there."""
 
     def run(self) -> TrainingProgress:
         """Train; afterwards the network holds the weights that validated best."""
@@ -118,11 +145,15 @@ class Loop:
             self._save(optimiser)
         if phase.task and self.best:
             self.network.load_state_dict(self.best)
+        elif self.best:
+            self.best = checkpoints.copied(self.network)
         self.at.phase, self.at.epoch, self.at.step, self.at.since_best = self.at.phase + 1, 0, 0, 0
         self._save(None)
 
     def _chunks(self, phase: Phase) -> Chunks:
-        wanted = self.feed.labelled(phase.since) if phase.task else np.ones(len(self.feed.history), np.bool_)
+        feed = self.feed
+        until = self.valid_from if self.settings.surprise else np.inf
+        wanted = feed.labelled(phase.since) if phase.task else feed.history.ts[feed.timeline.order] < until
         return cut(self.feed.timeline, wanted, self.settings.length, self.settings.warmup)
 
     def _epoch(

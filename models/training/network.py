@@ -14,7 +14,7 @@ from weir.models.training.feed import Batch
 from weir.models.training.nextevent import NextHeads
 
 _PROBE_WEIGHT = 0.1
-Part = Literal["pretrain", "head", "all"]
+Part = Literal["pretrain", "head", "all", "surprise"]
 
 
 class TrainableNetwork(nn.Module):
@@ -36,10 +36,18 @@ class TrainableNetwork(nn.Module):
         hidden, e, v = self.encoder.hidden(batch.x, zero)
         total = hidden.new_zeros(())
         if next_weight > 0:
-            total = total + next_weight / max(batch.events, 1.0) * self.heads(hidden, batch.next, batch.counted)
+            foretold = self.heads(hidden, batch.next, batch.counted) + self._surprise(hidden, v, batch, zero)
+            total = total + next_weight / max(batch.events, 1.0) * foretold
         if task:
             total = total + self._task(hidden, self.encoder.logit(hidden, e, v), batch) / max(batch.label_weight, 1e-9)
         return total
+
+    def _surprise(self, hidden: Tensor, v: Tensor, batch: Batch, zero: Tensor) -> Tensor:
+        """Sum of the losses of what is foretold of each event; one labelled positive is not what is usual."""
+        if self.encoder.surprise is None:
+            return hidden.new_zeros(())
+        loss = self.encoder.surprise.loss(batch.x, v, self.encoder.before(hidden, zero))
+        return (loss * (batch.counted & ~((batch.y > 0) & (batch.weight > 0)))).sum()
 
     def _task(self, hidden: Tensor, logit: Tensor, batch: Batch) -> Tensor:
         """Compute the binary cross entropy; a linear probe on the embedding teaches the embedding."""
@@ -58,8 +66,11 @@ class TrainableNetwork(nn.Module):
         e = self.encoder
         body: list[nn.Module | None] = [e.enter, e.gru]
         task: list[nn.Module | None] = [e.mix, e.out, e.embed, self.probe]
-        chosen = {"pretrain": body, "head": task, "all": body + task}[part]
-        chosen = [*chosen, self.heads] if next_weight > 0 else chosen
+        parts: dict[Part, list[nn.Module | None]] = {
+            "pretrain": body, "head": task, "all": body + task, "surprise": [e.surprise]
+        }  # fmt: skip
+        chosen = parts[part]
+        chosen = [*chosen, self.heads, e.surprise] if next_weight > 0 and part != "surprise" else chosen
         self.requires_grad_(False)
         for module in chosen:
             if module is not None:

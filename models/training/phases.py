@@ -38,14 +38,20 @@ def phases(settings: EncoderSettings, warm: bool, newest: float) -> tuple[Phase,
     s = settings
     if warm:
         since = newest - s.warm_days * 86_400
-        return (Phase("fine-tune", "all", s.warm_epochs, s.warm_rate, s.next_weight, True, since),)
+        return (Phase("fine-tune", "all", s.warm_epochs, s.warm_rate, s.next_weight, True, since), *_last(s))
     whole = Phase("fine-tune", "all", s.epochs, s.rate, s.next_weight, True)
     if s.pretrain_epochs == 0:
-        return (whole,)
+        return (whole, *_last(s))
     first = Phase("pre-train", "pretrain", s.pretrain_epochs, s.pretrain_rate, 1.0, False)
     # An untrained head would push noise into the layers that are pre-trained.
     head = Phase("head", "head", s.head_epochs, s.rate, 0.0, True)
-    return (first, head, whole) if s.head_epochs else (first, whole)
+    return (first, head, whole, *_last(s)) if s.head_epochs else (first, whole, *_last(s))
+
+
+def _last(s: EncoderSettings) -> tuple[Phase, ...]:
+    """What foretells the next event is fitted again, to the network that fine-tuning left."""
+    rate = s.pretrain_rate
+    return (Phase("surprise", "surprise", s.surprise_epochs, rate, 1.0, False),) if s.surprise else ()
 
 
 def rate_at(phase: Phase, done: int, of: int) -> float:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from weir.models.encoder import Encoder, EncoderConfig, Normaliser
 from weir.models.errors import ModelError
 from weir.models.training.encoder_builder import CONFIG, WEIGHTS, silent
 from weir.models.training.feed import Feed
-from weir.models.training.loop import Loop, OnEpoch
+from weir.models.training.loop import Loop, OnEpoch, told_rows
 from weir.models.training.network import TrainableNetwork
 from weir.models.training.nextevent import NextHeads, NextSpec
 from weir.models.training.phases import phases
@@ -31,6 +32,8 @@ from weir.models.training.world import World, join
 from weir.models.types import Built, Float32Matrix, FloatVector, Progress, TrainingSet
 
 _ROWS = 200_000
+_REMEMBERED = 256
+"""Events before those that the surprise is measured on: a state that serves has seen more than a chunk's few."""
 _FLAT = 1e-6
 
 
@@ -121,8 +124,30 @@ def fitted(
         torch.manual_seed(seed)
         loop = _loop(settings, data, work, seed, warm_start, world, asks)
         loop.run()
+        _calibrate(loop)
         loop.network.cpu().eval()
     return loop
+
+
+def _calibrate(loop: Loop) -> None:
+    """Tell the surprise what is usual: validation, of which it has learned nothing, but for what is labelled positive.
+
+    An event without any of the columns says nothing, and counts as what came before it did.
+    """
+    encoder, history, s = loop.network.encoder, loop.feed.history, loop.settings
+    if encoder.surprise is None:
+        return
+    usual = history.ts >= loop.valid_from
+    usual[loop.validation.row[loop.validation.y]] = False
+
+    def course(x: torch.Tensor) -> torch.Tensor:
+        return encoder.courses(x, x.new_zeros((len(x), encoder.state)))[0]
+
+    told = told_rows(
+        encoder, course, history, loop.feed.timeline, np.flatnonzero(usual), s.length, max(s.warmup, _REMEMBERED),
+        4 * s.batch, loop.world,
+    )  # fmt: skip
+    encoder.surprise.calibrate(told)
 
 
 def metrics_of(loop: Loop) -> dict[str, float]:
@@ -163,18 +188,24 @@ def _loop(
     return Loop(
         network.to(world.device), feed, validation_rows(data), settings, phases(settings, warm, newest), seed, world,
         work, _fingerprint(settings, data, seed, warm_start), progress if world.rank == 0 else silent, stop, on_epoch,
-        warm,
+        warm, data.valid_from,
     )  # fmt: skip
 
 
 def _config(settings: EncoderSettings, inputs: tuple[str, ...]) -> EncoderConfig:
     s = settings
-    return EncoderConfig(inputs, s.hidden, s.embedding, s.knots, s.dropout)
+    predicts = tuple(name for name in inputs if any(fnmatchcase(name, pattern) for pattern in s.surprise))
+    if s.surprise and not predicts:
+        raise ModelError(f"surprise = {list(s.surprise)} names none of the {len(inputs)} inputs of this history")
+    return EncoderConfig(inputs, s.hidden, s.embedding, s.knots, s.dropout, predicts=predicts,
+                         surprise_events=s.surprise_events if predicts else 1)  # fmt: skip
 
 
 def _same_shape(served: TrainableNetwork, config: EncoderConfig) -> bool:
     c = served.encoder.config
-    return (c.hidden, c.embedding) == (config.hidden, config.embedding)
+    return (c.hidden, c.embedding, c.predicts, c.surprise_events) == (
+        config.hidden, config.embedding, config.predicts, config.surprise_events
+    )  # fmt: skip
 
 
 def _fresh(settings: EncoderSettings, config: EncoderConfig, data: TrainingSet) -> TrainableNetwork:
@@ -230,7 +261,7 @@ def load(files: Mapping[str, bytes]) -> TrainableNetwork:
         told = json.loads(files[CONFIG])
         if told["format"] != _FORMAT:
             raise ModelError(f"{CONFIG} has format {told['format']}, this version reads {_FORMAT}")
-        shape = told["encoder"] | {"inputs": tuple(told["encoder"]["inputs"])}
+        shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told["encoder"].items()}
         config, spec = EncoderConfig(**shape), NextSpec(**told["next"])
         # Making a network draws its weights; the draws of a training must not depend on that.
         with torch.random.fork_rng():

@@ -21,6 +21,12 @@ class EncoderSettings:
     """H, which is also the state S a task must grant."""
     embedding: int = 0
     """Coordinates of the entity's embedding that it tells; the task's ``embedding``."""
+    surprise: tuple[str, ...] = ()
+    """Inputs, names or globs, whose next values are foretold; the task's ``surprise``."""
+    surprise_events: int = 8
+    """Events that the surprise is a running mean over; the task's ``surprise_events``."""
+    surprise_epochs: int = 2
+    """Epochs at the end that fit what is foretold, and that alone, to what fine-tuning left."""
     knots: int = 0
     """Pieces of a piecewise linear encoding that each input has beside itself; 0 for none."""
     dropout: float = 0.1
@@ -91,7 +97,8 @@ class EncoderSettings:
             ) from None
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "length", "batch", "epochs", "patience", "warm_epochs", "buckets", "checkpoint_steps"):
+        for name in ("hidden", "length", "batch", "epochs", "patience", "warm_epochs", "buckets", "checkpoint_steps",
+                     "surprise_events", "surprise_epochs"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} is {getattr(self, name)}: at least 1 is needed")
         for name in ("dropout", "event_dropout"):

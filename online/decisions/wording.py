@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from weir.online.decisions.feature_name import ALWAYS_KNOWN, FeatureName, Subject, words
-from weir.online.decisions.operations import ABSENT, OPERATIONS, duration, plain, times
+from weir.online.decisions.operations import ABSENT, OPERATIONS, duration, percent, plain, times
+from weir.online.full_columns import SURPRISE
 
-_FULL = re.compile(r"full\.(logit|known|e\d+)$")
+_FULL = re.compile(r"full\.(logit|known|surprise|e\d+)$")
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONEY = ("amount", "price", "cost", "spend", "balance")
 
@@ -84,6 +85,8 @@ def sentence(fact: Fact) -> str:
 
 def missing_sentence(fact: Fact) -> str:
     """Return that a feature has no value."""
+    if fact.name.full == SURPRISE:
+        return "the full model does not say how surprising the event is"
     if fact.name.entity is None:
         return f"{words(fact.name.subject)} is missing"
     return _filled(absent_of(fact.name), fact)
@@ -154,11 +157,13 @@ def _raised(fact: Fact) -> str:
 
 
 def _full(fact: Fact) -> str:
-    """Read a column that the full model made: its log-odds, whether it answered, a coordinate of its embedding."""
+    """Read a column that the full model made: log-odds, whether it answered, the surprise, a coordinate."""
     if fact.name.subject == "logit":
         return f"the full model gives {fact.positive} odds of {_odds(fact.value)}{fact.usually(_odds)}"
     if fact.name.subject == "known":
         return "the full model answered" if fact.value > 0 else "the full model did not answer"
+    if fact.name.subject == "surprise":
+        return f"events of late surprise the full model more than {percent(fact.value)} of usual ones do"
     return f"the full model sees a pattern of events that raises the odds {_raised(fact)}"
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from weir.online.batch import BoolVector, FloatMatrix, FloatVector
 from weir.online.codec.columns import no_column
@@ -20,7 +20,7 @@ from weir.online.codec.wire import FEATURE_MAX
 from weir.online.durations import Seconds
 from weir.online.features.store import FeatureStore
 from weir.online.frozen import FrozenModel
-from weir.online.full_columns import LOGGED, SEEN
+from weir.online.full_columns import LOGGED, SEEN, SURPRISE
 
 
 class TrainingSpec(FrozenModel):
@@ -64,6 +64,11 @@ class FullSpec(FrozenModel):
     """Newest inputs kept for each entity, from which a new model rebuilds its state."""
     embedding: int = Field(default=0, ge=0, le=64)
     """Coordinates of the entity's embedding that the online model sees beside the logit."""
+    surprise: tuple[str, ...] = ()
+    """Inputs of the encoder, names or globs, whose next values it foretells: ``full.surprise`` is then how wrong that
+    was, as the share of usual events that surprised less. Changing it makes what was logged before useless."""
+    surprise_events: int = Field(default=8, ge=1, le=1000)
+    """Events of the entity that the surprise is a running mean over; 1 for each event by itself, more for states."""
     reasons: int = Field(default=0, ge=0, le=8)
     """Inputs named behind a high logit, which alerts then tell in its place; 0 leaves it at the logit. Two columns each
     are logged, so changing it makes what was logged before useless, as changing inputs does."""
@@ -74,6 +79,14 @@ class FullSpec(FrozenModel):
     deadline: Seconds = 0.25
     """How long a decision waits for a remote answer, before it is made on the online model alone."""
     training: TrainingSpec = TrainingSpec()
+
+    @model_validator(mode="after")
+    def _can_be_surprised(self) -> Self:
+        if self.surprise and self.state < 2:
+            raise ValueError(f"surprise needs a state to foretell from: set state to 2 or more, not {self.state}")
+        if self.surprise and self.training.candidates and "encoder" not in self.training.candidates:
+            raise ValueError("surprise is told by an encoder, and candidates names none: add 'encoder' to it")
+        return self
 
 
 class FullScorer(Protocol):
@@ -110,7 +123,12 @@ def columns(spec: FullSpec) -> tuple[str, ...]:
     ('full.logit', 'full.known', 'full.e0')
     """
     why = (f"full.{name}{k}" for k in range(spec.reasons) for name in ("why", "part"))
-    return (*SEEN, *(f"full.e{k}" for k in range(spec.embedding)), *LOGGED, *why)
+    return (*_seen(spec), *LOGGED, *why)
+
+
+def _seen(spec: FullSpec) -> tuple[str, ...]:
+    """Those of ``columns`` that the online model sees."""
+    return (*SEEN, *(f"full.e{k}" for k in range(spec.embedding)), *((SURPRISE,) if spec.surprise else ()))
 
 
 def features_of(spec: FullSpec, inputs: Sequence[str], further: Sequence[str]) -> tuple[str, ...]:
@@ -121,7 +139,7 @@ def features_of(spec: FullSpec, inputs: Sequence[str], further: Sequence[str]) -
     inputs : the online model's own.
     further : what ``spec.inputs`` names beside them.
     """
-    made, split = columns(spec), len(SEEN) + spec.embedding
+    made, split = columns(spec), len(_seen(spec))
     return (*inputs, *made[:split], *further, *made[split:])
 
 
@@ -162,8 +180,14 @@ def full_matrix(x: FloatMatrix, further: Sequence[FloatVector]) -> FloatMatrix:
 
 
 def logged_matrix(spec: FullSpec, full_x: FloatMatrix, made: FloatMatrix, inputs: int) -> FloatMatrix:
-    """The columns of ``features_of`` from what a full model was given ``(n, D)`` and what it said ``(n, width)``."""
-    split = len(SEEN) + spec.embedding
+    """The columns of ``features_of`` from what a full model was given ``(n, D)`` and what it said ``(n, width)``.
+
+    Where it said nothing, the surprise is missing: -0.0 and not 0, which is an event as usual as can be.
+    """
+    split = len(_seen(spec))
+    if spec.surprise and (unknown := made[:, SEEN.index("full.known")] == 0.0).any():
+        made = made.copy()
+        made[unknown, split - 1] = -0.0
     return np.concatenate([full_x[:, :inputs], made[:, :split], full_x[:, inputs:], made[:, split:]], axis=1)
 
 

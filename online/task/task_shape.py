@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.codec.columns import no_column
 from weir.online.codec.wire import ID_CHARS
 from weir.online.errors import TaskError
 from weir.online.features.engine import FeatureEngine
@@ -115,9 +117,12 @@ def shape_with(task: TaskSpec, engine: FeatureEngine) -> TaskShape:
         further = further_inputs(task.full, engine.features, pool, TIME_COLUMNS)
     except TaskError as exc:
         raise TaskError(f"task {task.name}: {exc}") from exc
+    seen = (*engine.features, *further)
+    if unknown := [pattern for pattern in task.full.surprise if not any(fnmatchcase(name, pattern) for name in seen)]:
+        raise TaskError(f"task {task.name}: {no_column('[full] surprise', unknown[0], seen)}")
     features = features_of(task.full, engine.features, further)
     _check_names(task, features)
-    return TaskShape(features, masks, secondary, watched, (*engine.features, *further))
+    return TaskShape(features, masks, secondary, watched, seen)
 
 
 class _NoRows:

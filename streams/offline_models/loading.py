@@ -38,7 +38,8 @@ def full_models(
 
 def _full_task(task: TaskSpec, spec: FullSpec, settings: ModelSettings) -> FullTask:
     """One task's runner and loader; raises ``TaskError`` where the task cannot run."""
-    runner = FullRunner(StateLayout(spec.state, spec.history, full_inputs(task)), spec.embedding, spec.reasons)
+    layout = StateLayout(spec.state, spec.history, full_inputs(task))
+    runner = FullRunner(layout, spec.embedding, spec.reasons, bool(spec.surprise))
     return FullTask(task.name, runner, lambda ref: load(task.name, ref, runner, settings))
 
 

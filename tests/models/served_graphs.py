@@ -19,7 +19,7 @@ S, E = 4, 2
 
 
 def runner_of(spec: FullSpec, inputs: Sequence[str]) -> FullRunner:
-    return FullRunner(StateLayout(spec.state, spec.history, inputs), spec.embedding, spec.reasons)
+    return FullRunner(StateLayout(spec.state, spec.history, inputs), spec.embedding, spec.reasons, bool(spec.surprise))
 
 
 def weights(seed: int = 0) -> dict[str, Float32Matrix]:

@@ -197,6 +197,7 @@ def test_a_batch_is_of_one_pair_though_it_is_swapped_meanwhile() -> None:
 
     class Swapping:
         version, provider, precision, inputs, state, embedding = 7, "cpu", "float32", INPUTS, S, E
+        surprise = False
 
         def step(self, x: Float32Matrix, state: Float32Matrix) -> tuple[Float32Vector, Float32Matrix, Float32Matrix]:
             lane.swap(TWO)
@@ -250,6 +251,7 @@ class Broken:
     inputs: tuple[str, ...] = INPUTS
     state: int = S
     embedding: int = E
+    surprise: bool = False
     calls: Iterator[int] = field(default_factory=lambda: iter(range(10**9)))
 
     def step(self, x: Float32Matrix, state: Float32Matrix) -> tuple[Float32Vector, Float32Matrix, Float32Matrix]:

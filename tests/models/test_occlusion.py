@@ -46,6 +46,7 @@ class Counted:
         self.version, self.provider, self.inputs = model.version, model.provider, model.inputs
         self.precision = model.precision
         self.state, self.embedding, self.usual = model.state, model.embedding, USUAL
+        self.surprise = model.surprise
 
     def step(self, x: Float32Matrix, state: Float32Matrix) -> tuple[Float32Matrix, Float32Matrix, Float32Matrix]:
         self.rows += len(x)

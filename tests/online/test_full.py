@@ -239,6 +239,36 @@ def test_reasons_say_what_the_full_model_says_in_words() -> None:
     assert FeatureName.parse("full.logit").entity == "full"
 
 
+def test_a_surprise_is_seen_by_the_online_model_and_may_be_the_score() -> None:
+    toml = FULL.replace("embedding = 2", 'embedding = 1\nsurprise = ["speed", "user.*mean*"]')
+    stage = stage_of(toml, full=Echo(embedding=2))  # its last coordinate stands in the place of the surprise
+    own = stage.engine.features
+    assert stage.features[len(own) : len(own) + 5] == (
+        "full.logit", "full.known", "full.e0", "full.surprise", FURTHER[0],
+    )  # fmt: skip
+    assert seen_width(stage.features) == len(own) + 4
+    toml = toml.replace(
+        'kind = "logistic"\nparams = { lr = 0.3 }', 'kind = "column"\nparams = { column = "full.surprise" }'
+    )
+    assert set(predictions(stage_of(toml, full=Echo(embedding=2)), stream()).score) == {0.25}
+    nobody = stage_of(toml)
+    made = named(nobody, predictions(nobody, stream()))["full.surprise"]
+    assert not made.any()
+    assert np.signbit(made).all(), "missing, not 0"
+
+
+def test_the_reason_says_how_surprising_it_was_or_that_nobody_says() -> None:
+    names = ("amount", *columns(FullSpec(surprise=("amount",))))
+    writer = ReasonWriter(names, ReasonPolicy(positive="fault"))
+    x = np.array([[9.0, 0.0, 1.0, 0.998, 3.0, 1.0, 0.0, 0.0], [9.0, 0.0, 1.0, -0.0, 3.0, 1.0, 0.0, 0.0]])
+    told = np.zeros((2, 8))
+    told[:, 3] = 2.0
+    assert [[reason.text for reason in reasons] for reasons in writer.write(x, told)] == [
+        ["events of late surprise the full model more than over 99 % of usual ones do"],
+        ["the full model does not say how surprising the event is"],
+    ]
+
+
 # -- degraded ----------------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +309,9 @@ def test_a_task_file_says_it_has_none_in_two_ways() -> None:
         ('"speed", "user.high*", "hour"', '"channel"', "'channel' is text, and inputs are numbers; write"),
         ('"speed", "user.high*", "hour"', '"user.low*"', r"\[full\] inputs: 'user.low\*' matches no numeric column"),
         ("state = 2", "state = 9999", "full.state"),
+        ("state = 2", 'state = 2\nsurprise = ["flow"]', r"\[full\] surprise: 'flow' matches no numeric column"),
+        ("state = 2", 'state = 1\nsurprise = ["speed"]', "set state to 2 or more, not 1"),
+        ("state = 2", 'state = 2\nsurprise = ["speed"]\ntraining = { candidates = ["trees"] }', "add 'encoder' to it"),
         ("embedding = 2", "embeding = 2", "full: unknown key .embeding.; did you mean .embedding.?"),
         ('name = "user"', 'name = "full"', "is named 'full'"),
     ],

@@ -198,6 +198,30 @@ def test_versions_of_two_runs_do_not_mix(run: tuple[BacktestResult, Recorded, Pa
         BacktestTrainer(TASK, folder / "models", folder / "work")
 
 
+def test_a_surprise_is_trained_gated_served_and_bit_for_bit_the_same_again(tmp_path: Path) -> None:
+    """From the first version on each event has one; before it, it is missing, and the online model learns with both."""
+    text = TEXT.replace("state = 0\nhistory = 0\n", 'state = 9\nhistory = 4\nsurprise = ["amount", "*_mean_*"]\n')
+    encoder = "encoder = { epochs = 4, length = 16, warmup = 4, batch = 8 }"
+    text = text.replace('candidates = ["trees"]', f'candidates = ["encoder"]\n{encoder}').replace("*/5", "*/9")
+    rows = columns()
+    rows["bad"] = [int((eur > 9) != (i % 20 == 0)) for i, eur in enumerate(rows["eur"])]
+    task, path, made = TaskSpec.from_toml(text), write(tmp_path / "x.csv", rows), []
+    for name in ("one", "two"):
+        with closing(BacktestTrainer(task, tmp_path / name, tmp_path / f"{name}-work")) as trainer:
+            made.append(run_backtest(task, [path], full=trainer, keep=Keep(outcomes=True, features=True)))
+    assert made[0].features is not None
+    assert made[0].features == made[1].features
+    said = made[0].features["full.surprise"].to_numpy()
+    served = made[0].features["full.version"].to_numpy() > 0
+    assert 200 < served.sum() < N
+    assert np.signbit(said[~served]).all(), "missing"
+    assert not np.signbit(said[served]).any()
+    assert 0.3 < float(np.median(said[served])) < 0.7
+    assert float(said.max()) <= 1.0
+    manifest = Registry(str(tmp_path / "one")).manifest("fraud", 1)
+    assert manifest.state == 9
+
+
 def test_a_training_is_given_up_where_the_run_is_to_end(tmp_path: Path) -> None:
     asked = Event()
 

@@ -84,10 +84,11 @@ def _folds(
 
 def _base(full: FullSpec) -> EncoderSettings:
     from weir.models.training.training_settings import EncoderSettings
+    from weir.streams.trainer.job.real_steps import encoder_shape
 
     if full.state == 0:
         raise UsageError("[full] state is 0: the encoder carries at least 1 float for each entity")
-    return EncoderSettings(hidden=full.state, embedding=full.embedding, metric=full.training.metric)
+    return EncoderSettings.of(encoder_shape(full))
 
 
 def _search(tuner: Tuner, trials: int) -> TrialResult:

@@ -51,8 +51,13 @@ def encoder_builder(spec: FullSpec, processes: int = 1) -> Builder:
     from weir.models.training.encoder_builder import EncoderBuilder
     from weir.models.training.training_settings import EncoderSettings
 
-    shape = {"hidden": spec.state, "embedding": spec.embedding, "metric": spec.training.metric}
-    return EncoderBuilder(EncoderSettings.of({**shape, **spec.training.encoder}), processes=processes)
+    return EncoderBuilder(EncoderSettings.of({**encoder_shape(spec), **spec.training.encoder}), processes=processes)
+
+
+def encoder_shape(spec: FullSpec) -> dict[str, object]:
+    """The settings of an encoder that a task fixes; a surprise takes one of the floats that it grants for a state."""
+    shape = {"embedding": spec.embedding, "metric": spec.training.metric, "hidden": spec.state - bool(spec.surprise)}
+    return {**shape, "surprise": spec.surprise, "surprise_events": spec.surprise_events}
 
 
 def trees_builder(spec: FullSpec) -> Builder:
