@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -129,6 +131,42 @@ def test_no_label_asks_who_falls_silent_or_watches_numbers(tmp_path: Path) -> No
     watching = drafted(paths, lambda _, guess, answers: "numbers" if "numbers" in answers else guess)[1]
     assert watching.labels.silence is None
     assert watching.model.kind == "column"
+
+
+def test_who_falls_silent_is_asked_as_a_person_says(tmp_path: Path) -> None:
+    table = rows() | {"customer": [f"c{i % 40:02d}" for i in range(N)]}
+    del table["fraud"]
+    paths = written(tmp_path, table)
+    draft, task = drafted(paths)
+    assert task.labels.silence is not None
+    assert (task.labels.silence.score, {"horizon_s", "score"} <= {*draft.plan.guesses}) == ("each event", True)
+    answers = {"After how long": "10d", "When is that": "5d"}
+
+    def say(question: str, guess: str, _: Sequence[str]) -> str:
+        return next((answer for start, answer in answers.items() if question.startswith(start)), guess)
+
+    silence = (told := drafted(paths, say)[1]).labels.silence
+    assert silence is not None
+    assert (silence.score, silence.observe_s, silence.horizon_s) == ("first", 5 * 86_400, 10 * 86_400)
+    assert silence.reveal == "at_horizon"
+    windows = [w for a in told.entities[0].aggregates for w in a.windows]
+    assert max(map(float, windows)) == 5 * 86_400  # a longer one holds no more
+    answers["After how long"] = "long"
+    with pytest.raises(UsageError, match="silence: 'long' is not a duration"):
+        drafted(paths, say)
+
+
+@pytest.mark.parametrize(("n", "share", "rate"), [(300_000, 0.005, 0.3), (300_000, 0.4, 1.0), (20_000, 0.005, 1.0)])
+def test_where_positives_are_rare_among_many_some_negatives_are_learned(
+    tmp_path: Path, n: int, share: float, rate: float
+) -> None:
+    rng = np.random.default_rng(1)
+    pq.write_table(pa.table({
+        "customer": [f"c{k}" for k in rng.integers(900, size=n)], "amount": rng.normal(size=n),
+        "time": pa.array(np.arange(n, dtype=np.int64) * 60 + 1_600_000_000, pa.timestamp("s")),
+        "fraud": (rng.random(n) < share).astype(np.int64),
+    }), tmp_path / "rows.parquet")  # fmt: skip
+    assert drafted([tmp_path / "rows.parquet"])[1].labels.negative_rate == rate
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])

@@ -31,7 +31,7 @@ Ask = Callable[[str, str, Sequence[str]], str] | None
 """Called with a question, the guess, and the answers that there are (any where there are none); gives the answer. Where
 there is nobody to ask the guess is taken, and the plan says so."""
 _OFFSET: Final = re.compile(r"(Z|UTC|GMT|[+-]\d\d:?\d\d)\W*$")
-_NONE: Final = "none"
+_NONE, _EACH = "none", "each event"
 _MOST_NUMBERS, _MOST_TEXTS, _MOST_SECOND, _MOST_WORTH = 40, 12, 3, 4
 """Inputs that a task begins with: a member of ``auto`` takes the square of their number a row."""
 _DELAYS_S: Final = tuple(parse_duration(w) for w in ("0s", "1m", "10m", "1h", "6h", "1d", "2d", "7d"))
@@ -125,10 +125,7 @@ def _choose_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
     if label.known is None:
         guess = format_duration(max(d for d in _DELAYS_S if d <= plan.span_s / 20))
         question, why = "How long after an event is its label known?", "a guess: when do you know the truth?"
-        try:
-            plan.delay_s = parse_duration(_answer(plan, ask, "label_delay", why, question, guess))
-        except ValueError as exc:
-            raise UsageError(f"label delay: {exc}") from None
+        plan.delay_s = _duration("label delay", _answer(plan, ask, "label_delay", why, question, guess))
 
 
 def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
@@ -144,12 +141,31 @@ def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
             guess = "silence" if plan.sample.rows < _OFTEN * plan.main.distinct else "numbers"
             what = "No column is a label. Learn who falls silent, or watch the numbers for what is new?"
             why = "a guess: there is no label, and ids come again"
-            plan.silent = _answer(plan, ask, "horizon_s", why, what, guess, ["silence", "numbers"]) == "silence"
+            plan.silent = _answer(plan, ask, "silence", why, what, guess, ["silence", "numbers"]) == "silence"
+            if plan.silent:
+                _choose_silence(plan, ask)
     others = [c for _, c in ranked if c is not plan.main and c.distinct > _MOST_HASHED and c.words & terms.ENTITY]
     for c in others[: _MOST_SECOND if plan.label is not None else 0]:
         shop = plan.stream == "user-events" and c.words & terms.SHOP and "merchant_id" not in plan.columns
         key = "merchant_id" if shop else _wire_name(c.name, {*plan.columns, plan.entity})
         plan.second[key], plan.columns[key] = _entity_name(c, {plan.entity, *plan.second.values()}), c
+
+
+def _choose_silence(plan: Plan, ask: Ask) -> None:
+    """Choose how long a silence is meant, and when it is asked for."""
+    question, why = "After how long a silence is one gone?", "a guess: longer than nine of ten pauses"
+    guess = format_duration(plan.usual_silence_s())
+    plan.horizon_s = _duration("silence", _answer(plan, ask, "horizon_s", why, question, guess))
+    question = f"When is that asked: at {_EACH!r}, or once, so long after the first (such as 5d)?"
+    if (answer := _answer(plan, ask, "score", "a guess, or once after the first", question, _EACH)) != _EACH:
+        plan.observe_s = _duration("time after the first event", answer)
+
+
+def _duration(what: str, text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise UsageError(f"{what}: {exc}") from None
 
 
 def _choose_inputs(plan: Plan, columns: Sequence[Column]) -> None:

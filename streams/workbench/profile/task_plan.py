@@ -18,6 +18,8 @@ from weir.streams.workbench.profile.columns import Column
 from weir.streams.workbench.profile.sampled import Sample
 
 DAY_S: Final = 86_400.0
+_NEGATIVES, _LEAST_NEGATIVES = 10, 100_000
+"""So many negatives for each positive tell nearly as much as all, where there are many."""
 ROW_INTERVAL_S: Final = 60.0
 LADDER_S: Final = tuple(parse_duration(w) for w in ("1m", "10m", "1h", "6h", "1d", "7d", "30d", "90d", "365d"))
 
@@ -39,6 +41,10 @@ class Plan:
     delay_s: float = 0.0
     silent: bool = False
     """Whether the task asks who falls silent: it has no label, and many entities that come again."""
+    horizon_s: float = 0.0
+    """How long a silence is meant."""
+    observe_s: float = 0.0
+    """How long after its first event an entity is asked for, once; 0 where that is done at each event."""
     columns: dict[str, Column] = field(default_factory=dict)
     """All columns that the task reads, but time, label and event id."""
     numbers: list[str] = field(default_factory=list)
@@ -81,8 +87,7 @@ class Plan:
         positive, known = self.positives
         return float(f"{positive / known:.4g}") if known else 0.01
 
-    @property
-    def horizon_s(self) -> float:
+    def usual_silence_s(self) -> float:
         """A silence that is longer than nine of ten pauses, and of which the data holds some."""
         assert self.main is not None
         who = np.asarray(pc.dictionary_encode(self.main.texts.combine_chunks()).indices.fill_null(-1))
@@ -92,6 +97,14 @@ class Plan:
         if usual >= self.span_s / 4:
             return self.span_s // 8
         return min((w for w in LADDER_S if w >= usual), default=LADDER_S[-1])
+
+    def negative_rate(self) -> float:
+        """The share of negatives that is enough to learn from; 1 where that saves less than half of them."""
+        positive, known = self.positives
+        scale = self.sample.rows / max(len(self.ts), 1)
+        negative = max((known - positive) * scale, 1.0)
+        rate = float(f"{max(_NEGATIVES * positive * scale, _LEAST_NEGATIVES) / negative:.1g}")
+        return rate if rate <= 0.5 else 1.0
 
     @property
     def score_column(self) -> str:
@@ -112,7 +125,9 @@ class Plan:
         return self.span_s * self.main.distinct / max(self.sample.rows, 1)
 
     def windows(self) -> list[str]:
-        """Up to three windows, by how often an entity has events and how long the data is."""
+        """Up to three windows, by how often an entity has events and how long the data is, or it is observed."""
+        if self.observe_s:  # what is longer holds the same
+            return [format_duration(w) for w in [*[w for w in LADDER_S if w < self.observe_s][-2:], self.observe_s]]
         fit = [w for w in LADDER_S if self.gap_s() <= w <= max(self.span_s / 2, LADDER_S[0])]
         return [format_duration(w) for w in (fit[:3] or [max(w for w in LADDER_S if w <= max(self.span_s, 60.0))])]
 

@@ -64,6 +64,7 @@ def _top(plan: Plan) -> Iterator[_Block]:
     inputs += [f"{name}_change" for name in _followed(plan)]
     kept = [plan.entity] if plan.main is not None or plan.label is not None else []
     inputs += [f"{entity}.*" for entity in (*kept, *plan.second.values())]
+    inputs += [f"!{plan.entity}.{name}_last" for name in _followed(plan)]  # the change says the same
     inputs += [f"{name}.target_*" for name in plan.target]
     inputs += ["hour", "weekday"] if plan.time is not None and plan.span_s > 2 * DAY_S else []
     top = {"name": plan.name, "stream": plan.stream, "entity": plan.entity, "numbers": plan.numbers}
@@ -92,20 +93,25 @@ def _entities(plan: Plan) -> Iterator[_Block]:
         return
     if plan.main is not None:
         each, days = len(plan.ts) / max(plan.main.distinct, 1), plan.gap_s() / DAY_S
-        events = {"name": "events", "ops": ["count", "since_last", "since_first", "gap_mean"], "windows": windows}
+        events = {
+            "name": "events",
+            "ops": ["count", "since_last", "since_first", "gap_mean", "gap_std"],
+            "windows": windows,
+        }
         yield _Block("[[entities.aggregates]]", events, f"windows by {each:,.0f} events each, one in {days:.3g} days")
     for name in _followed(plan):
-        course = {"name": name, "value": name, "ops": ["mean", "std", "last", "ewmean", "over_ewmean"]}
+        course = {"name": name, "value": name, "ops": ["mean", "std", "last", "over_ewmean"]}
         yield _Block("[[entities.aggregates]]", course | {"windows": windows[-1:], "half_life": windows[-1]})
     if plan.label is None:
         return
     why, few = "of the labels known by then", ["share", "last", "ewmean"]
-    known: dict[str, Any] = {"name": "known", "ops": few if alone else ["positives", "share", "since_positive", "last"]}
-    known |= {"windows": windows, "half_life": windows[0], "prior": 5, "prior_share": plan.rate}
+    many, ends = ["positives", "share", "since_positive", "last"], list(dict.fromkeys((windows[0], windows[-1])))
+    known: dict[str, Any] = {"name": "known", "ops": few if alone else many, "windows": ends}
+    known |= {"half_life": windows[0], "prior": 5, "prior_share": plan.rate}
     yield _Block("[[entities.labels]]", known, why)
     for key, name in plan.second.items():
         yield _Block("[[entities]]", {"name": name, "key": key})
-        yield _Block("[[entities.labels]]", known | {"ops": ["positives", "share", "since_positive", "last"]}, why)
+        yield _Block("[[entities.labels]]", known | {"ops": many}, why)
 
 
 def _categories(plan: Plan) -> Iterator[_Block]:
@@ -129,18 +135,27 @@ def _model(plan: Plan) -> Iterator[_Block]:
     else:
         yield _Block("[model]", {"kind": "auto"})
     if plan.silent:
-        silence = {"score": "each event", "horizon_s": format_duration(plan.horizon_s)}
-        whys = {"horizon_s": "longer than nine of ten pauses"}
-        yield _Block("[labels.silence]", silence, "no label: is this the last event for so long?", whys)
+        horizon = {"horizon_s": format_duration(plan.horizon_s)}
+        once = {"observe_s": format_duration(plan.observe_s)} | horizon | {"reveal": "at_horizon"}
+        silence = once if plan.observe_s else {"score": "each event"} | horizon
+        why = f"no label: does no event follow {'its first days' if plan.observe_s else 'this one'} for so long?"
+        yield _Block("[labels.silence]", silence, why, plan.guesses)
     late = plan.delays()
-    if not all(map(len, late)) or not late:
+    labels, whys = dict[str, Any](), dict[str, str]()
+    if (rate := plan.negative_rate()) < 1.0:
+        labels["negative_rate"] = rate
+        whys["negative_rate"] = "negatives that are learned, each for several: positives are rare"
+    if there := len(late) > 0 and all(map(len, late)):
+        middle = [float(np.median(each)) for each in late]
+        slow = int(middle[1] > middle[0])
+        wait_s = math.ceil(float(np.quantile(late[slow], 0.95)) / 3600.0) * 3600.0
+        if max(middle) > _UNEVEN * min(middle) and wait_s < _UNEVEN * max(middle) + 3600.0:
+            labels["maturity"] = format_duration(wait_s)
+            whys["maturity"] = f"{('negatives', 'positives')[slow]} are known later than the others: both wait for it"
+    if labels:
+        yield _Block("[labels]", labels, whys=whys)
+    if not there:
         return
-    middle = [float(np.median(each)) for each in late]
-    slow = int(middle[1] > middle[0])
-    wait_s = math.ceil(float(np.quantile(late[slow], 0.95)) / 3600.0) * 3600.0
-    if max(middle) > _UNEVEN * min(middle) and wait_s < _UNEVEN * max(middle) + 3600.0:
-        why = f"{('negatives', 'positives')[slow]} are known later than the others: both are learned then"
-        yield _Block("[labels]", {"maturity": format_duration(wait_s)}, why)
     days = max(float(each.max()) for each in late) / DAY_S
     # Time moves at the next rows only, in months where they are snapshots: predictions are let go before labels come.
     pause = float(np.diff(np.unique(plan.ts[np.isfinite(plan.ts)])).max(initial=0.0)) / DAY_S
