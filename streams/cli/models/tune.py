@@ -152,7 +152,7 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
 
     from weir.streams.cli.offline.compare import show
     from weir.streams.workbench.tuning.findings import judge, leaderboard, lines, pick, recommended
-    from weir.streams.workbench.tuning.study import finished
+    from weir.streams.workbench.tuning.study import changes, finished
     from weir.streams.workbench.tuning.task_text import rewritten
     from weir.streams.workbench.tuning.trial_watch import sign
 
@@ -161,6 +161,8 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
     looked_at, board = finished(study), leaderboard(search, study, reference)
     _show_board(board, search.metric, looked_at)
     best = study.trials[pick(board, search.metric)]
+    if changes(best).keys() == {"inputs"}:
+        said.print(f"trial {best.number} is no worse with fewer inputs, which is reason enough to recommend it")
     told = [(f"{x.score:.4f}", f"{x.alerts_per_day:.2f}", f"{x.precision:.3f}", f"{x.recall:.3f}")
             for x in lines(search, reference, best.number)]  # fmt: skip
     names = ("score from>", "alerted rows a day>", "precision>", "recall>")

@@ -71,10 +71,13 @@ def leaderboard(search: Search, study: optuna.Study, reference: Reference, most:
 def pick(board: Sequence[Row], metric: str) -> int:
     """The number of the best trial whose difference to the task as it is has all of its interval on the good side.
 
-    Without one it is the task as it is: of many trials some look better by chance.
+    Without one it is the best of those that only leave inputs out and are no worse: what is as good with less is
+    learned faster, and errs less by chance. Else it is the task as it is: of many trials some look better by chance.
     """
     ends = ((row.number, sign(metric) * row.difference.low, sign(metric) * row.difference.high) for row in board)
-    return next((number for number, *both in ends if min(both) > 0), 0)
+    clear = next((number for number, *both in ends if min(both) > 0), 0)
+    less = (row.number for row in board if row.changes.keys() == {"inputs"} and sign(metric) * row.difference.value > 0)
+    return clear or next(less, 0)
 
 
 def lines(search: Search, reference: Reference, number: int) -> list[Line]:

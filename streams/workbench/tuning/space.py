@@ -32,6 +32,8 @@ _LADDER: Final = tuple(
 )
 _MOST_COLUMNS: Final = 8
 """Raw numbers that get features of their own."""
+_FEW: Final = (24, 12)
+"""So many inputs may stay of more, the most telling ones."""
 _OWN: Final = "tuned"
 """Begins the names of what a search adds."""
 _SHARED: Final = {"half_life": [0.0, 500.0, 5_000.0, 50_000.0], "prior_std": (0.1, 3.0, 1.0)}
@@ -62,6 +64,8 @@ class Facts:
     """9 of 10 of either label are known after so long."""
     positive: float
     """Share of the labels."""
+    telling: tuple[str, ...] = ()
+    """Inputs of the task as it is that tell something of the label, the most telling first."""
 
 
 @dataclass
@@ -116,10 +120,14 @@ class Space:
         plain: dict[str, str] = {}
         late_by = [name for name in self.knobs.get("maturity", {}) if name not in (AS_IS, "none")]
         ripe = {"maturity": late_by[0]} if late_by else {}
-        tried = [
-            (AS_IS, plain), (AS_IS, adds), ("auto", plain), ("auto", some | ripe), ("boosted", adds), ("auto", adds),
-            ("boosted", plain),
-        ]  # fmt: skip
+        tried = [(AS_IS, plain)]
+        if fewer := [
+            {"inputs": name} for name in self.knobs.get("inputs", {}) if name != AS_IS
+        ]:  # quick, and often best
+            most, least = fewer[0], fewer[-1]
+            tried += [(AS_IS, most), ("auto", least), ("boosted", most), ("auto", most | some | ripe)]
+        tried += [(AS_IS, adds), ("auto", plain), ("auto", some | ripe), ("boosted", adds), ("auto", adds)]
+        tried += [("boosted", plain)]
         return [self._choices(kind if kind in self.kinds else AS_IS, on) for kind, on in tried]
 
     def _choices(self, kind: str, on: Mapping[str, str]) -> dict[str, Any]:
@@ -148,7 +156,12 @@ def _options(task: TaskSpec, facts: Facts) -> dict[str, dict[str, Edit]]:
     source = task.source
     uneven = source is not None and source.label_known is not None
     delay = format_duration(max(round(facts.delay_s / 86_400.0), 1) * 86_400.0)
+    told = facts.telling
+    few: dict[str, Edit] = {
+        f"best {k}": partial(_set, key="inputs", value=list(told[:k])) for k in _FEW if k < len(told)
+    }
     return {
+        "inputs": few,
         "windows": {name: partial(_windows, windows=of) for name, of in spans.items()},
         "seen": {"on": partial(_seen, windows=spans["middle"])},
         "levels": {"on": partial(_levels, numbers=numbers, windows=spans["middle"][-2:])},
@@ -196,11 +209,19 @@ def _unsee(document: Document, begins: Sequence[str]) -> None:
         document["inputs"] = kept or ["*"]
 
 
+def _see_all(document: Document, begins: str) -> None:
+    """Where some of an aggregate's columns are named one by one, let the model see all: their names are to change."""
+    inputs = document.get("inputs", [])
+    if any(each.startswith(begins) and "*" not in each for each in inputs):
+        document["inputs"] = [*(each for each in inputs if not each.startswith(begins)), f"{begins}*"]
+
+
 def _windows(document: Document, windows: Sequence[str]) -> None:
     """Other windows for all aggregates of events that have some."""
     for entity in document["entities"]:
         for aggregate in entity.get("aggregates", []):
             if aggregate.get("windows"):
+                _see_all(document, f"{entity['name']}.{aggregate['name']}_")
                 endless = "gap_trend" in aggregate["ops"]
                 aggregate["windows"] = [w for w in windows if not (endless and w == "ever")]
                 aggregate.pop("ratios", None)
@@ -223,7 +244,7 @@ def _add(document: Document, entity: Document, table: str, added: Document) -> N
 def _seen(document: Document, windows: Sequence[str]) -> None:
     """How often and how long ago each entity was seen."""
     for entity in _keyed(document):
-        ops = ["count", "since_last", "since_first"]
+        ops = ["count", "since_last", "since_first", "gap_mean", "gap_std"]
         _add(document, entity, "aggregates", {"name": f"{_OWN}_seen", "ops": ops, "windows": list(windows)})
 
 

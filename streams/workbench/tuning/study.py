@@ -18,7 +18,7 @@ import signal
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,13 +31,16 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.errors import UsageError, WeirError
-from weir.streams.workbench.tuning.reference import Reference, reference_of
+from weir.streams.workbench.tuning.reference import BLOCKS, Reference, reference_of
 from weir.streams.workbench.tuning.space import AS_IS, Document, Facts, Space, built
+from weir.streams.workbench.tuning.telling import InputSample
 from weir.streams.workbench.tuning.time_cut import TimeCut
 from weir.streams.workbench.tuning.trial_watch import RUNGS, TrialWatch, sign
 
 _IDLE: Final = 50
 """So many choices in a row that were looked at before end a search: it has seen what there is."""
+_SPACE: Final = 2
+"""One more for each change of what is varied: trials of before lack choices."""
 _ENDED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 OnTrial = Callable[[FrozenTrial], None]
 Progress = Callable[[int, int], None]
@@ -97,14 +100,15 @@ class Search:
         about = self._about()
         if study.user_attrs.setdefault("about", about) != about:
             raise UsageError(
-                f"{self.study} is a study of another task, other data or another metric: name another file by --study"
+                f"{self.study} is a study of another task, other data, another metric or an earlier version: name "
+                "another file by --study"
             )
         study.set_user_attr("about", about)
         return study
 
     def _about(self) -> str:
-        """What tells a study from one of another task, other rows to tune on, or another metric."""
-        told = json.dumps([self.text, self.cut.digest, self.metric, self.seed])
+        """What tells a study from one of another task, rows to tune on, metric or space."""
+        told = json.dumps([self.text, self.cut.digest, self.metric, self.seed, _SPACE])
         return hashlib.sha256(told.encode()).hexdigest()
 
     def reference(self, progress: Progress | None = None) -> Reference:
@@ -113,18 +117,23 @@ class Search:
         if path.is_file():
             held = np.load(path)
             columns = {name: held[name] for name in ("ts", "label", "weight", "entity")}
-            about = Facts(*held["facts"].tolist()), int(held["start"]), float(held["seconds"])
-            return Reference(**columns, facts=about[0], start=about[1], seconds=about[2])
+            gap_s, span_s, delay_s, positive = held["facts"].tolist()
+            facts = Facts(gap_s, span_s, delay_s, positive, tuple(held["telling"].tolist()))
+            return Reference(**columns, facts=facts, start=int(held["start"]), seconds=float(held["seconds"]))
         task = self.task(self.document)
         assert task is not None
-        done = run_backtest(task, [self.cut.path], None, progress, keep=Keep(outcomes=True))
+        sample = InputSample()
+        done = run_backtest(task, [self.cut.path], None, progress, keep=Keep(outcomes=True), watcher=sample)
         assert done.outcomes is not None
         r = reference_of(done.outcomes, done.seconds)
-        f = r.facts
+        # Of the older rows: by the newer ones trials are told apart.
+        f = replace(r.facts, telling=tuple(sample.ranked(r.label[: r.edge(BLOCKS // 2)])))
+        r = replace(r, facts=f)
         np.save(self.folder / "trial-0.npy", done.outcomes.score[: len(r)])
         np.savez(
             path, ts=r.ts, label=r.label, weight=r.weight, entity=r.entity, start=r.start, seconds=r.seconds,
             facts=[f.gap_s, f.span_s, f.delay_s, f.positive],
+            telling=np.array(f.telling, dtype=np.str_),
         )  # fmt: skip
         return r
 
