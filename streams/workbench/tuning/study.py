@@ -35,7 +35,7 @@ from weir.streams.workbench.tuning.reference import BLOCKS, Reference, reference
 from weir.streams.workbench.tuning.space import AS_IS, Document, Facts, Space, built
 from weir.streams.workbench.tuning.telling import InputSample
 from weir.streams.workbench.tuning.time_cut import TimeCut
-from weir.streams.workbench.tuning.trial_watch import RUNGS, TrialWatch, sign
+from weir.streams.workbench.tuning.trial_watch import RUNGS, TrialWatch, left_alone, sign
 
 _IDLE: Final = 50
 """So many choices in a row that were looked at before end a search: it has seen what there is."""
@@ -160,7 +160,7 @@ class Search:
         """
         study, reference = self.open(number), self.reference()
         space, idle = Space(self.document, reference.facts), 0
-        while time.monotonic() < until and finished(study) < trials and idle < _IDLE:
+        while time.monotonic() < until and finished(study) < trials and idle < _IDLE and not left_alone():
             before = finished(study)
             trial = self._trial(study, space, reference, until, progress)
             idle = 0 if finished(study) > before else idle + 1

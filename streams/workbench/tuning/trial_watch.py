@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from typing import Final
 
@@ -21,6 +22,12 @@ RUNGS: Final = (1, 2, BLOCKS)
 def sign(metric: str) -> int:
     """What makes more be better."""
     return -1 if metric in LOWER_IS_BETTER else 1
+
+
+def left_alone() -> bool:
+    """Whether the process that started this one is gone: killed, it could not end its own."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
 
 
 class TrialWatch:
@@ -68,5 +75,6 @@ class TrialWatch:
 
     def stop(self) -> bool:
         """Whether nothing more is to be learned of it."""
-        self.late = self.value is None and not self._pruned and time.monotonic() > self._until
+        over = time.monotonic() > self._until or left_alone()
+        self.late = self.value is None and not self._pruned and over
         return self._pruned or self.late or self.value is not None

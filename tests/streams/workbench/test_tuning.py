@@ -191,6 +191,24 @@ def test_inputs_that_tell_most_of_older_rows_are_tried_alone(tmp_path: Path) -> 
     assert alone.value == pytest.approx(study.trials[0].value, abs=0.01)
 
 
+def test_a_process_whose_parent_was_killed_ends_within_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = search(tmp_path / "one", rows())
+    study, _ = one.prepare()
+
+    class Parent:
+        looks = 0
+
+        def is_alive(self) -> bool:
+            self.looks += 1
+            return self.looks < 3  # it dies during the first trial
+
+    parent = Parent()
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: parent)
+    one.run(time.monotonic() + 600, 5, lambda _: None)
+    assert finished(study) == 1  # the task as it is
+    assert [t.state.name for t in study.trials[1:] if t.params] == ["FAIL"]
+
+
 def test_fewer_inputs_that_are_no_worse_are_taken_and_other_changes_only_where_clearly_better() -> None:
     def row(number: int, value: float, low: float, changed: dict[str, str]) -> Row:
         return Row(number, 0.5 + value, Interval(value, low, value + 0.1, 50), 1.0, changed)
