@@ -236,9 +236,12 @@ _FORMAT = 1
 
 def files_of(network: TrainableNetwork, more: Mapping[str, Any]) -> dict[str, bytes]:
     """Files from which training can go on; ``more`` is kept in the JSON for readers."""
+    config = network.encoder.config
+    # Without a surprise the document is what it was before there were any, which an older version trains on from, too.
+    new = () if config.predicts else ("predicts", "surprise_events")
     told = {
         "format": _FORMAT,
-        "encoder": asdict(network.encoder.config),
+        "encoder": {name: value for name, value in asdict(config).items() if name not in new},
         "next": asdict(network.heads.spec),
         **more,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.worker_process import TELLS_KERNELS, Watcher, Worker, run_weir
 from tests.streams.full_graphs import LOGIT, TASK
+from tests.streams.test_full_surprise import SURPRISED, register_surprise
 from weir.streams.config import topics
 from weir.streams.worker.inference.inference_wire import decode_answer, decode_request
 
@@ -50,6 +52,37 @@ def circuit(worker: Worker) -> float:
     """In how many partitions batches wait for answers."""
     lines = [line for line in worker.get("/metrics")[1].splitlines() if line.startswith("weir_full_waits{")]
     return float(lines[0].split()[-1]) if lines else -1.0
+
+
+def test_a_remote_model_tells_how_surprising_an_event_is(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+) -> None:
+    fleet = Fleet(tmp_path, kafka, redis_server.url, REMOTE.replace(TASK, SURPRISED).replace('"1s"', '"10s"'))
+    of = fleet.deployment
+    inference, old = Inference(of.settings, of.tasks, of.config), fleet.models.register()
+    new = register_surprise(fleet.models, fleet.models.inputs)
+    with (
+        Watcher(of) as watcher,
+        Worker(of, tmp_path / "worker.log") as worker,
+        Worker(inference, tmp_path / "inference.log") as first,
+    ):
+
+        def said(version: int) -> list[float]:
+            """What events have as their surprise once this version serves them all."""
+            fleet.tell(watcher, fleet.models.update("promote", version))
+            worker.until(
+                lambda: {by for by, _ in versions(fleet.step(watcher, worker, each=1))} == {version}, "it serves"
+            )
+            return [row["features"]["full.surprise"] for row in fleet.step(watcher, worker)]
+
+        first.until(first.ready, "it has partitions")
+        worker.until(worker.ready, "it has partitions")
+        assert {math.copysign(1.0, value) * (value == 0) for value in said(old)} == {-1.0}, "missing"
+        found = said(new)
+        assert 0 <= min(found) < max(found) <= 1
+        assert all(math.copysign(1.0, value) > 0 for value in found)
+        assert len(set(found)) > USERS
+        assert (first.end(), worker.end()) == (0, 0)
 
 
 def test_remote_answers_a_killed_inference_worker_and_its_return(

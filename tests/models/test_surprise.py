@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load as tensors
 
 from tests.models.graphs import linear_graph
 from tests.models.served_graphs import graph, load, runner_of, stateless
@@ -236,6 +238,15 @@ def test_a_model_of_the_same_shape_is_trained_on_and_another_is_not(
     assert not check_graph(plain.onnx).surprise
     with pytest.raises(ModelError, match=r"surprise = \['flow'\] names none of the 2 inputs"):
         EncoderBuilder(replace(short, surprise=("flow",))).build(data, tmp_path / "c", 1)
+
+
+def test_without_a_surprise_the_files_are_what_they_were(data: TrainingSet, tmp_path: Path) -> None:
+    plain = replace(LEARNS, surprise=(), pretrain_epochs=1)
+    files = EncoderBuilder(plain).build(data, tmp_path, 1).files
+    told = json.loads(files["encoder.json"])
+    assert set(told["encoder"]) == {"inputs", "hidden", "embedding", "knots", "dropout", "clip"}
+    assert load_network(files).encoder.surprise is None
+    assert not any("surprise" in name for name in tensors(files["weights.safetensors"]))
 
 
 def test_what_is_usual_is_measured_where_nothing_of_it_was_learned(

@@ -25,16 +25,22 @@ from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.offline_models.loading import full_inputs, full_models
 from weir.streams.offline_models.model_updates import update_record
 
+SURPRISED = TASK.replace("state = 4", 'state = 5\nsurprise = ["amount"]\nsurprise_events = 2')
+
 
 @pytest.fixture
 def task() -> TaskSpec:
-    return TaskSpec.from_toml(TASK.replace("state = 4", 'state = 5\nsurprise = ["amount"]\nsurprise_events = 2'))
+    return TaskSpec.from_toml(SURPRISED)
 
 
 @pytest.fixture
 def told(own: Models, task: TaskSpec) -> int:
     """A version with a surprise, beside version 1, which was made before there were any."""
-    inputs = full_inputs(task)
+    return register_surprise(own, full_inputs(task))
+
+
+def register_surprise(own: Models, inputs: tuple[str, ...]) -> int:
+    """A further version, of an encoder that was not trained."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         encoder = Encoder(EncoderConfig(inputs, 4, 0, 0, predicts=("amount",), surprise_events=2))
