@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from weir.online.codec.columns import ColumnRequest
 from weir.online.codec.wire import DeviceEvent, UserEvent
@@ -14,8 +14,8 @@ from weir.online.task.spec import TaskSpec
 WIRE_IDS = ("user_id", "merchant_id", "device_id", "session_id")
 
 
-def _sources(task: TaskSpec) -> Iterator[str]:
-    yield from task.derived.values()
+def _sources(task: TaskSpec, derived: Mapping[str, str]) -> Iterator[str]:
+    yield from derived.values()
     for entity in task.entities:
         for aggregate in entity.windowed:
             if aggregate.value is not None:
@@ -33,12 +33,13 @@ def columns_of(task: TaskSpec) -> ColumnRequest:
     """
     numbers: dict[str, None] = dict.fromkeys(task.numbers)
     texts: dict[str, None] = {}
-    for source in _sources(task):
+    derived = task.derived  # worked out at each look
+    for source in _sources(task, derived):
         expression = Expression.parse(source)
         for name in sorted(expression.names):
             if name == "type" and name not in expression.texts:
                 numbers[name] = None  # which the check refuses
-            if "." in name or name in task.derived or name in TIME_COLUMNS or name == "type":
+            if "." in name or name in derived or name in TIME_COLUMNS or name == "type":
                 continue
             (texts if name in expression.texts else numbers)[name] = None
     keys = {entity.key: None for entity in task.entities if entity.key != "*"}

@@ -51,12 +51,13 @@ def engine_of(task: TaskSpec, store: FeatureStore, *, side: bool = False) -> Fea
             f"task {task.name}: entity {task.entity!r} is keyed by {task.key!r}, but {task.stream} is partitioned by "
             f"{key!r}: no worker sees all its events. Score an entity with key = {key!r}, or run the task embedded"
         )
+    numbers = columns_of(task).numbers
     engine = FeatureEngine(
         build_plan(task.entities, task.derived),
         store,
         namespace=task.name,
         inputs=task.inputs,
-        raw=columns_of(task).numbers,
+        raw=numbers,
         indicators=task.indicators,
         utc_offset_s=task.utc_offset,
         own_key=key if side else None,
@@ -64,10 +65,10 @@ def engine_of(task: TaskSpec, store: FeatureStore, *, side: bool = False) -> Fea
         missing=task.missing,
     )
     for key, named in (("ranges", task.ranges.keys()), ("missing", task.missing.keys() - {"*"})):
-        if unknown := sorted(named - {*columns_of(task).numbers}):
+        if unknown := sorted(named - {*numbers}):
             raise TaskError(
                 f"task {task.name}: {key}: {unknown[0]!r} is no numeric raw column that the task reads; there are: "
-                f"{', '.join(columns_of(task).numbers) or 'none'}"
+                f"{', '.join(numbers) or 'none'}"
             )
     _check_names(task, engine.features)
     return engine

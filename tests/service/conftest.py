@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import routing
 from fastapi.dependencies import utils
+from fastapi.dependencies.models import Dependant
 from sqlalchemy import Engine
 
 from weir.streams.config.serve_settings import ServeSettings
@@ -43,18 +46,29 @@ def no_power_cut_for_databases() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def signatures_read_once() -> Iterator[None]:
-    """Hundreds of services have the same hundred handlers; FastAPI reads the signature of each several times."""
-    real, known = utils._get_signature, dict[tuple[object, bool], inspect.Signature]()
+def handlers_read_once() -> Iterator[None]:
+    """Hundreds of services have the same hundred handlers; FastAPI works out twice for each what it takes."""
+    signature, signatures = utils._get_signature, dict[tuple[object, bool], inspect.Signature]()
+    real, known = routing.get_dependant, dict[tuple[object, ...], Dependant]()
 
-    def read(call: Callable[..., Any]) -> inspect.Signature:
-        key = (getattr(call, "__func__", call), inspect.ismethod(call))
-        if key not in known:
-            known[key] = real(call)
-        return known[key]
+    def called(call: Callable[..., Any]) -> tuple[object, bool]:
+        return getattr(call, "__func__", call), inspect.ismethod(call)
+
+    def signed(call: Callable[..., Any]) -> inspect.Signature:
+        if (key := called(call)) not in signatures:
+            signatures[key] = signature(call)
+        return signatures[key]
+
+    def read(*, call: Callable[..., Any], **of: Any) -> Dependant:
+        if (key := (*called(call), repr(sorted(of.items())))) not in known:
+            known[key] = real(call=call, **of)
+        found = known[key]  # of the same method of another service, maybe; who asks adds what the route depends on
+        return replace(found, call=call, dependencies=found.dependencies[:])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils, "_get_signature", read)
+        patch.setattr(utils, "_get_signature", signed)
+        for module in (routing, utils):  # the latter for what handlers depend on
+            patch.setattr(module, "get_dependant", read)
         yield
 
 
