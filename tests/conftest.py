@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
 import os
-from collections.abc import Iterator
-from typing import Any
+import re
+from collections.abc import Generator, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
+from _pytest.doctest import DoctestModule
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
@@ -22,6 +27,63 @@ settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60
 settings.load_profile("ci" if os.environ.get("CI") else "weir")
 LONGEST_S = 300.0
 """Of one ``async def`` test: one that waits for what never comes fails, with the place where it waits."""
+_TESTS: Final = Path(__file__).parent
+_ALL_INTEGRATION: Final = re.compile(r"^pytestmark = (\[[^]]*)?pytest\.mark\.integration", re.MULTILINE)
+
+
+class Needed:
+    """Modules that have no test for a run are not imported: each of the processes of xdist would, for half its time.
+
+    Parameters
+    ----------
+    integration : whether the run has integration tests.
+    """
+
+    def __init__(self, integration: bool) -> None:
+        self._integration = integration
+
+    @pytest.hookimpl
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Leave out a module, or a folder of the tests with its ``conftest.py``, with neither tests nor examples."""
+        if not collection_path.is_dir():
+            return None if self._has_some(collection_path) else True
+        modules = collection_path.rglob("*.py")
+        return True if collection_path.is_relative_to(_TESTS) and not any(map(self._has_some, modules)) else None
+
+    def _has_some(self, module: Path) -> bool:
+        if module.suffix != ".py" or _has_examples(module):
+            return True
+        tests = module.name.startswith("test_")
+        return tests and (self._integration or _ALL_INTEGRATION.search(module.read_text()) is None)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collect_file(self, file_path: Path) -> Generator[None, list[Any], list[Any]]:
+        """No search for examples, object by object, where there are none."""
+        found = yield
+        return [each for each in found if not isinstance(each, DoctestModule) or _has_examples(file_path)]
+
+
+@cache
+def _has_examples(module: Path) -> bool:
+    return ">>>" in module.read_text()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A plugin, as the hooks of a ``conftest.py`` are asked about its own folder only."""
+    config.pluginmanager.register(Needed(config.option.markexpr != "not integration"), "needed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Millions of objects of all modules stay until the end; the garbage collector does not look at them again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(10_000)  # as often as before is a tenth of the time of many tests
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

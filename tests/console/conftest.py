@@ -13,13 +13,6 @@ from tests.integration.serve_process import TOKEN, Served
 from weir.streams.client.client import Client
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them are integration tests."""
-    for item in items:
-        if "tests/console" in item.path.as_posix():
-            item.add_marker(pytest.mark.integration)
-
-
 @pytest.fixture(scope="session")
 def _chromium() -> Iterator[Browser]:
     browser = browsers.start()

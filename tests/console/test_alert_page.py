@@ -15,6 +15,8 @@ from tests.console.test_every_page import PHONE
 from tests.integration.serve_process import TOKEN, Served
 from weir.streams.client.client import Client
 
+pytestmark = pytest.mark.integration
+
 
 def person(served: Served, name: str) -> httpx.Client:
     """Somebody else, who is an analyst."""

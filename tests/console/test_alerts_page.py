@@ -25,6 +25,8 @@ from tests.service.memory_log import MemoryServiceLog
 from tests.service.running import listening
 from weir.streams.records import Record
 
+pytestmark = pytest.mark.integration
+
 _T = TypeVar("_T")
 ROWS = "#row-list > tr[data-id]"
 MARKED = "#row-list > tr.current"

@@ -28,6 +28,8 @@ from weir.streams.demo.demo_engine import DemoEngine
 from weir.streams.errors import UsageError
 from weir.streams.service.embedded.service_engine import Engine
 
+pytestmark = pytest.mark.integration
+
 SIZE = ("--days", "9", "--events", "9000", "--seed", "11")
 """So many that alerts of machines are open in the end."""
 SLOW = ("--seconds", "3600", "--checkpoint-every", "3600", "--port", "0")

@@ -9,6 +9,8 @@ import pytest
 from tests.console.browser import Browser, Theme
 from tests.console.pages import PAGES, find
 
+pytestmark = pytest.mark.integration
+
 PHONE = 390
 PAGE_BYTES = 200_000
 """Of a page with everything that it loads."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.console.browser import Browser
+
+pytestmark = pytest.mark.integration
 
 
 def test_a_rule_is_made_paused_and_removed(browser: Browser) -> None:

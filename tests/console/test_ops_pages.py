@@ -8,12 +8,15 @@ import time
 from contextlib import suppress
 from urllib.parse import quote
 
+import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.console.browser import Browser
 from tests.integration.serve_process import Served
 from weir.streams.client.calls import ServiceError
 from weir.streams.client.client import Client
+
+pytestmark = pytest.mark.integration
 
 
 def focused(browser: Browser) -> str:

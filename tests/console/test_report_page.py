@@ -19,6 +19,8 @@ from weir.streams.backtest.outcomes import Keep, Outcomes
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.workbench.report.page import RunWatcher, write_report
 
+pytestmark = pytest.mark.integration
+
 _DAY_S, _START, _STEP = 86_400.0, 1_700_000_000.0, 20_000
 _MOST_BYTES, _MOST_MS = 3_000_000, 1_000.0
 _WORDS_APART = """

@@ -15,6 +15,8 @@ from tests.console.browser import Browser
 from tests.console.simulated import Filled, an_alert, send
 from weir.streams.client.client import Client
 
+pytestmark = pytest.mark.integration
+
 HOSTILE = '<script>document.body.dataset.hostile = "1"</script><img src=x onerror=alert(1)>\u202egnihsif\u202c\u2066'
 """Mark-up that would run, and marks that turn the direction of what follows them."""
 KEPT = """

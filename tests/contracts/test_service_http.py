@@ -152,6 +152,8 @@ def test_alerts_are_listed_and_one_is_shown(served: Served) -> None:
     shown = served.client.alert(alert["alert_id"])
     assert (shown["event_ids"], [change["kind"] for change in shown["history"]]) == ([f"{user}-0"], ["status"])
     assert not list(served.client.alerts(entity=user, state="resolved"))
+    served.client.send_events([purchase(other := served.user(), 0)])
+    alert_of(served, other)
     pages = list(served.client.alerts(limit=1))
     assert len({one["alert_id"] for one in pages}) == len(pages) > 1
 

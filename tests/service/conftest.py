@@ -49,7 +49,7 @@ def no_power_cut_for_databases() -> Iterator[None]:
 def handlers_read_once() -> Iterator[None]:
     """Hundreds of services have the same hundred handlers; FastAPI works out twice for each what it takes."""
     signature, signatures = utils._get_signature, dict[tuple[object, bool], inspect.Signature]()
-    real, known = routing.get_dependant, dict[tuple[object, ...], Dependant]()
+    real, known = utils.get_dependant, dict[tuple[object, ...], Dependant]()
 
     def called(call: Callable[..., Any]) -> tuple[object, bool]:
         return getattr(call, "__func__", call), inspect.ismethod(call)
