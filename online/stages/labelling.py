@@ -175,6 +175,10 @@ class LabellingStage:
         out.alerts += self.book.resolve_labels(labels)
         return out
 
+    def met(self, labels: LabelBatch, known_at: FloatVector | None = None) -> JoinResult:
+        """The scores that labels are of, at the end of a run: nothing is learned from them, and no alert ends."""
+        return self.joiner.label(self._keyed(labels), known_at)
+
     def advance(self, now: float) -> LabelOutput:
         """Let event time move to ``now`` without a score: quiet alerts resolve."""
         return LabelOutput(alerts=self.book.advance(now))

@@ -7,9 +7,9 @@ pipeline made, not files or metrics.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Self, cast
+from typing import Any, Self, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,8 @@ _TEXTS = {"event_ids": pa.string(), "entity_ids": pa.string(), "alert_ids": pa.s
 _NUMBERS = {"ts": pa.float64(), "score": pa.float64(), "threshold": pa.float64(), "alerted": pa.bool_(),
             "version": pa.int64(), "amount": pa.float64()}  # fmt: skip
 _SCHEMA = pa.schema(_TEXTS | _NUMBERS)
+_Told: TypeAlias = tuple[Digests, BoolVector, FloatVector]
+"""Events, their labels, and when these became known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ class Keep:
     field: str | None = None
     """A field of the events, whose value is kept with each outcome."""
     late_labels: bool = False
-    """Labels that become known after the last row are told, too, at the end: to judge by, for no score follows."""
+    """`BacktestResult.judged` has the labels, too, that become known after the last row: to judge by, for no score
+    follows them. Files never have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,25 @@ class Outcomes:
     def labelled(self) -> BoolVector:
         """Which rows have a label."""
         return np.asarray(~np.isnan(self.label))
+
+    @property
+    def learned(self) -> BoolVector:
+        """Which rows were scored by a model that had learned something; all where none ever did, as of a detector."""
+        learned = self.version > 0
+        return learned if learned.any() else np.ones(len(self), np.bool_)
+
+    @property
+    def over_line(self) -> BoolVector:
+        """Which rows the line is judged by, as the metrics do: those, too, whose entity cools down from an alert."""
+        return np.asarray(self.score >= self.threshold)
+
+    def acted_on(self, alerting: bool) -> BoolVector:
+        """Which rows cost what an alert costs: those that alerted; of a task that opens none those over the line."""
+        return self.alerted if alerting else self.over_line
+
+    def mature(self, maturity_s: float) -> BoolVector:
+        """Which rows are older than that at the end: of newer ones only those labels may be known that come early."""
+        return np.asarray(self.ts <= (float(self.ts.max()) if len(self) else 0.0) - maturity_s)
 
     def row_of(self, entity_id: str, event_id: str) -> IntVector:
         """The row of an event, ``(1,)``."""
@@ -155,7 +177,7 @@ class OutcomeLog:
         self._amount = features.index("amount") if "amount" in features else None
         self._blocks: list[pa.Table] = []
         self._digests: list[Digests] = []
-        self._told: list[tuple[Digests, BoolVector, FloatVector]] = []
+        self._told: list[_Told] = []
 
     def add(self, block: ScoredBlock) -> None:
         """Add scored rows in order."""
@@ -180,24 +202,38 @@ class OutcomeLog:
         The join calls a label known at the row before it, the watermark. One that was held back for ``delay_s`` became
         known that long after its event, and before ``now``, the time of the next row.
         """
-        for joined in told:
-            e = joined.examples
-            known_at = np.maximum(joined.label_ts_known, np.minimum(e.ts + delay_s, now))
-            self._told.append((pair_digests(joined.entity_id, e.event_id), e.y, known_at))
+        self._told += [_told(joined, delay_s, now) for joined in told]
 
     def outcomes(self) -> Outcomes:
         """Everything so far."""
         whole = pa.concat_tables(self._blocks) if self._blocks else _SCHEMA.empty_table()
         label, known_at = np.full((2, len(whole)), np.nan)
-        if self._told and self._blocks:
-            events, y, known = (np.concatenate(parts) for parts in zip(*self._told, strict=True))
-            found = _rows_of(np.concatenate(self._digests), events)
-            there = found >= 0
-            # Of several labels of one row the last assignment stays: a correction counts.
-            label[found[there]], known_at[found[there]] = y[there], known[there]
+        self._note(self._told, label, known_at)
         texts = {name: whole[name] for name in _TEXTS}
         numbers = {name: whole[name].to_numpy().astype(kind.to_pandas_dtype()) for name, kind in _NUMBERS.items()}
         return Outcomes(**texts, **numbers, label=label, known_at=known_at)
+
+    def later(self, outcomes: Outcomes, told: Sequence[JoinResult], delay_s: float) -> Outcomes:
+        """``outcomes``, all of them, with the labels that become known after the last row."""
+        label, known_at = outcomes.label.copy(), outcomes.known_at.copy()
+        self._note([_told(joined, delay_s, np.inf) for joined in told], label, known_at)
+        return replace(outcomes, label=label, known_at=known_at)
+
+    def _note(self, told: Sequence[_Told], label: FloatVector, known_at: FloatVector) -> None:
+        """Write labels to the rows ``(n,)`` that they are of."""
+        if not told or not self._blocks:
+            return
+        events, y, known = (np.concatenate(parts) for parts in zip(*told, strict=True))
+        found = _rows_of(np.concatenate(self._digests), events)
+        there = found >= 0
+        # Of several labels of one row the last assignment stays: a correction counts.
+        label[found[there]], known_at[found[there]] = y[there], known[there]
+
+
+def _told(joined: JoinResult, delay_s: float, now: float) -> _Told:
+    e = joined.examples
+    known_at = np.maximum(joined.label_ts_known, np.minimum(e.ts + delay_s, now))
+    return pair_digests(joined.entity_id, e.event_id), e.y, known_at
 
 
 def _rows_of(digests: Digests, wanted: Digests) -> IntVector:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weir.online.batch import PredictionBatch
+from weir.online.labels.join_policy import JoinResult
 from weir.online.stages.pipeline import StepOutput
 from weir.streams.backtest.alert_log import AlertLog
 from weir.streams.backtest.outcomes import Keep, OutcomeLog, Outcomes, ScoredBlock
@@ -155,3 +156,7 @@ class Outputs:
         if self.alerts is not None and self._files.alerts is not None:
             self.alerts.write(self._files.alerts)
         return outcomes
+
+    def later(self, outcomes: Outcomes, told: Sequence[JoinResult], delay_s: float) -> Outcomes:
+        """``outcomes`` with labels of after the end, held back for ``delay_s``; files are as they are."""
+        return outcomes if self._outcomes is None else self._outcomes.later(outcomes, told, delay_s)

@@ -78,8 +78,12 @@ class BacktestResult:
     """What is odd, the gravest first."""
     stopped: bool = False
     """Whether it was asked to end before the data did."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """What became of labels, by the end of the data; see `JoinStats`."""
     outcomes: Outcomes | None = None
     """Every scored row, where that was kept, or needed for a file."""
+    judged: Outcomes | None = None
+    """The same by which a run is judged: by `Keep.late_labels` those labels are there, too, that become known later."""
     alert_log: AlertLog | None = None
     """Every record of an alert, where that was kept or written."""
     explained: list[ExplainedScore] = field(default_factory=list)
@@ -115,7 +119,7 @@ class BacktestResult:
             "rows_per_s": round(self.rows / self.seconds, 1) if self.seconds else None,
             "scored": p.scored,
             "labelled": p.labelled,
-            "labels": asdict(p.joiner.stats),
+            "labels": self.labels,
             "rejected": self.rejected,
             "first_rejects": [
                 {"row": r.index + 1, "where": place(self.sizes, r.index), "reason": r.reason} for r in self.rejects
@@ -223,16 +227,17 @@ def run_backtest(
                 progress(result.rows, len(source))
         if pipeline.timers is not None:
             run.note(pipeline.advance(pipeline.timers.watermark), pipeline.timers.watermark)
-        if keep.late_labels and not result.stopped:
-            run.settle()
     finally:
         result.seconds = time.perf_counter() - start
-        result.outcomes = outputs.close()
+        result.outcomes = result.judged = outputs.close()
     result.trainings = [] if full is None else full.report()
     result.explained = [] if explainer is None else explainer.found
     result.alert_log = outputs.alerts
     result.features = None if outputs.features is None else outputs.features.table()
     result.notes = sorted(run.notes(source), key=lambda note: note.rank)
+    result.labels = asdict(pipeline.joiner.stats)
+    if keep.late_labels and not result.stopped and result.outcomes is not None:
+        result.judged = run.judged(result.outcomes)
     return result
 
 
@@ -269,12 +274,11 @@ class _Run:
         self._refused.update(reject.reason.partition(":")[0] for reject in rows.rejects)
         result.rejects += rows.rejects[: _SHOWN_REJECTS - len(result.rejects)]
 
-    def settle(self) -> None:
-        """Tell the labels that become known after the last row."""
-        self._full = None  # no model is judged by them
-        for known, known_at in self.given.held.due(math.inf):
-            delay_s = 0.0 if self.given.held.timed else self.given.delay_s
-            self.note(self.pipeline.labels(known, known_at), math.inf, held_back=(delay_s, math.inf))
+    def judged(self, outcomes: Outcomes) -> Outcomes:
+        """The outcomes with the labels that become known after the last row, at the very end: the join takes them."""
+        delay_s = 0.0 if self.given.held.timed else self.given.delay_s
+        met = [self.pipeline.labelling.met(*known) for known in self.given.held.due(math.inf)]
+        return self.outputs.later(outcomes, [each.take(each.new) for each in met], delay_s)
 
     def note(
         self, out: StepOutput, now: float, batch: EventBatch | None = None,

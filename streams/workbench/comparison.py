@@ -1,7 +1,8 @@
 """Compares what tasks said of the same events: paired differences with intervals, and where they differ most.
 
-Each task runs over the data once, alone. Rows are paired by entity and event; only those count that every task scored
-and whose label the first one knows, at the latest after the last row. Intervals are drawn twice, by entity and by week:
+Each task runs over the data once, alone. Rows are paired by entity and event; of those that every task scored the ones
+count that ``judged_rows`` finds, as in the report of one run: with the labels and the maturity of the first task, and
+from where on any of them had learned something. Intervals are drawn twice, by entity and by week:
 the wider one is the one to believe, and by week it says little below some thirty weeks. What serves takes part by the
 predictions it logged.
 """
@@ -35,6 +36,8 @@ from weir.streams.workbench.measures import (
     measure,
     row_costs,
 )
+from weir.streams.workbench.outcome_report import JudgedRows, judged_rows, maturity_of
+from weir.streams.workbench.slices import Cut, cut
 
 DAY_S, WEEK_S = 86_400.0, 604_800.0
 _MIN_OF_EACH: Final = 10
@@ -56,6 +59,10 @@ class Run:
     """Of the run; NaN of what is only read."""
     lined: bool = True
     """Whether it is known which rows alerted."""
+    alerting: bool = True
+    """Whether it opens alerts."""
+    maturity_s: float = 0.0
+    """After which both labels of an event would be known."""
 
     def labelled_by(self, other: Run) -> Run:
         """The same with the labels and the fields that another run knows of its events."""
@@ -100,11 +107,14 @@ class Comparison:
     names: list[str]
     rows: int
     positives: int
+    counted: str
+    """Which rows these are, in words."""
     unpaired: dict[str, int]
     """By task, the rows with a label that others did not score."""
     seconds: list[float]
     measures: list[dict[str, float]]
-    """Of each task: those of `measure`, and precision, recall and alerts at its line; NaN where that is not known."""
+    """Of each task: those of `measure`, and precision, recall and alerts (rows over it) at its line; NaN where that is
+    not known."""
     differences: list[Difference]
     """Of each task but the first."""
 
@@ -138,8 +148,8 @@ def run_tasks(
             label_delay_s=label_delay_s,
             keep=Keep(outcomes=True, field=kept_field, late_labels=True),
         )
-        assert done.outcomes is not None
-        yield Run(name, done.outcomes, done.seconds)
+        assert done.judged is not None
+        yield Run(name, done.judged, done.seconds, alerting=task.alerting, maturity_s=maturity_of(task))
 
 
 def costs_of(tasks: Sequence[TaskSpec]) -> CostThreshold | None:
@@ -154,31 +164,36 @@ def compared(
     costs: CostThreshold | None = None,
     resamples: int = 1_000,
     kept_field: str | None = None,
+    ids: bool = False,
 ) -> Comparison:
     """Compare runs over the same events with the first of them.
 
     Parameters
     ----------
-    since : only rows from this event time on count, epoch seconds.
+    since : only rows from this event time on count, epoch seconds, mature or not.
     costs : what mistakes cost, for the measure ``cost``: the mean a row, with ``value = "amount"`` by the amount.
     kept_field : name of the field that the runs kept, for slices.
+    ids : whether its values are ids, whatever they look like.
 
     Raises
     ------
     UsageError
         Where no row with a label is in all runs, or all labels say the same.
     """
-    rows, unpaired = _paired([run.outcomes for run in runs], since)
+    rows, judged, unpaired = _paired(runs, since)
     taken = [run.outcomes.take(at) for run, at in zip(runs, rows, strict=True)]
     first, y = taken[0], taken[0].label == 1.0
     if not y.any() or y.all():
         what = f"all {len(y):,} labels are {int(y[0])}" if len(y) else "no row with a label was scored by all"
         raise UsageError(f"{', '.join(run.name for run in runs)}: {what}; nothing can be compared: give more data")
     scores = [each.score for each in taken]
-    spent = [_costs(each, y, costs) for each in taken] if costs is not None and all(r.lined for r in runs) else []
+    spent = []
+    if costs is not None and all(run.lined for run in runs):
+        spent = [_costs(each, y, costs, run.alerting) for each, run in zip(taken, runs, strict=True)]
     units = {"entity": _codes(first.entity_ids), "week": np.floor(first.ts / WEEK_S).astype(np.int64)}
     drawn = {kind: bootstrap(y, scores, of, costs=spent, resamples=resamples) for kind, of in units.items()}
     found = [measure(y, s, spent[k] if spent else None) for k, s in enumerate(scores)]
+    slices_of = None if kept_field is None else (kept_field, cut(runs[0].outcomes.values, ids=ids), rows[0])
     differences = []
     for k in range(1, len(runs)):
         by = {}
@@ -188,12 +203,12 @@ def compared(
                 name: interval(found[k][name] - found[0][name], values[k] - values[0], count)
                 for name, values in drawn[kind].items()
             }
-        slices = _slices(first, y, (scores[0], scores[k]), units, kept_field)
+        slices = _slices(first, y, (scores[0], scores[k]), units, slices_of)
         differences.append(Difference(by["entity"], by["week"], slices))
     lined = [m | _line(y, each, run.lined) for m, each, run in zip(found, taken, runs, strict=True)]
     names, seconds = [run.name for run in runs], [run.seconds for run in runs]
     left = dict(zip(names, unpaired, strict=True))
-    return Comparison(names, len(y), int(y.sum()), left, seconds, lined, differences)
+    return Comparison(names, len(y), int(y.sum()), judged.words(), left, seconds, lined, differences)
 
 
 def logged_run(name: str, tables: Sequence[pa.Table]) -> Run:
@@ -232,29 +247,34 @@ def _found(of: Outcomes, among: Outcomes) -> IntVector:
     return np.asarray(pc.fill_null(at, -1), dtype=np.int64)
 
 
-def _paired(outcomes: Sequence[Outcomes], since: float) -> tuple[list[IntVector], list[int]]:
-    """The rows of each that all have, in the first one's order, and how many others with a label each has."""
+def _paired(runs: Sequence[Run], since: float) -> tuple[list[IntVector], JudgedRows, list[int]]:
+    """The rows of each that count, in the first one's order, what is said of them, and how many others each has."""
+    outcomes = [run.outcomes for run in runs]
     first = outcomes[0]
-    kept = first.labelled & (first.ts >= since)
+    kept, learned = first.ts >= since, first.learned.copy()
     places = [np.arange(len(first))]
     for other in outcomes[1:]:
         if other.event_ids.equals(first.event_ids) and other.entity_ids.equals(first.entity_ids):
             places.append(places[0])
-            continue
-        places.append(_found(first, other))
-        kept &= places[-1] >= 0
-    rows = [at[kept] for at in places]
-    return rows, [int((o.labelled & (o.ts >= since)).sum()) - int(kept.sum()) for o in outcomes]
+        else:
+            places.append(_found(first, other))
+            kept &= places[-1] >= 0
+        learned |= other.learned[places[-1]] & (places[-1] >= 0)
+    # The newest rows are asked for where a time is given: a search judges by them.
+    judged = judged_rows(first, 0.0 if since > -np.inf else runs[0].maturity_s, learned, kept)
+    rows = [at[judged.counted] for at in places]
+    both = int((first.labelled & kept).sum())
+    return rows, judged, [int((o.labelled & (o.ts >= since)).sum()) - both for o in outcomes]
 
 
-def _costs(outcomes: Outcomes, y: BoolVector, costs: CostThreshold) -> FloatVector:
+def _costs(outcomes: Outcomes, y: BoolVector, costs: CostThreshold, alerting: bool) -> FloatVector:
     stake = np.nan_to_num(outcomes.amount) if costs.value is not None else None
     own = {"false_positive": costs.false_positive, "false_negative": costs.false_negative, "review": costs.review}
-    return row_costs(y, outcomes.alerted, own, stake)
+    return row_costs(y, outcomes.acted_on(alerting), own, stake)
 
 
 def _line(y: BoolVector, outcomes: Outcomes, known: bool) -> dict[str, float]:
-    told = at_line(y, outcomes.score, outcomes.alerted)
+    told = at_line(y, outcomes.score, outcomes.over_line)
     return {name: told[name] if known else float("nan") for name in ("precision", "recall", "alerts")}
 
 
@@ -263,7 +283,7 @@ def _slices(
     y: BoolVector,
     scores: tuple[FloatVector, FloatVector],
     units: Mapping[str, IntVector],
-    field: str | None,
+    field: tuple[str, Cut, IntVector] | None,
 ) -> list[Slice]:
     """The difference on every slice that has rows of both labels, the clearest first."""
     entity = np.unique(units["entity"], return_inverse=True)[1]
@@ -275,9 +295,8 @@ def _slices(
         "entity size": (size, lambda k: _SIZES[k][1]),
     }
     if field is not None:
-        texts = pc.fill_null(first.values, "(none)").combine_chunks().dictionary_encode()
-        words = texts.dictionary.to_pylist()
-        kinds[field] = (np.asarray(texts.indices, dtype=np.int64), lambda k: str(words[k]))
+        name, made, rows = field
+        kinds[name] = (made.at[rows], lambda k: made.names[k] or "(none)")
     found = []
     for kind, (of, word) in kinds.items():
         for value in np.unique(of).tolist():

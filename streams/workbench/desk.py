@@ -105,7 +105,8 @@ class Task:
             delay_s = None if label_delay is None else parse_duration(label_delay)
         except ValueError as exc:
             raise UsageError(f"label_delay: {exc}") from exc
-        keep, watched = Keep(outcomes=True, alerts=True, features=features, reasons=True), RunWatcher()
+        keep = Keep(outcomes=True, alerts=True, features=features, reasons=True, late_labels=True)
+        watched = RunWatcher()
         asked = StopRequest()
 
         def started(_: Sequence[str]) -> None:

@@ -59,8 +59,8 @@ class Backtest:
     @cached_property
     def report(self) -> dict[str, Any]:
         """What ``weir backtest --report`` writes: metrics, what the line did, gain, reliability, notes."""
-        assert self.result.outcomes is not None
-        return self.result.report() | outcome_report(self.result.task, self.result.outcomes, None)
+        assert self.result.judged is not None
+        return self.result.report() | outcome_report(self.result.task, self.result.judged, None)
 
     def to_html(self, page: str | Path, plots: str | Path | None = None) -> None:
         """Write the page of the run, as ``weir backtest --html`` does, and its charts as SVG into a folder.
@@ -78,7 +78,7 @@ class Backtest:
     def _facts(self) -> dict[str, str]:
         """What a person wants to know first."""
         r, p = self.result, self.result.pipeline
-        found = p.evaluation.get()["cumulative"]
+        found = self.report["judged"]
         stopped = " (stopped)" if r.stopped else ""
         facts = {"rows": f"{r.rows:,}{stopped}", "scored": f"{p.scored:,}", "labelled": f"{p.labelled:,}"}
         facts |= {"rejected": f"{r.rejected:,}", "alerts": f"{r.alerts['open']:,}"}

@@ -1,12 +1,13 @@
 """What a run did, over its outcomes: at the line that was in force, by score, by rank, by the values of a field.
 
-All is over rows with a label that became known; small, and JSON-ready.
+All is over the rows that ``judged_rows`` finds, and so is a comparison of runs; small, and JSON-ready.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,12 +17,65 @@ from weir.online.batch import BoolVector
 from weir.online.decisions.threshold_policy import CostThreshold
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Outcomes
-from weir.streams.workbench.measures import at_line, average_precision, reliability, roc_auc, row_costs
+from weir.streams.workbench.measures import at_line, average_precision, measure, reliability, roc_auc, row_costs
+from weir.streams.workbench.slices import cut, is_id
 
 TOPS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Shares of all rows, the highest scores first."""
-MOST_VALUES: Final = 20
 _DAY_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRows:
+    """Which of n rows a run is judged by, and why the others with a label are not."""
+
+    counted: BoolVector
+    """``(n,)``: a label is known, soon or late, the model had learned something, and the event is mature."""
+    before_learning: int
+    """Rows with a label that were scored before anything was learned: they have one score."""
+    not_mature: int
+    """Those that are not mature at the end of the data."""
+    late_labels: int
+    """Labels of counted rows that became known after the last row: nothing was scored after them."""
+
+    def words(self) -> str:
+        """What is counted, in words.
+
+        >>> JudgedRows(np.ones(9, np.bool_), 1, 0, 2).words()
+        '9 rows with a label, 2 of which became known after the last row, without 1 scored before anything was learned'
+        """
+        said = f"{np.count_nonzero(self.counted):,} rows with a label"
+        said += f", {self.late_labels:,} of which became known after the last row" if self.late_labels else ""
+        left = {"scored before anything was learned": self.before_learning, "not mature": self.not_mature}
+        parts = [f"{n:,} {why}" for why, n in left.items() if n]
+        return said + (f", without {' and '.join(parts)}" if parts else "")
+
+
+def judged_rows(
+    outcomes: Outcomes, maturity_s: float = 0.0, learned: BoolVector | None = None, among: BoolVector | None = None
+) -> JudgedRows:
+    """The rows that count, wherever a run is judged.
+
+    Parameters
+    ----------
+    maturity_s : after which both labels of an event would be known.
+    learned : ``(n,)`` whose model had learned something; that of the outcomes where not given.
+    among : ``(n,)`` the rows that are looked at; all where not given.
+    """
+    there = outcomes.labelled if among is None else outcomes.labelled & among
+    learned = outcomes.learned if learned is None else learned
+    mature = outcomes.mature(maturity_s)
+    if not (there & mature & learned).any():
+        learned = np.ones(len(outcomes), np.bool_)  # so few rows that the first scores are all there is to judge
+    counted = there & learned & mature
+    late = counted & (outcomes.known_at > (outcomes.ts.max() if len(outcomes) else 0.0))
+    young = int(np.count_nonzero(there & ~mature))
+    return JudgedRows(counted, int(np.count_nonzero(there & mature & ~learned)), young, int(np.count_nonzero(late)))
+
+
+def maturity_of(task: TaskSpec) -> float:
+    """After how many seconds events are mature; 0 where the task does not say it for all of them."""
+    return task.labels.maturity if isinstance(task.labels.maturity, float) else 0.0
 
 
 def outcome_report(task: TaskSpec, outcomes: Outcomes, field: str | None = None) -> dict[str, Any]:
@@ -30,19 +84,23 @@ def outcome_report(task: TaskSpec, outcomes: Outcomes, field: str | None = None)
     Parameters
     ----------
     task : whose line it was.
-    outcomes : those of a run.
+    outcomes : those of a run: ``judged`` of its result.
     field : that was kept with them, to tell the same for each of its values.
     """
-    known = outcomes.take(outcomes.labelled)
+    judged = judged_rows(outcomes, maturity_of(task))
+    known = outcomes.take(judged.counted)
     y = known.label > 0
-    report = {"line": {"kind": line_words(task), **_line(task, outcomes, known)}}
     found = reliability(y, known.score)
+    about = {"rows": len(y), "positives": int(np.count_nonzero(y)), "what": judged.words()}
+    about |= {name: getattr(judged, name) for name in ("before_learning", "not_mature", "late_labels")}
+    report = {"judged": about | _defined(measure(y, known.score) | {"ece": found.ece})}
+    report["line"] = {"kind": line_words(task), **_line(task, outcomes, known)}
     report["reliability"] = [  # type: ignore[assignment]
         {"from": k / len(found.rows), "rows": int(n), "score": float(score), "positives": float(positives)}
         for k, (n, score, positives) in enumerate(zip(*found, strict=True)) if n
     ]  # fmt: skip
     report["gain"] = [_top(share, y, known) for share in TOPS if share * len(y) >= 1.0]  # type: ignore[assignment]
-    return report if field is None else report | {"slices": {field: _slices(task, outcomes)}}
+    return report if field is None else report | {"slices": {field: _slices(task, outcomes, judged.counted, field)}}
 
 
 def line_words(task: TaskSpec) -> str:
@@ -63,8 +121,7 @@ def line_words(task: TaskSpec) -> str:
 def _line(task: TaskSpec, rows: Outcomes, known: Outcomes) -> dict[str, float]:
     """What the line did over ``known`` rows, and how many alerts a day over all ``rows``."""
     y = known.label > 0
-    # As the metrics and the page have it: a row over the line counts, too, while its entity cools down from an alert.
-    found = at_line(y, known.score, known.score >= known.threshold)
+    found = at_line(y, known.score, known.over_line)
     days = (float(rows.ts.max()) - float(rows.ts.min())) / _DAY_S if len(rows) else 0.0
     if days and task.alerting:
         alerts = pc.count_distinct(rows.take(rows.alerted).alert_ids).as_py()
@@ -73,8 +130,7 @@ def _line(task: TaskSpec, rows: Outcomes, known: Outcomes) -> dict[str, float]:
     if isinstance(policy, CostThreshold):
         costs = policy.model_dump(include={"false_positive", "false_negative", "review"})
         stake = None if policy.value is None else np.nan_to_num(known.amount)
-        over = known.alerted if task.alerting else known.score >= known.threshold
-        found["cost"] = float(row_costs(y, over, costs, stake).sum())
+        found["cost"] = float(row_costs(y, known.acted_on(task.alerting), costs, stake).sum())
         found["cost_without"] = float(row_costs(y, np.zeros(len(y), np.bool_), costs, stake).sum())
     return _defined(found)
 
@@ -88,15 +144,12 @@ def _top(share: float, y: BoolVector, known: Outcomes) -> dict[str, float]:
     return found | ({"recall": hits / positives, "lift": hits * len(y) / (k * positives)} if positives else {})
 
 
-def _slices(task: TaskSpec, outcomes: Outcomes) -> list[dict[str, Any]]:
-    """The same by value of the field, those of the most rows first; null is told as ``None``."""
-    counted: Mapping[str, Any] = {v["values"]: v["counts"] for v in pc.value_counts(outcomes.values).to_pylist()}
-    largest = sorted(counted, key=lambda value: (-counted[value], value is None, value or ""))[:MOST_VALUES]
-    made = []
-    for value in largest:
-        mask = pc.is_null(outcomes.values) if value is None else pc.fill_null(pc.equal(outcomes.values, value), False)
-        rows = outcomes.take(np.asarray(mask, np.bool_))
-        known = rows.take(rows.labelled)
+def _slices(task: TaskSpec, outcomes: Outcomes, counted: BoolVector, field: str) -> list[dict[str, Any]]:
+    """The same by value of the field, or by its range; null is told as ``None``."""
+    made, slices = [], cut(outcomes.values, ids=is_id(task, field))
+    for k, value in enumerate(slices.names):
+        mine = slices.at == k
+        rows, known = outcomes.take(mine), outcomes.take(mine & counted)
         y = known.label > 0
         ranked = {"average_precision": average_precision(y, known.score), "roc_auc": roc_auc(y, known.score)}
         counts = {"scored": len(rows), "positives": int(np.count_nonzero(y))}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
@@ -17,6 +21,7 @@ from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.cli.main import app
 from weir.streams.workbench.outcome_report import outcome_report
+from weir.streams.workbench.slices import cut
 
 FIXED = 'kind = "fixed"\nvalue = 0.6'
 COSTS = 'kind = "cost"\nfalse_positive = 2\nfalse_negative = 9\nreview = 1'
@@ -29,14 +34,42 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Any]
     table = columns(600) | {"land": LANDS * 150}
     task = TaskSpec.from_toml(TASK.replace(FIXED, COSTS))
     path = write(tmp_path_factory.mktemp("x") / "x.csv", table)
-    kept = run_backtest(task, [path], keep=Keep(outcomes=True, field="land")).outcomes
+    kept = run_backtest(task, [path], keep=Keep(outcomes=True, field="land", late_labels=True)).judged
     assert kept is not None
     return kept, outcome_report(task, kept, "land")
 
 
+def test_rows_before_anything_was_learned_are_told_and_left_out(found: tuple[Any, dict[str, Any]]) -> None:
+    kept, report = found
+    last, judged = kept.ts.max(), report["judged"]
+    assert judged["before_learning"] == np.count_nonzero(kept.labelled & (kept.version == 0)) > 10
+    known = kept.take(kept.labelled & (kept.version > 0))
+    assert (judged["rows"], judged["positives"]) == (len(known), known.label.sum())
+    assert judged["late_labels"] == np.count_nonzero(known.known_at > last) > 10
+    assert f"{judged['late_labels']} of which became known after the last row" in judged["what"]
+    assert f"without {judged['before_learning']} scored before anything was learned" in judged["what"]
+    assert judged["average_precision"] == pytest.approx(average_precision_score(known.label, known.score))
+    assert judged["brier"] == pytest.approx(np.mean((known.score - known.label) ** 2))
+
+
+def test_late_labels_are_in_no_file_and_teach_nothing(tmp_path: Path) -> None:
+    task, path = TaskSpec.from_toml(TASK), write(tmp_path / "x.csv", columns(300))
+    plain, late = (
+        run_backtest(task, [path], tmp_path / f"{late}.parquet", keep=Keep(outcomes=True, late_labels=late))
+        for late in (False, True)
+    )
+    assert plain.outcomes is not None
+    assert late.judged is not None
+    assert plain.judged is plain.outcomes
+    assert np.count_nonzero(late.judged.labelled) == 300 > np.count_nonzero(plain.outcomes.labelled)
+    assert (tmp_path / "True.parquet").read_bytes() == (tmp_path / "False.parquet").read_bytes()
+    told = [{k: v for k, v in r.report().items() if k not in ("seconds", "rows_per_s")} for r in (plain, late)]
+    assert told[0] == told[1]
+
+
 def test_the_line_is_judged_row_by_row(found: tuple[Any, dict[str, Any]]) -> None:
     kept, report = found
-    known = kept.take(kept.labelled)
+    known = kept.take(kept.labelled & kept.learned)
     rows = [*zip(known.label > 0, known.alerted, known.score >= known.threshold, strict=True)]
     hits, over, positives = sum(y and o for y, _, o in rows), sum(o for *_, o in rows), sum(y for y, *_ in rows)
     line = report["line"]
@@ -52,14 +85,15 @@ def test_the_line_is_that_of_the_metrics_while_entities_cool_down(tmp_path: Path
     task = TaskSpec.from_toml(f'{TASK}\n[alerts]\nresolve_after_s = "1h"\ncooldown_s = "3d"\n')
     result = run_backtest(task, [write(tmp_path / "x.csv", columns(600))], keep=Keep(outcomes=True))
     assert result.outcomes is not None
-    line, metrics = outcome_report(task, result.outcomes)["line"], result.pipeline.evaluation.get()["cumulative"]
-    assert np.count_nonzero(result.outcomes.alerted) < line["alerts"]
+    kept = replace(result.outcomes, version=result.outcomes.version + 1)  # metrics count the first scores, too
+    line, metrics = outcome_report(task, kept)["line"], result.pipeline.evaluation.get()["cumulative"]
+    assert np.count_nonzero(kept.alerted) < line["alerts"]
     assert (line["precision"], line["recall"]) == pytest.approx((metrics["precision"], metrics["recall"]))
 
 
 def test_gain_and_reliability_count_every_labelled_row(found: tuple[Any, dict[str, Any]]) -> None:
     kept, report = found
-    known = kept.take(kept.labelled)
+    known = kept.take(kept.labelled & kept.learned)
     order = np.argsort(-known.score, kind="stable")
     for top in report["gain"]:
         best = known.label[order[: top["rows"]]]
@@ -75,16 +109,55 @@ def test_slices_are_the_rows_of_each_value(found: tuple[Any, dict[str, Any]]) ->
     assert by.keys() == {"at", "de", "fr", None}
     for value, each in by.items():
         mine = np.array([land == value for land in kept.values.to_pylist()])
-        rows = kept.take(mine & kept.labelled)
+        rows = kept.take(mine & kept.labelled & kept.learned)
         assert (each["scored"], each["rows"]) == (mine.sum(), len(rows))
         assert each["average_precision"] == pytest.approx(average_precision_score(rows.label, rows.score))
+
+
+def test_numbers_are_cut_into_a_few_ranges_and_rare_values_come_together(tmp_path: Path) -> None:
+    """A slice for each amount says nothing."""
+    task = TaskSpec.from_toml(TASK)
+    shops = [f"s{k}" if k < 25 else "big" for k in range(50)] * 12
+    path = write(tmp_path / "x.csv", columns(600) | {"shop": shops})
+    found = {}
+    for field in ("amount", "shop", "user_id"):
+        kept = run_backtest(task, [path], keep=Keep(outcomes=True, field=field, late_labels=True)).judged
+        assert kept is not None
+        found[field] = outcome_report(task, kept, field)["slices"][field]
+        assert sum(each["scored"] for each in found[field]) == 600
+    names = [each["value"] for each in found["amount"]]
+    assert names[0].startswith("below ")
+    assert names[-1].endswith(" or more")
+    assert all(60 < each["scored"] < 140 for each in found["amount"])
+    assert len(names) == 6
+    assert (found["shop"][0]["value"], found["shop"][0]["scored"]) == ("big", 300)
+    assert (found["shop"][-1]["value"], found["shop"][-1]["scored"]) == ("other (7 values)", 84)
+    assert "001" in {each["value"] for each in found["user_id"]}  # ids are no amounts
+
+
+@given(st.lists(st.none() | st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0, 999.0]), min_size=1, max_size=80))
+def test_a_range_holds_the_numbers_that_it_names(values: list[float | None]) -> None:
+    made = cut(pa.chunked_array([[None if v is None else repr(v) for v in values]], pa.string()))
+    assert len(set(made.names)) == len(made.names)
+    ranges = any(name is not None and name.endswith(" or more") for name in made.names)
+    assert ranges == (len({v for v in values if v is not None}) > 12)
+    for value, k in zip(values, made.at.tolist(), strict=True):
+        name = made.names[k]
+        if value is None or name is None:
+            assert value is name
+        elif ranges:
+            ends = [float(word.replace(",", "")) for word in name.split() if word not in ("below", "to", "or", "more")]
+            low, high = (-np.inf, *ends) if name.startswith("below") else (*ends, np.inf)[:2]
+            assert low <= value < high
+        else:
+            assert float(name) == value
 
 
 def test_a_task_without_alerts_is_judged_by_its_line(tmp_path: Path) -> None:
     task = TaskSpec.from_toml(TASK.replace('entity = "user"', 'entity = "user"\nalerting = false', 1))
     kept = run_backtest(task, [write(tmp_path / "x.csv", columns(300))], keep=Keep(outcomes=True)).outcomes
     assert kept is not None
-    line, known = outcome_report(task, kept)["line"], kept.take(kept.labelled)
+    line, known = outcome_report(task, kept)["line"], kept.take(kept.labelled & kept.learned)
     over = known.score >= known.threshold
     assert over.sum() > 5
     assert not kept.alerted.any()

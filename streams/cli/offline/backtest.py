@@ -61,7 +61,8 @@ def backtest_command(
         Path | None, typer.Option("--plots", help="Write the charts of that page as SVG into this folder.")
     ] = None,
     by: Annotated[
-        str | None, typer.Option("--slice", metavar="FIELD", help="Metrics by the values of a field, such as country.")
+        str | None,
+        typer.Option("--slice", metavar="FIELD", help="Metrics by the values or ranges of a field, such as country."),
     ] = None,
     explain: Annotated[
         str | None, typer.Option("--explain", metavar="EVENT_ID", help="Show why this event got its score.")
@@ -150,7 +151,7 @@ def backtest_command(
                 labels=labels or (),
                 label_delay_s=delay_s,
                 started=started,
-                keep=Keep(outcomes=True, reasons=explain is not None, field=by),
+                keep=Keep(outcomes=True, reasons=explain is not None, field=by, late_labels=True),
                 explain=explain,
                 alerts=alerts,
                 features=features,
@@ -162,8 +163,8 @@ def backtest_command(
             console.print("stopped before the files were read")
             raise typer.Exit(INTERRUPTED) from None
     said = result.report()
-    if result.outcomes is not None:
-        said |= outcome_report(spec, result.outcomes, by)
+    if result.judged is not None:
+        said |= outcome_report(spec, result.judged, by)
     if report is not None:
         report.write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     if looking is not None:

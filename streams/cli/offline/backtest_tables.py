@@ -25,17 +25,18 @@ def summary(report: Mapping[str, Any]) -> Table:
 
     r = report
     made = Table(title=f"{r['task']}: {r['rows']:,} rows in {r['seconds']:.1f} s", title_justify="left")
+    over = {"judged": r["judged"], **r["metrics"]}
     made.add_column("metric")
-    for slice_name in r["metrics"]:
+    for slice_name in over:
         made.add_column(slice_name, justify="right")
     for name in _SHOWN:
-        cells = [f"{m[name]:.4f}" if name in m else "" for m in r["metrics"].values()]
+        cells = [f"{m[name]:.4f}" if name in m else "" for m in over.values()]
         if any(cells):
             made.add_row(name, *cells)
     said = (
         f"{r['scored']:,} scored, {r['labelled']:,} labelled, {r['model_version']:,} learned, "
         f"{r['rejected']:,} rejected, {r['repeats']:,} repeated, {r['alerts']['open']:,} alerts opened, "
-        f"{r['drifts']:,} drifts; metrics over {r['metrics_over']}"
+        f"{r['drifts']:,} drifts; judged: {r['judged']['what']}; the other metrics, as live: {r['metrics_over']}"
     )
     if refused := r["alerts"]["refused"]:
         said += f"; {refused:,} rows over the line opened no alert, as the budget had none left"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from weir.streams.workbench.measures import Interval
 
 SLICES_SHOWN = 8
+_AT_LINE = {"precision": "precision at the line", "recall": "recall at the line", "alerts": "rows over the line"}
 _FEW_UNITS = 30
 
 
@@ -40,7 +41,8 @@ def compare_command(
     labels: Annotated[list[Path] | None, typer.Option("--labels", help="Labels in wire format (JSONL).")] = None,
     label_delay: Annotated[str | None, typer.Option(help="How late labels of --labels become known, as 7d.")] = None,
     field: Annotated[
-        str | None, typer.Option("--slice", help="A field of the events; its values are slices, as country.")
+        str | None,
+        typer.Option("--slice", help="A field of the events; its values, or ranges, are slices, as country."),
     ] = None,
     cost: Annotated[
         str | None,
@@ -52,7 +54,8 @@ def compare_command(
     """Compare task files over the same data: paired differences with intervals.
 
     Each task runs over the files once. Rows are paired by entity and event;
-    those count that all scored and whose label is known. Differences of
+    those count that all scored and whose label is known, sooner or later,
+    but those scored before any task had learned. Differences of
     average precision, ROC AUC, log loss, Brier score and cost to the first
     task have 95 % intervals, drawn by entity and by week: believe the wider.
     Then it says on which weeks, sizes of entities and values of --slice they
@@ -70,6 +73,7 @@ def compare_command(
 
     from weir.streams.task_files import load_task
     from weir.streams.workbench.comparison import compared, costs_of, run_tasks
+    from weir.streams.workbench.slices import is_id
 
     specs = {str(path): load_task(path) for path in tasks}
     if len(specs) + champion < 2:
@@ -89,7 +93,8 @@ def compare_command(
             runs += made
         if champion:
             runs[0] = runs[0].labelled_by(runs[1])
-        found = compared(runs, costs=costs, resamples=resamples, kept_field=field)
+        ids = field is not None and any(is_id(spec, field) for spec in specs.values())
+        found = compared(runs, costs=costs, resamples=resamples, kept_field=field, ids=ids)
     except KeyboardInterrupt:
         notes().print(f"stopped after {len(runs)} of {len(specs) + champion} runs: nothing is compared")
         raise typer.Exit(INTERRUPTED) from None
@@ -134,6 +139,7 @@ def show(found: Comparison, title: str = "") -> None:
     """Print a comparison."""
     base = found.names[0]
     title = title or f"{found.rows:,} rows with labels, {found.positives:,} positive; compared with {base}"
+    notes().print(f"counted, as in a backtest: {found.counted}", markup=False, soft_wrap=True)
     for k, difference in enumerate(found.differences, 1):
         name = found.names[k]
         rows: list[tuple[str, ...]] = [
@@ -142,7 +148,7 @@ def show(found: Comparison, title: str = "") -> None:
             for m, by in difference.by_entity.items()
         ]  # fmt: skip
         for name_of, form in (("precision", ".4f"), ("recall", ".4f"), ("alerts", ",.0f")):
-            rows.append((name_of, *(_number(found.measures[i][name_of], form) for i in (0, k)), "", "", ""))
+            rows.append((_AT_LINE[name_of], *(_number(found.measures[i][name_of], form) for i in (0, k)), "", "", ""))
         rows.append(("seconds", *(_number(found.seconds[i], ".1f") for i in (0, k)), "", "", ""))
         units = [next(iter(by.values())).units for by in (difference.by_entity, difference.by_week)]
         columns = (f"by {units[0]:,} entities>", f"by {units[1]:,} weeks>")

@@ -24,8 +24,8 @@ from weir.streams.backtest.notes import RunWatch
 from weir.streams.backtest.runner import BacktestResult
 from weir.streams.errors import UsageError
 from weir.streams.pages.values import FOLDER, percent
-from weir.streams.workbench.measures import at_line
-from weir.streams.workbench.outcome_report import line_words
+from weir.streams.workbench.measures import at_line, measure, reliability
+from weir.streams.workbench.outcome_report import judged_rows, line_words, maturity_of
 from weir.streams.workbench.report import charts
 from weir.streams.workbench.report.charts import Chart
 from weir.streams.workbench.report.feature_parts import feature_parts
@@ -88,18 +88,18 @@ class _Report:
     """A run as the page shows it."""
 
     def __init__(self, result: BacktestResult, watched: RunWatcher) -> None:
-        if result.outcomes is None:
+        if result.outcomes is None or result.judged is None:
             raise UsageError("the run kept no outcomes: run it with keep=Keep(outcomes=True)")
         self.result, self.watched, self.outcomes = result, watched, result.outcomes
         ts = self.outcomes.ts
         self.span = (float(ts.min()), float(ts.max())) if len(ts) else (0.0, 0.0)
-        # As metrics: labels of events that are not mature yet are those that come early, and would mislead.
-        wait = result.task.labels.maturity
-        mature = ts <= self.span[1] - (wait if isinstance(wait, float) else 0.0)
-        self.labelled = self.outcomes.take(self.outcomes.labelled & mature)
+        self.judged = judged_rows(result.judged, maturity_of(result.task))
+        self.labelled = result.judged.take(self.judged.counted)
         self.y = self.labelled.label == 1.0
-        # As the metrics have it: a row that the budget refused met an infinite line.
-        self.line = at_line(self.y, self.labelled.score, self.labelled.score >= self.labelled.threshold)
+        self.line = at_line(self.y, self.labelled.score, self.labelled.over_line)
+        found = measure(self.y, self.labelled.score) | self.line
+        found["ece"] = reliability(self.y, self.labelled.score).ece
+        self.metrics = {name: value for name, value in found.items() if np.isfinite(value)}
         policy = result.task.threshold
         budget = policy if isinstance(policy, BudgetThreshold) else getattr(policy, "fallback", None)
         self.budget = None if budget is None else float(budget.most_a_day)
@@ -126,9 +126,7 @@ class _Report:
             words = f"At the line in force {percent(line['precision'])} of the rows over it are positive, which are "
             words += f"{percent(line['recall'])} of all positives."
             point = (line["recall"], line["precision"], words) if line["alerts"] else None
-            early = percent(float(np.mean(self.labelled.version == 0)))
-            note = f"{early} of the rows were scored before the model had learned anything: they have one score."
-            yield charts.precision_recall_chart(y, score, point, "" if early == "0 %" else note)
+            yield charts.precision_recall_chart(y, score, point, f"Over {self.judged.words()}.")
             yield charts.reliability_chart(y, score)
         shown = self.labelled if len(y) else self.outcomes
         if len(shown):
@@ -145,11 +143,11 @@ class _Report:
         result, sample, p = self.result, self.watched.sample, self.result.pipeline
         rate = float(self.y.mean()) if len(self.y) else 0.0
         parts, top = feature_parts(p.features, p.model.learner, sample), sample.top()
-        metrics = p.evaluation.get()
+        lately = p.evaluation.get()["rolling"]
         return {
             "result": result, "task": result.task, "p": p, "sample": sample, "span": self.span,
-            "days": (self.span[1] - self.span[0]) / _DAY_S, "metrics": metrics["cumulative"],
-            "lately": defaultdict(lambda: None, metrics["rolling"]),
+            "days": (self.span[1] - self.span[0]) / _DAY_S, "metrics": self.metrics,
+            "lately": defaultdict(lambda: None, lately), "counted": self.judged.words(),
             "line": self.line, "line_words": line_words(result.task), "line_now": p.threshold.threshold,
             "budget": self.budget, "labels": int(self.outcomes.labelled.sum()), "labelled": len(self.y),
             "drifts": result.detections[:_MOST_DRIFTS], "positives": int(self.y.sum()), "rate": rate,

@@ -13,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from weir.streams.backtest.outcomes import Outcomes
+from weir.streams.cli.main import app as main
 from weir.streams.cli.offline.compare import compare_command
 from weir.streams.errors import UsageError
 from weir.streams.workbench.comparison import Run, compared, logged_run
@@ -77,12 +78,49 @@ def test_the_better_task_is_told_apart_with_intervals_slices_and_costs(tmp_path:
     assert status == 0, said
     assert "by 40 entities" in said
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["rows"] == N  # those of the last 6 hours too: their labels are known after the last row
+    # Those of the last 6 hours too: their labels are known after the last row. The first were scored by nobody's model.
+    assert found["rows"] == N - 3
+    assert found["counted"] == (
+        "597 rows with a label, 3 of which became known after the last row, "
+        "without 3 scored before anything was learned"
+    )
     [difference] = found["differences"]
     for by in ("by_entity", "by_week"):
         assert difference[by]["average_precision"]["low"] > 0.1
         assert difference[by]["cost"]["high"] < 0
     assert {s["kind"] for s in difference["slices"]} == {"week", "entity size", "country"}
+
+
+def test_a_task_compared_with_itself_has_the_numbers_of_its_backtest(tmp_path: Path) -> None:
+    """One definition of what counts, also while entities cool down, labels are late, and the first rows are scored."""
+    _, better, rows = files(tmp_path)
+    cooling = '[alerts]\nresolve_after_s = "1h"\ncooldown_s = "3d"\n'
+    for name, more in (("plain", ""), ("cooling", cooling), ("mature", '[labels]\nmaturity = "5d"\n')):
+        task = tmp_path / f"{name}.toml"
+        task.write_text(Path(better).read_text() + more)
+        again = tmp_path / f"{name}-again.toml"
+        again.write_text(task.read_text())
+        status, said = weir(
+            str(task), str(again), "--data", rows, "--slice", "x", "--resamples", "100", "--json", str(tmp_path / "c")
+        )
+        assert status == 0, said
+        found, told = json.loads((tmp_path / "c").read_text()), tmp_path / "r.json"
+        arguments = ["backtest", str(task), "--data", rows, "--slice", "x", "--report", str(told)]
+        assert CliRunner().invoke(main, arguments).exit_code == 0
+        report = json.loads(told.read_text())
+        for side in found["measures"]:
+            assert {name: side[name] for name in ("precision", "recall", "alerts")} == {
+                name: report["line"][name] for name in ("precision", "recall", "alerts")
+            }
+            assert side["cost"] * found["rows"] == pytest.approx(report["line"]["cost"])
+            for measured in ("average_precision", "roc_auc", "log_loss", "brier"):
+                assert side[measured] == report["judged"][measured]
+        assert (found["rows"], found["counted"]) == (report["judged"]["rows"], report["judged"]["what"])
+        assert (report["judged"]["not_mature"] > 0) == (name == "mature")
+        slices = {each["value"]: each["rows"] for each in report["slices"]["x"]}
+        of = {each["value"]: each["rows"] for each in found["differences"][0]["slices"] if each["kind"] == "x"}
+        assert of
+        assert of.items() <= slices.items()
 
 
 def outcomes(score: np.ndarray, ids: np.ndarray, label: np.ndarray) -> Outcomes:

@@ -28,6 +28,7 @@ from weir.streams.cli.main import app
 from weir.streams.errors import UsageError
 from weir.streams.pages.values import FOLDER
 from weir.streams.workbench.desk import Task
+from weir.streams.workbench.outcome_report import outcome_report
 from weir.streams.workbench.report.axes import Axis, amounts, odds, shares, times
 from weir.streams.workbench.report.charts import known_until
 from weir.streams.workbench.report.feature_parts import feature_parts
@@ -112,7 +113,9 @@ def test_many_alerts_are_shown_by_the_gravest_with_reasons_and_outcome(tmp_path:
 
 def test_the_head_says_the_numbers_of_the_run_and_at_which_line(tmp_path: Path) -> None:
     result, _, page = made(tmp_path, ALERTS_A_LOT)
-    found, said = result.pipeline.evaluation.get()["cumulative"], numbers_of(page, "summary")
+    assert result.judged is not None
+    report, said = outcome_report(result.task, result.judged), numbers_of(page, "summary")
+    found = report["judged"] | report["line"]
     for name in ("average_precision", "roc_auc", "log_loss"):
         assert f"{found[name]:.3g}" in said, name
     assert f"{found['recall'] * 100:.3g} %" in said
@@ -127,9 +130,10 @@ def test_what_is_counted_at_the_line_are_the_mature_rows_that_metrics_are_over(t
     found = result.pipeline.evaluation.get()["cumulative"]
     assert result.outcomes is not None
     assert found["n"] < np.count_nonzero(result.outcomes.labelled)
+    assert not result.outcomes.version[: int(found["n"])].any()  # so few rows that none has to be left out
     hits = found["recall"] * found["positive_rate"] * found["n"]
     assert f"{hits:.0f} of {found['positive_rate'] * found['n']:.0f} positives" in page.sections["summary"]
-    assert "mature events (maturity = 30h)" in page.sections["summary"]
+    assert "not mature" in page.sections["summary"]
 
 
 def test_a_budget_is_drawn_and_said(tmp_path: Path) -> None:
