@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weir.online.batch import LabelBatch
+from weir.online.batch import FloatVector, LabelBatch
 from weir.online.codec.columns import ColumnRequest
 from weir.online.codec.decode import decode_device_events, decode_labels, decode_user_events
 from weir.online.task.next_spec import NextTask
@@ -47,6 +47,22 @@ class WireSource:
         whole = SourceBatch(self._batch, None, np.zeros(n, dtype=np.bool_), self._rejects)
         for at in range(0, max(n, 1), size):
             yield whole.slice(at, None if at + size >= n else at + size)
+
+
+def timed_events(task: TaskSpec, columns: ColumnRequest, paths: Sequence[Path]) -> tuple[list[bytes], FloatVector]:
+    """The lines of events that fit, and the time of each."""
+    lines = _lines(paths)[0]
+    decoded = (decode_device_events if task.stream == "device-events" else decode_user_events)(lines, columns)
+    return [lines[i] for i in decoded.index.tolist()], decoded.batch.ts
+
+
+def timed_labels(task: str, paths: Sequence[Path]) -> tuple[list[bytes], FloatVector]:
+    """The lines of labels of ``task`` that fit, and the time that each speaks of; raises as `read_labels`."""
+    read_labels(task, paths)
+    lines = _lines(paths, "labels")[0]
+    decoded = decode_labels(lines)
+    mine = np.flatnonzero(np.array([t == task for t in decoded.tasks], dtype=np.bool_))
+    return [lines[i] for i in decoded.index[mine].tolist()], decoded.batch.ts[mine]
 
 
 def read_labels(task: str, paths: Sequence[Path]) -> tuple[LabelBatch, str]:

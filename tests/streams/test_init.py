@@ -25,6 +25,7 @@ from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.checks.findings import Check
 from weir.streams.cli.main import app
+from weir.streams.cli.offline.init import _told
 from weir.streams.errors import UsageError
 from weir.streams.workbench.profile.choices import Ask
 from weir.streams.workbench.profile.doubts import doubts_of
@@ -335,9 +336,50 @@ def test_repeated_rows_are_repeats_and_versions_of_a_row_are_not(tmp_path: Path)
     assert drafted(written(tmp_path, table))[0].plan.event_id is None
 
 
-def test_a_time_that_few_rows_have_is_told_as_a_label_to_be(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["times", "days", "other days"])
+def test_a_date_or_nothing_is_a_label_that_says_when_it_was_known(tmp_path: Path, form: str) -> None:
+    """Not before that date, and what has none is a 0 only when nearly all dates would have come."""
+    table, late = rows(600), timedelta(hours=30)
+    at = [datetime.fromisoformat(t) for t in table["time"]]
+    write: dict[str, Callable[[datetime], str]] = {
+        "times": lambda t: t.isoformat(),
+        "days": lambda t: f"{t:%Y-%m-%d}",
+        "other days": lambda t: f"{t:%d.%m.%y}",
+    }
+    table["chargeback_on"] = [write[form](t + late) if bad else "" for t, bad in zip(at, table["fraud"], strict=True)]
+    bad = table.pop("fraud")
+    draft, task = drafted(paths := written(tmp_path, table | {"updated_at": table["chargeback_on"]}))
+    assert task.labels.silence is None
+    assert draft.plan.left["updated_at"] == "a time after the event's own"
+    assert task.source is not None
+    assert (task.source.label, task.source.positive) == ("chargeback_on", ("*",))
+    assert not [check for check in doubts_of(task, paths) if check.status == "FAIL"]
+    result = run_backtest(
+        TaskSpec.from_toml(draft.text.replace('kind = "auto"', 'kind = "logistic"')), paths, keep=Keep(outcomes=True)
+    )
+    assert result.outcomes is not None
+    wait_s = task.labels.join.negative_after_s or task.source.label_delay
+    assert 29 * 3600 < wait_s <= 3 * 86_400
+    old = result.outcomes.ts < result.outcomes.ts.max() - wait_s - 3600
+    assert np.array_equal(result.outcomes.label[old], np.array(bad)[old])
+    known = result.outcomes.known_at - result.outcomes.ts
+    assert np.nanmin(known[result.outcomes.label == 1]) >= 6 * 3600  # a day's beginning, of an event before noon
+    assert np.nanmin(known[result.outcomes.label == 0]) > wait_s - 6 * 3600  # the join says when the row before came
+
+
+def test_a_later_time_of_another_name_is_told_as_a_label_to_be(tmp_path: Path) -> None:
     table = rows()
-    table["chargeback_on"] = [
-        t if bad else "" for t, bad in zip([*table["time"][1:], "2026-01-01"], table.pop("fraud"), strict=True)
+    table["updated_at"] = [
+        t if bad else "" for t, bad in zip([*table["time"][1:], ""], table.pop("fraud"), strict=True)
     ]
-    assert "is it the label?" in drafted(written(tmp_path, table))[0].plan.left["chargeback_on"]
+    assert "is it the label?" in drafted(written(tmp_path, table))[0].plan.left["updated_at"]
+
+
+def test_a_label_of_one_value_is_told_where_another_task_is_made(tmp_path: Path) -> None:
+    table = rows() | {"customer": [f"c{i % 40:02d}" for i in range(N)], "fraud": [0] * N}
+    draft, task = drafted(written(tmp_path, table))
+    assert task.labels.silence is not None
+    why = "no label: fraud might be it, but all its values are '0'"
+    assert f"[labels.silence]  # {why}" in draft.text
+    assert why in draft.plan.guesses["silence"]
+    assert why in next(_told(draft, Path("x.toml")))

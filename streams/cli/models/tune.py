@@ -10,12 +10,12 @@ import importlib.util
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from weir.streams.cli.console import bar_of_each, bars, notes, output, table
-from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, LogOption, settings_of
+from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, LogOption, duration, settings_of
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,10 +29,14 @@ _METRICS = ("average_precision", "roc_auc", "log_loss", "brier")
 
 
 def tune_command(
-    task: Annotated[Path, typer.Argument(metavar="TASK", help="The task file (TOML), with [source].")],
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="The task file (TOML).")],
     data: Annotated[
         list[Path] | None, typer.Option("--data", help="CSV, Parquet, Arrow or JSON; repeat to merge files by time.")
     ] = None,
+    labels: Annotated[
+        list[Path] | None, typer.Option("--labels", help="Labels in wire format (JSONL), when they are not a column.")
+    ] = None,
+    label_delay: Annotated[str | None, typer.Option(help="How late labels of --labels become known, as 7d.")] = None,
     minutes: Annotated[float, typer.Option(min=0.01, help="How long to search and judge, about.")] = 20.0,
     trials: Annotated[
         int | None, typer.Option("--trials", "-n", min=1, help="Ended trials the study shall have; with --full 20.")
@@ -81,6 +85,8 @@ def tune_command(
 
         weir tune fraud.toml --data payments.parquet --processes 2 --study fraud.journal
 
+        weir tune fraud.toml --data user-events.jsonl --labels labels.jsonl --label-delay 4d
+
         weir tune fraud.toml --full --archive /data/weir-archive --trials 30 --study fraud.journal
     """
     if full or (not data and (archive is not None or log is not None)):
@@ -99,16 +105,27 @@ def tune_command(
         raise UsageError(f"{out}: give a file in a folder that exists")
     if importlib.util.find_spec("optuna") is None:
         raise UsageError("optuna is not installed: pip install 'weir[train]'")
-    ends = time.monotonic() + minutes * 60
+    if labels and label_delay is None:
+        raise UsageError("labels become known late: say how late with --label-delay, such as 7d (0s for at once)")
+    delay_s = None if label_delay is None else duration("--label-delay", label_delay)
+    told, ends = _Told(data, labels or [], delay_s), time.monotonic() + minutes * 60
     try:
-        _tune(task, data, ends, trials or _MOST_TRIALS, judge, metric, processes, seed, study, out)
+        _tune(task, told, ends, trials or _MOST_TRIALS, judge, metric, processes, seed, study, out)
     except KeyboardInterrupt:
         notes().print(f"interrupted: the same command goes on with {study}", markup=False)
         raise typer.Exit(INTERRUPTED) from None
 
 
+class _Told(NamedTuple):
+    """What is searched over."""
+
+    data: list[Path]
+    labels: list[Path]
+    label_delay_s: float | None
+
+
 def _tune(
-    task: Path, data: list[Path], ends: float, trials: int, judge: float, metric: str, processes: int, seed: int,
+    task: Path, told: _Told, ends: float, trials: int, judge: float, metric: str, processes: int, seed: int,
     study: Path, out: Path | None,
 ) -> None:  # fmt: skip
     from weir.streams.config.text_files import read_text
@@ -117,7 +134,9 @@ def _tune(
     from weir.streams.workbench.tuning.time_cut import cut
 
     spec, text = load_task(task), read_text(task, "task file", "correct the path")
-    search = Search(text, cut(spec, data, judge, work_folder(study)), study, metric, seed)
+    data, labels, delay_s = told
+    made = cut(spec, data, judge, work_folder(study), labels, delay_s or 0.0)
+    search = Search(text, made, study, metric, seed, delay_s)
     c = search.cut
     notes().print(
         f"{c.rows:,} rows to tune on; the last {c.judged:,} are judged at the end and not read before", soft_wrap=True
@@ -133,7 +152,7 @@ def _tune(
             until, trials, processes, lambda t: shown.console.print(_told(t, metric), markup=False, soft_wrap=True),
             lambda: shown.update(row, completed=time.monotonic() - began),
         )  # fmt: skip
-    _finish(search, data, out)
+    _finish(search, told, out)
 
 
 def _told(trial: FrozenTrial, metric: str) -> str:
@@ -146,7 +165,7 @@ def _told(trial: FrozenTrial, metric: str) -> str:
     return f"trial {trial.number}: {metric} {value}{early}; {_said(changes(trial))}"
 
 
-def _finish(search: Search, data: list[Path], out: Path | None) -> None:
+def _finish(search: Search, of: _Told, out: Path | None) -> None:
     """Show the best trials, judge the pick and the task as it is, and write what is recommended."""
     from rich.progress import TimeRemainingColumn
 
@@ -174,7 +193,8 @@ def _finish(search: Search, data: list[Path], out: Path | None) -> None:
         looks = int(study.user_attrs.get("judged", 0)) + 1
         study.set_user_attr("judged", looks)
         with bar_of_each(TimeRemainingColumn()) as advance:
-            found = judge({"as it is": search.document, f"trial {best.number}": document}, data, search.cut.at, advance)
+            sides = {"as it is": search.document, f"trial {best.number}": document}
+            found = judge(sides, of.data, search.cut.at, advance, labels=of.labels, label_delay_s=of.label_delay_s)
         show(found, f"judged once: {found.rows:,} later rows with labels, {found.positives:,} positive")
         gain = found.differences[0].by_entity[search.metric]
         if gain.value * sign(search.metric) < 0:

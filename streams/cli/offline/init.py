@@ -94,8 +94,9 @@ def _told(draft: Draft, target: Path) -> Iterator[str]:
     time = plan.time.name if plan.time is not None else "none, rows in file order"
     found = f"{plan.sample.rows:,} rows; time: {time}; entity: {plan.main.name if plan.main is not None else 'none'}"
     if plan.label is not None:
-        found += f"; label: {plan.label.column.name}, {plan.rate:.2%} {' or '.join(plan.label.positive)}"
-    yield f"{target}: {found}{'' if plan.label is not None else '; no label'}"
+        what = "have a date" if plan.label.dated else " or ".join(plan.label.positive)
+        found += f"; label: {plan.label.column.name}, {plan.rate:.2%} {what}"
+    yield f"{target}: {found}{'' if plan.label is not None else f'; {plan.no_label}'}"
     yield from (f"left out: {each}" for each in draft.left)
     if plan.left:
         names = ", ".join(list(plan.left)[:6]) + (", ..." if len(plan.left) > 6 else "")

@@ -25,7 +25,7 @@ from weir.streams.errors import UsageError
 from weir.streams.workbench.profile import roles, terms
 from weir.streams.workbench.profile.columns import Column
 from weir.streams.workbench.profile.sampled import Sample
-from weir.streams.workbench.profile.task_plan import Plan
+from weir.streams.workbench.profile.task_plan import DAY_S, Plan
 
 Ask = Callable[[str, str, Sequence[str]], str] | None
 """Called with a question, the guess, and the answers that there are (any where there are none); gives the answer. Where
@@ -57,6 +57,9 @@ def plan_of(name: str, sample: Sample, columns: Sequence[Column], ask: Ask) -> P
     plan = Plan(name, sample)
     plan.left |= dict.fromkeys(sample.doubled, "several columns have this name: rename all but one")
     plan.left |= {c.name: c.why for c in columns if c.why}
+    constant = [c for c in columns if c.distinct == 1 and c.words & terms.LABEL]
+    if constant:
+        plan.no_label = f"no label: {constant[0].name} might be it, but {_alike(constant[0])}"
     rest = [c for c in columns if not c.why]
     _choose_time(plan, rest, ask)
     rest = [c for c in rest if c is not plan.time]
@@ -70,10 +73,12 @@ def plan_of(name: str, sample: Sample, columns: Sequence[Column], ask: Ask) -> P
     used = {id(c) for c in plan.columns.values()}
     _choose_inputs(plan, [c for c in rest if id(c) not in used])
     if plan.label is None:
-        alike = [c for c in columns if c.distinct == 1 and c.words & terms.LABEL]
-        why = "by its name the label, but all its values are {!r}: nothing can be told apart by it"
-        plan.left |= {c.name: why.format(c.spoken(1)[0][0]) for c in alike}
+        plan.left |= {c.name: f"by its name the label, but {_alike(c)}: nothing can be told apart" for c in constant}
     return plan
+
+
+def _alike(c: Column) -> str:
+    return f"all its values are {c.spoken(1)[0][0]!r}"
 
 
 def _answer(plan: Plan, ask: Ask, part: str, why: str, question: str, guess: str, answers: Sequence[str] = ()) -> str:
@@ -110,6 +115,7 @@ def _choose_time(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
 def _choose_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
     column = _which(plan, ask, "label", "Which column is the label?", roles.guess_label(columns))
     if column is None:
+        _choose_dated_label(plan, columns, ask)
         return
     plan.label = label = roles.meaning_of(column)
     if not label.usual:
@@ -128,6 +134,26 @@ def _choose_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
         plan.delay_s = _duration("label delay", _answer(plan, ask, "label_delay", why, question, guess))
 
 
+def _choose_dated_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
+    """Choose a date or nothing, such as that of a chargeback, as the label."""
+    if plan.time is None:
+        return
+    question = "No column is a label of two values. Which date, that few rows have, says that the event became a 1?"
+    if (column := _which(plan, ask, "label", question, roles.guess_dated_label(columns, plan.ts))) is None:
+        return
+    plan.label = label = roles.LabelGuess(column, ["*"], usual=False, dated=True)
+    plan.guesses.setdefault("label", f"a guess: a later date that {plan.rate:.2%} of the rows have")
+    if column.time_format == plan.time.time_format:  # there is one for all times of a task
+        label.known = column
+    late = roles.late_s(column, plan.ts)
+    late = late[np.isfinite(late)]
+    most_s = min(float(np.quantile(late, 0.99)), plan.span_s / 3)
+    unit_s = DAY_S if most_s > DAY_S else 3600.0
+    guess = format_duration(max(np.ceil(most_s / unit_s), 1.0) * unit_s)
+    question, why = "After how long without such a date is the event a 0?", "a guess: nearly all dates come sooner"
+    plan.delay_s = _duration("label delay", _answer(plan, ask, "label_delay", why, question, guess))
+
+
 def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
     """Choose what events are about, and what else that labels are counted by comes again."""
     ranked = roles.guess_entities(columns)
@@ -139,8 +165,8 @@ def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
         plan.entity, plan.columns[key] = _entity_name(plan.main, set()), plan.main
         if plan.label is None and plan.time is not None and plan.main.distinct >= _MANY:
             guess = "silence" if plan.sample.rows < _OFTEN * plan.main.distinct else "numbers"
-            what = "No column is a label. Learn who falls silent, or watch the numbers for what is new?"
-            why = "a guess: there is no label, and ids come again"
+            what = f"There is {plan.no_label}. Learn who falls silent, or watch the numbers for what is new?"
+            why = f"a guess: {plan.no_label}, so that is learned who falls silent: ids come again"
             plan.silent = _answer(plan, ask, "silence", why, what, guess, ["silence", "numbers"]) == "silence"
             if plan.silent:
                 _choose_silence(plan, ask)

@@ -98,6 +98,9 @@ def _look(seen: _Sample, labels: Sequence[Path]) -> None:
             late.append((part.known_at - batch.ts)[np.isfinite(part.known_at)])
     seen.watch.look()
     seen.y = np.concatenate(y) if y else seen.y
+    if (after_s := seen.task.labels.join.negative_after_s) is not None and y:
+        old = np.concatenate([batch.ts for batch in seen.batches]) < seen.watch.last - after_s
+        seen.y = np.where(np.isnan(seen.y) & old, 0.0, seen.y)
     fixed = np.array([seen.task.source.label_delay if seen.task.source is not None else 0.0])
     seen.late_s = np.concatenate(late) if late else fixed
 

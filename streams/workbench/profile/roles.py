@@ -27,6 +27,7 @@ LEAK_AUC: Final = 0.985
 """One column that separates the labels so well rather tells them."""
 _SURE: Final = 0.75
 """By how much the best guess has to lead."""
+_DAY_S: Final = 86_400.0
 _FEW: Final = 10
 """Fewer different values are of a kind or a flag, where no word says that they are ids."""
 
@@ -43,10 +44,14 @@ class LabelGuess:
     """Whether its words are understood without being listed."""
     known: Column | None = None
     """When each label became known."""
+    dated: bool = False
+    """Whether it is a date or nothing: a date says when the event became a 1, and none may still come."""
 
     @property
     def y(self) -> FloatVector:
         """``(n,)`` 1, 0, and NaN where there is no label."""
+        if self.dated:
+            return np.asarray(pc.is_valid(self.column.texts), np.float64)
         coded = pc.dictionary_encode(self.column.texts.combine_chunks())
         words: list[str] = coded.dictionary.to_pylist()
         of = [1.0 if w in self.positive else np.nan if w in self.unlabelled else 0.0 for w in words]
@@ -143,6 +148,27 @@ def guess_label(columns: Sequence[Column]) -> Guess:
     return best(scored, 2.5)
 
 
+def guess_dated_label(columns: Sequence[Column], ts: FloatVector) -> Guess:
+    """The column that says when an event became a 1, such as a chargeback's date: a later time that few rows have."""
+    scored = []
+    for c in (c for c in columns if c.kind == "times" and c.times is not None and c.known < 0.5):
+        late = late_s(c, ts)
+        late = late[np.isfinite(late)]
+        if c.words & terms.NO_OUTCOME or len(late) < 10 or np.mean(late >= 0) < 0.95:
+            continue
+        named = bool(c.words & (terms.LABEL | terms.AFTERWARDS)) + bool(c.words & (terms.LATER | terms.KNOWN))
+        scored.append((2.0 * named + c.known, c))
+    return best(scored, 2.0)
+
+
+def late_s(column: Column, ts: FloatVector) -> FloatVector:
+    """How long after ``ts (n,)`` a column's times are; of days alone, from the beginning of the event's day."""
+    assert column.times is not None
+    known = column.times[np.isfinite(column.times)]
+    days = not np.any(known % _DAY_S)
+    return column.times - (np.floor(ts / _DAY_S) * _DAY_S if days else ts)
+
+
 def _plain(word: str) -> str:
     return word.strip().casefold().removesuffix(".0")
 
@@ -222,13 +248,10 @@ def leaks(columns: Sequence[Column], ts: FloatVector | None, label: LabelGuess |
         if ts is not None and c.kind == "times" and c.times is not None:
             after = np.nanmean(np.where(np.isfinite(c.times), c.times > ts, np.nan)) > 0.5
             found[c.name] = (
-                "a time after the event's own; is it the label? Then name it `label`, with "
-                'positive = ["*"] and negative = [""]'
-                if after and label is None and c.known < 0.5
-                else "a time after the event's own"
-                if after
-                else "a second time; put what it tells into a number"
+                "a time after the event's own" if after else "a second time; put what it tells into a number"
             )
+            if after and label is None and c.known < 0.5:
+                found[c.name] += '; is it the label? Then name it `label`, with positive = ["*"] and negative = [""]'
         elif ts is not None and c.numbers is not None and _runs_with(c.numbers, ts):
             found[c.name] = "it tells the time only"
         elif label is None:

@@ -39,6 +39,9 @@ class Plan:
     entity: str = "all"
     label: roles.LabelGuess | None = None
     delay_s: float = 0.0
+    """How late labels are; where they are a date or nothing, how late a date comes at most."""
+    no_label: str = "no label"
+    """Why there is none."""
     silent: bool = False
     """Whether the task asks who falls silent: it has no label, and many entities that come again."""
     horizon_s: float = 0.0
@@ -132,7 +135,7 @@ class Plan:
         return [format_duration(w) for w in (fit[:3] or [max(w for w in LADDER_S if w <= max(self.span_s, 60.0))])]
 
     def delays(self) -> list[FloatVector]:
-        """How late labels 0 and 1 became known; nothing where no column says it."""
+        """How late labels 0 and 1 became known; nothing where no column says it of both."""
         if self.label is None or self.label.known is None or self.label.known.times is None:
             return []
         late = np.maximum(self.label.known.times - self.ts, 0.0)

@@ -36,9 +36,12 @@ WORTH: Final = _words("amount value price spend total score sum revenue cost bal
 MONEY: Final = _words("amount price spend betrag")
 LABEL: Final = _words(
     "label target fraud class y outcome churn churned churner default defaulted anomaly attack failed failure fail "
-    "cancelled canceled bad spam lapse lapsed converted response fraudulent isfraud betrug storno escalated disputed"
+    "cancelled canceled bad spam lapse lapsed converted response fraudulent isfraud betrug storno escalated disputed "
+    "cancellation"
 )
-AFTERWARDS: Final = _words("chargeback resolution resolved")
+AFTERWARDS: Final = _words("chargeback dispute refund resolution resolved")
 """Of what nobody knows when the event comes."""
+NO_OUTCOME: Final = _words("updated modified birth dob expiry expires valid due start started planned expected")
+"""Of a later time that is no outcome of the event."""
 BAD: Final = ("fraud", "bad", "default", "churn", "fail", "cancel", "attack", "anomal", "betrug", "spam", "malicious")
 """Parts of a label's value that mean 1."""

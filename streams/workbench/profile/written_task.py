@@ -126,19 +126,18 @@ def _categories(plan: Plan) -> Iterator[_Block]:
 
 def _model(plan: Plan) -> Iterator[_Block]:
     if plan.score_column:
-        why = "no label: detectors watch the numbers; name a `label` in [source] to learn from one"
+        why = f"{plan.no_label}: detectors watch the numbers; name a `label` in [source] to learn from one"
         yield _Block("[model]", {"kind": "column", "params": {"column": plan.score_column}}, why)
     elif plan.lag_free:
-        yield _Block(
-            "[model]", {"kind": "auto", "params": {"lag": 0}}, "lag 0: each label is known before the next row"
-        )
+        why = "lag 0: each label is known before the next row"
+        yield _Block("[model]", {"kind": "auto", "params": {"lag": 0}}, why)
     else:
         yield _Block("[model]", {"kind": "auto"})
     if plan.silent:
         horizon = {"horizon_s": format_duration(plan.horizon_s)}
         once = {"observe_s": format_duration(plan.observe_s)} | horizon | {"reveal": "at_horizon"}
         silence = once if plan.observe_s else {"score": "each event"} | horizon
-        why = f"no label: does no event follow {'its first days' if plan.observe_s else 'this one'} for so long?"
+        why = f"{plan.no_label}: does no event follow {'its first days' if plan.observe_s else 'this one'} for so long?"
         yield _Block("[labels.silence]", silence, why, plan.guesses)
     late = plan.delays()
     labels, whys = dict[str, Any](), dict[str, str]()
@@ -152,8 +151,14 @@ def _model(plan: Plan) -> Iterator[_Block]:
         if max(middle) > _UNEVEN * min(middle) and wait_s < _UNEVEN * max(middle) + 3600.0:
             labels["maturity"] = format_duration(wait_s)
             whys["maturity"] = f"{('negatives', 'positives')[slow]} are known later than the others: both wait for it"
+    wait, dated = format_duration(plan.delay_s), plan.label is not None and plan.label.dated and bool(plan.label.known)
+    if dated:
+        labels["maturity"], whys["maturity"] = wait, "a 1 is known sooner than a 0: both are learned then"
     if labels:
         yield _Block("[labels]", labels, whys=whys)
+    if dated:
+        why = plan.guesses.get("label_delay", "as was said")
+        yield _Block("[labels.join]", {"negative_after_s": wait}, f"an event without a date is a 0 then; {why}")
     if not there:
         return
     days = max(float(each.max()) for each in late) / DAY_S
@@ -197,12 +202,18 @@ def _source(plan: Plan) -> Iterator[_Block]:
     if (label := plan.label) is not None:
         source["label"] = label.column.name
         words = {"positive": label.positive, "negative": label.negative, "unlabelled": label.unlabelled}
+        if label.dated:
+            words["negative"] = [""] if label.known is None else []
+            whys["positive"] = "any date; whatever has none " + ("is a 0" if label.known is None else "is a 0 later on")
         source |= {} if label.usual else {key: held for key, held in words.items() if held}
         if label.known is not None:
             source["label_known"] = label.known.name
         else:
             source["label_delay"] = format_duration(plan.delay_s)
     if plan.lag_free:
-        source["batch_size"], whys["batch_size"] = 1, "predict a row, then learn it"
+        source["batch_size"] = 1
+        whys["batch_size"] = (
+            "each label is learned before the next row is scored; 100 is faster, and learns between batches"
+        )
     yield _Block("[source]", source, whys={key: why for key, why in whys.items() if key != "entity"})
     yield _Block("[source.columns]", {name: column.name for name, column in plan.columns.items()})

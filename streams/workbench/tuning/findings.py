@@ -101,11 +101,13 @@ def recommended(search: Search, reference: Reference, best: FrozenTrial) -> Docu
 
 
 def judge(
-    documents: Mapping[str, Document], data: Sequence[Path], since: float, progress: Progress | None = None
-) -> Comparison:
+    documents: Mapping[str, Document], data: Sequence[Path], since: float, progress: Progress | None = None,
+    *, labels: Sequence[Path] = (), label_delay_s: float | None = None,
+) -> Comparison:  # fmt: skip
     """Run the tasks over all data and compare them on the rows from ``since`` on, none of which was read before."""
     tasks = {name: TaskSpec.model_validate(document) for name, document in documents.items()}
-    return compared(list(run_tasks(tasks, data, progress)), since=since, costs=costs_of(list(tasks.values())))
+    runs = run_tasks(tasks, data, progress, labels=labels, label_delay_s=label_delay_s)
+    return compared(list(runs), since=since, costs=costs_of(list(tasks.values())))
 
 
 def _scores(search: Search, number: int) -> FloatVector:

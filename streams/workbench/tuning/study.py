@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
-from weir.streams.backtest.runner import run_backtest
+from weir.streams.backtest.runner import BacktestResult, run_backtest
 from weir.streams.errors import UsageError, WeirError
 from weir.streams.workbench.tuning.reference import BLOCKS, Reference, reference_of
 from weir.streams.workbench.tuning.space import AS_IS, Document, Facts, Space, built
@@ -64,6 +64,8 @@ class Search:
     study: Path
     metric: str
     seed: int
+    label_delay_s: float | None = None
+    """How late labels of files become known."""
 
     @property
     def folder(self) -> Path:
@@ -78,10 +80,17 @@ class Search:
     def task(self, document: Document) -> TaskSpec | None:
         """The task of a document over the rows to tune on; ``None`` where there can be none."""
         task = built(document)
-        if task is None or task.source is None:
+        if task is None:
             return None
-        quiet = {"alerting": False, "drift": None}  # which change no score, and take time
-        return task.model_copy(update=quiet | {"source": task.source.model_copy(update=self.cut.source)})
+        quiet: dict[str, Any] = {"alerting": False, "drift": None}  # which change no score, and take time
+        if task.source is not None:
+            quiet["source"] = task.source.model_copy(update=self.cut.source)
+        return task.model_copy(update=quiet)
+
+    def backtest(self, task: TaskSpec, progress: Progress | None, **more: Any) -> BacktestResult:
+        """Run a task over the rows to tune on."""
+        labels, delay_s = self.cut.labels, self.label_delay_s
+        return run_backtest(task, [self.cut.path], None, progress, labels=labels, label_delay_s=delay_s, **more)
 
     def open(self, number: int = 0) -> optuna.Study:
         """The study; raises ``UsageError`` where the file is one of other data or another task."""
@@ -108,8 +117,11 @@ class Search:
 
     def _about(self) -> str:
         """What tells a study from one of another task, rows to tune on, metric or space."""
-        told = json.dumps([self.text, self.cut.digest, self.metric, self.seed, _SPACE])
+        told = json.dumps([self.text, self.cut.digest, self.metric, self.seed, _SPACE, *self._delay()])
         return hashlib.sha256(told.encode()).hexdigest()
+
+    def _delay(self) -> list[float]:
+        return [] if self.label_delay_s is None else [self.label_delay_s]
 
     def reference(self, progress: Progress | None = None) -> Reference:
         """The measure of all trials: kept from the run before, or by the task as it is, which runs now."""
@@ -123,7 +135,7 @@ class Search:
         task = self.task(self.document)
         assert task is not None
         sample = InputSample()
-        done = run_backtest(task, [self.cut.path], None, progress, keep=Keep(outcomes=True), watcher=sample)
+        done = self.backtest(task, progress, keep=Keep(outcomes=True), watcher=sample)
         assert done.outcomes is not None
         r = reference_of(done.outcomes, done.seconds)
         # Of the older rows: by the newer ones trials are told apart.
@@ -219,7 +231,7 @@ class Search:
             task = None if same is not None else self.task(document)
             watch = TrialWatch(self.metric, trial, reference, until)
             if task is not None:
-                run_backtest(task, [self.cut.path], None, progress, watcher=watch, stop=watch.stop)
+                self.backtest(task, progress, watcher=watch, stop=watch.stop)
         except WeirError as error:  # a change that the data does not allow is no end of the search
             trial.set_user_attr("error", str(error))
             task = None

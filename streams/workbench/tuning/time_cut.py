@@ -18,10 +18,12 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from weir.online.batch import FloatVector
+from weir.online.task.column_plan import columns_of
 from weir.online.task.spec import SourceSpec, TaskSpec
 from weir.streams.backtest.tables.event_times import read_times
 from weir.streams.backtest.tables.formats import FileTable, read_files
 from weir.streams.backtest.tables.texts import MISSING, Cells
+from weir.streams.backtest.wire_files import timed_events, timed_labels
 from weir.streams.errors import UsageError
 
 _TIME, _KNOWN = "weir_time", "weir_known"
@@ -42,29 +44,38 @@ class TimeCut:
     """What ``[source]`` says in place of the task's own, to read that file."""
     digest: str
     """Of what there is to tune on."""
+    labels: tuple[Path, ...] = ()
+    """Those known before the cut, where they are no column."""
 
 
-def cut(task: TaskSpec, data: Sequence[Path], share: float, into: Path) -> TimeCut:
+def cut(
+    task: TaskSpec, data: Sequence[Path], share: float, into: Path, labels: Sequence[Path] = (), delay_s: float = 0.0
+) -> TimeCut:
     """Write all rows before the last ``share`` of them into the folder ``into``.
+
+    Parameters
+    ----------
+    labels : dumps of the ``labels`` topic, where labels are no column; ``delay_s`` after their time they are known.
 
     Raises
     ------
     UsageError
-        Where the task has no ``[source]`` with a label or silence, or nothing is left on a side.
+        Where the task has no labels, or nothing is left on a side.
     """
     spec = task.source
+    assumed = task.labels.silence is not None
+    if not assumed and not labels and (spec is None or spec.label is None):
+        raise UsageError("the task has no labels to tune by: name the `label` column in [source], or give --labels")
+    into.mkdir(parents=True, exist_ok=True)
     if spec is None:
-        raise UsageError("the task has no [source]: weir tune reads tables; see docs/TASKS.md")
-    if spec.label is None and task.labels.silence is None:
-        raise UsageError("the task has no labels to tune by: name the `label` column in [source]")
+        return _lines_cut(task, data, share, into, labels, delay_s)
     files = read_files(data, *_columns(spec, task), spec.separator)
     ts = _times(spec, files)
-    known = np.sort(ts[~np.isnan(ts)])
-    at = float(known[min(int(len(known) * (1 - share)), len(known) - 1)]) if len(known) else np.nan
+    known = ts[~np.isnan(ts)]
+    at = _place(known, share)
     kept = np.flatnonzero(ts < at)
     judged = int((known >= at).sum()) if len(known) else 0
-    if len(kept) == 0 or judged == 0:
-        raise UsageError(f"{files.files}: {len(kept):,} rows to tune on, {judged:,} to judge: give more data")
+    _check_sides(files.files, len(kept), judged)
     # In one order whatever a set of texts has in this process, or the digest is another when a study goes on.
     table, source = files.table.select(sorted(files.table.column_names)).take(pa.array(kept)), dict[str, Any]()
     if spec.time is not None:
@@ -77,13 +88,57 @@ def cut(task: TaskSpec, data: Sequence[Path], share: float, into: Path) -> TimeC
         table = table.append_column(_KNOWN, pa.array(when, mask=np.isnan(when)))
         source["label_known"] = _KNOWN
     path = into / ("tuning.csv" if files.semicolons else "tuning.parquet")
-    into.mkdir(parents=True, exist_ok=True)
     if files.semicolons:  # which is what tells that a comma is the decimal mark
         pcsv.write_csv(table, path, pcsv.WriteOptions(delimiter=";"))
         source["separator"] = ";"
     else:
         pq.write_table(table, path)
-    return TimeCut(at, len(kept), judged, path, source, hashlib.sha256(path.read_bytes()).hexdigest())
+    told = _labels_cut(task, labels, delay_s, at, into)
+    return TimeCut(at, len(kept), judged, path, source, _digest(path, *told), told)
+
+
+def _lines_cut(
+    task: TaskSpec, data: Sequence[Path], share: float, into: Path, labels: Sequence[Path], delay_s: float
+) -> TimeCut:
+    """The same of a task without [source]: events of the wire format."""
+    lines, ts = timed_events(task, columns_of(task), data)
+    at = _place(ts, share)
+    kept = np.flatnonzero(ts < at)
+    _check_sides(", ".join(map(str, data)), len(kept), len(lines) - len(kept))
+    path = _written(into / "tuning.jsonl", [lines[i] for i in kept.tolist()])
+    told = _labels_cut(task, labels, delay_s, at, into)
+    return TimeCut(at, len(kept), len(lines) - len(kept), path, {}, _digest(path, *told), told)
+
+
+def _labels_cut(task: TaskSpec, labels: Sequence[Path], delay_s: float, at: float, into: Path) -> tuple[Path, ...]:
+    """The labels of dumps that became known before the cut: nobody could have tuned by the others."""
+    if not labels:
+        return ()
+    lines, ts = timed_labels(task.name, labels)
+    known = np.flatnonzero(ts + delay_s < at).tolist()
+    if not known:
+        raise UsageError(f"none of {len(lines):,} labels of task {task.name} is known before the cut: give more data")
+    return (_written(into / "tuning-labels.jsonl", [lines[i] for i in known]),)
+
+
+def _place(ts: FloatVector, share: float) -> float:
+    """The time of the first row that is judged."""
+    known = np.sort(ts)
+    return float(known[min(int(len(known) * (1 - share)), len(known) - 1)]) if len(known) else float("nan")
+
+
+def _check_sides(files: str, rows: int, judged: int) -> None:
+    if rows == 0 or judged == 0:
+        raise UsageError(f"{files}: {rows:,} rows to tune on, {judged:,} to judge: give more data")
+
+
+def _written(path: Path, lines: Sequence[bytes]) -> Path:
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+def _digest(*paths: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def _columns(spec: SourceSpec, task: TaskSpec) -> tuple[list[str], set[str]]:

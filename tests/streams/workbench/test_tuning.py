@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
+import sys
 import time
 import tomllib
 from itertools import permutations
@@ -116,6 +119,68 @@ def test_a_label_that_became_known_after_the_cut_is_not_there_to_tune_by(tmp_pat
         np.datetime64(k).astype("datetime64[s]").astype(float) >= made.at for k in known[: made.rows]
     )
     assert when.null_count > 0
+
+
+def wire_files(folder: Path) -> tuple[str, list[str]]:
+    """The same rows as events and labels of the wire format, and the arguments that name them."""
+    table, task = rows().to_pylist(), TASK.partition("[source]")[0]
+    at = [float(np.datetime64(row["at"]).astype("datetime64[s]").astype(int)) for row in table]
+    events = [
+        {"v": 1, "event_id": f"e{i}", "type": "row", "user_id": row["user"], "ts": at[i],
+         "properties": {"x": float(row["x"])}}
+        for i, row in enumerate(table)
+    ]  # fmt: skip
+    labels = [
+        {"v": 1, "label_id": f"l{i}", "task": "bad", "entity_id": row["user"], "event_id": f"e{i}", "ts": at[i],
+         "value": int(row["bad"] == "yes")}
+        for i, row in enumerate(table)
+    ]  # fmt: skip
+    for name, records in (("events", events), ("labels", labels)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return task, ["--data", str(folder / "events.jsonl"), "--labels", str(folder / "labels.jsonl")]
+
+
+def test_events_of_the_wire_format_are_tuned_as_a_table_is(tmp_path: Path) -> None:
+    """No event or label of after the cut is in what trials read, and each trial is worth what it is of the table."""
+    text, _ = wire_files(tmp_path)
+    study, labels = tmp_path / "study", [tmp_path / "labels.jsonl"]
+    made = cut(TaskSpec.from_toml(text), [tmp_path / "events.jsonl"], 0.2, work_folder(study), labels, DAY / 2)
+    events, told = ([json.loads(line) for line in p.read_text().splitlines()] for p in (made.path, *made.labels))
+    assert (len(events), made.rows, made.judged) == (480, 480, 120)
+    assert max(e["ts"] for e in events) < made.at
+    assert max(e["ts"] for e in told) < made.at - DAY / 2
+    assert len(told) == 473  # one in 6,000 s: those of the last half day are not known at the cut
+    found = []
+    for one in (Search(text, made, study, "average_precision", 1, DAY / 2), search(tmp_path / "table", rows())):
+        one.prepare()
+        one.run(time.monotonic() + 600, 3, lambda _: None)
+        found.append([(t.value, t.params) for t in one.open().trials])
+    assert found[0] == found[1]
+
+
+def test_the_command_tunes_events_and_says_what_is_missing(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(tune_command)
+    text, given = wire_files(tmp_path)
+    (tmp_path / "bad.toml").write_text(text)
+    arguments = [str(tmp_path / "bad.toml"), *given, "--trials", "2", "--study", str(tmp_path / "study")]
+    assert "say how late with --label-delay" in str(CliRunner().invoke(app, arguments).exception)
+    done = CliRunner().invoke(app, [*arguments, "--label-delay", "12h", "--out", str(tmp_path / "tuned.toml")])
+    assert done.exit_code == 0, done.output
+    assert "the best of 2 configurations" in " ".join(done.output.split())
+    assert TaskSpec.from_toml((tmp_path / "tuned.toml").read_text()).source is None
+    bare = CliRunner().invoke(app, [str(tmp_path / "bad.toml"), *given[:2]])
+    assert "no labels to tune by: name the `label` column in [source], or give --labels" in str(bare.exception)
+
+
+def test_without_optuna_one_line_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text(TASK)
+    pcsv.write_csv(rows(), tmp_path / "rows.csv")
+    program = "import sys; sys.modules['optuna'] = None; from weir.streams.cli.main import run; run()"
+    arguments = ["tune", str(tmp_path / "bad.toml"), "--data", str(tmp_path / "rows.csv")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: optuna is not installed: pip install 'weir[train]'\n"
 
 
 def test_the_command_goes_on_after_ctrl_c_and_writes_the_task_with_its_comments(
