@@ -94,8 +94,8 @@ def _lines(
             raise UsageError(f"{path}: a JSON array; write one record a line: jq -c '.[]' {path} > lines.jsonl")
         if raw[:200].lstrip()[:1] not in (b"{", b""):
             raise UsageError(
-                f"{path}: {what} must be wire-format JSONL, as `weir simulate` and `weir tail --json` write; for other "
-                "files of events add [source], see docs/TASKS.md"
+                f"{path}: {what} must be wire-format JSONL, as `weir simulate` and `weir tail --json | jq -c .value` "
+                "write; for other files of events add [source], see docs/TASKS.md"
             )
         mine = [line for line in raw.split(b"\n") if line.strip()]
         lines += mine

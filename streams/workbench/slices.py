@@ -37,7 +37,7 @@ class Cut(NamedTuple):
 
 
 def cut(values: pa.ChunkedArray, *, ids: bool = False) -> Cut:
-    """The slices of rows by their values: ranges from low to high, or the values of most rows first.
+    """The slices of rows by their values: ranges from low to high, or the values of most rows first, few numbers sorted.
 
     ``ids`` are never taken for numbers.
 
@@ -55,7 +55,7 @@ def cut(values: pa.ChunkedArray, *, ids: bool = False) -> Cut:
     numbers = None if ids else _numbers(words)
     if numbers is not None and len(np.unique(numbers)) > _FEW:
         return _ranges(np.append(numbers, np.nan)[codes])
-    return _values(codes, words)
+    return _values(codes, words, numbers)
 
 
 def is_id(task: TaskSpec, field: str) -> bool:
@@ -98,10 +98,11 @@ def _readable(edge: float, span: float) -> float:
     return round(edge, 1 - math.floor(math.log10(min(abs(edge), span)))) if edge else 0.0
 
 
-def _values(codes: IntVector, words: list[str]) -> Cut:
+def _values(codes: IntVector, words: list[str], numbers: FloatVector | None) -> Cut:
     """Each value with its rows, those of most rows first; the rest of many together, and last the rows without."""
     counts = np.bincount(codes, minlength=len(words) + 1)
-    order = sorted(range(len(words)), key=lambda k: (-counts[k], words[k]))
+    rank = -counts if numbers is None else numbers
+    order = sorted(range(len(words)), key=lambda k: (rank[k], words[k]))
     shown = order if len(order) <= MOST_VALUES else order[: MOST_VALUES - 1]
     names: list[str | None] = [words[k] for k in shown]
     place = np.full(len(words) + 1, len(names), np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from weir.streams.cli.console import output, table, utc
@@ -24,7 +24,8 @@ def summary(report: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     r = report
-    made = Table(title=f"{r['task']}: {r['rows']:,} rows in {r['seconds']:.1f} s", title_justify="left")
+    title = f"{r['task']}: {r['rows']:,} rows in {r['seconds']:.1f} s"
+    made = Table(title=title, title_justify="left", caption_justify="left")
     over = {"judged": r["judged"], **r["metrics"]}
     made.add_column("metric")
     for slice_name in over:
@@ -33,15 +34,22 @@ def summary(report: Mapping[str, Any]) -> Table:
         cells = [f"{m[name]:.4f}" if name in m else "" for m in over.values()]
         if any(cells):
             made.add_row(name, *cells)
-    said = (
+    made.caption = "\n".join(_about(r))
+    return made
+
+
+def _about(r: Mapping[str, Any]) -> Iterator[str]:
+    """What stands under the metrics, a sentence a line."""
+    yield (
         f"{r['scored']:,} scored, {r['labelled']:,} labelled, {r['model_version']:,} learned, "
         f"{r['rejected']:,} rejected, {r['repeats']:,} repeated, {r['alerts']['open']:,} alerts opened, "
-        f"{r['drifts']:,} drifts; judged: {r['judged']['what']}; the other metrics, as live: {r['metrics_over']}"
+        f"{r['drifts']:,} drifts"
     )
+    yield f"judged: {r['judged']['what']}; the other metrics: as live, over {r['metrics_over']}"
+    if r["line"]["rows"]:
+        yield _line(r["line"])
     if refused := r["alerts"]["refused"]:
-        said += f"; {refused:,} rows over the line opened no alert, as the budget had none left"
-    made.caption = f"{said}; {_line(r['line'])}" if r["line"]["rows"] else said
-    return made
+        yield f"{refused:,} rows over the line opened no alert, as the budget had none left"
 
 
 def _line(line: Mapping[str, Any]) -> str:

@@ -142,7 +142,8 @@ def _choose_dated_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None
     if (column := _which(plan, ask, "label", question, roles.guess_dated_label(columns, plan.ts))) is None:
         return
     plan.label = label = roles.LabelGuess(column, ["*"], usual=False, dated=True)
-    plan.guesses.setdefault("label", f"a guess: a later date that {plan.rate:.2%} of the rows have")
+    if ask is None:
+        plan.guesses["label"] = f"a guess: a later date that {plan.rate:.2%} of the rows have"
     if column.time_format == plan.time.time_format:  # there is one for all times of a task
         label.known = column
     late = roles.late_s(column, plan.ts)

@@ -159,7 +159,7 @@ def _of_labels(seen: _Sample) -> Iterator[Check]:
         what = f"{beyond:.1%} of the labels come later than keep_s = {format_duration(keep_s)} (limit 1%)"
         yield Check("horizon", "FAIL" if beyond > 0.5 else "WARN", what, "Raise keep_s in [labels.join], or drop it.")
     if early := seen.source.early_labels if isinstance(seen.source, FileSource) else 0:
-        what = f"{early:,} labels are known before their event (limit 0)"
+        what = f"{early:,} {'labels are' if early > 1 else 'label is'} known before the event (limit 0)"
         yield Check("early labels", "WARN", what, "Look at `label_known` and `time` in [source]: are they swapped?")
 
 
