@@ -37,7 +37,7 @@ class Cut(NamedTuple):
 
 
 def cut(values: pa.ChunkedArray, *, ids: bool = False) -> Cut:
-    """The slices of rows by their values: ranges from low to high, or the values of most rows first, few numbers sorted.
+    """The slices of rows by their values: ranges from low to high, few numbers so, or the values of most rows first.
 
     ``ids`` are never taken for numbers.
 

@@ -76,7 +76,8 @@ def page(folder: Path, rows: int, alerts: int) -> Path:
     result = run_backtest(
         TaskSpec.from_toml(task), [write(folder / "rows.csv", columns(400))], keep=Keep(outcomes=True), watcher=watched
     )
-    result.outcomes, result.detections = outcomes_of(rows, alerts), [{"ts": _START + 40 * _DAY_S, "what": "it moved"}]
+    result.outcomes = result.judged = outcomes_of(rows, alerts)
+    result.detections = [{"ts": _START + 40 * _DAY_S, "what": "it moved"}]
     result.pipeline.book.stats.opened = alerts
     for count in (watched.sample.opened, watched.sample.ended):
         count.clear()

@@ -22,8 +22,8 @@ ID: Final = _words("id ids uuid guid key no nr number num code ref hash")
 ROW: Final = _words("row index event transaction tx record order booking payment id uuid")
 USER: Final = _words(
     "user customer client account card player member household subscriber patient person guest driver passenger "
-    "visitor buyer holder iban pan acct email kunde konto kundennummer cliente applicant borrower debtor tenant employee "
-    "student policyholder donor"
+    "visitor buyer holder iban pan acct email kunde konto kundennummer cliente applicant borrower debtor tenant "
+    "employee student policyholder donor"
 )
 DEVICE: Final = _words(
     "device machine sensor drive engine unit pump vehicle meter entity station asset node host server serial equipment "
