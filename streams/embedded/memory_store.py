@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weir.online.errors import UNREADABLE, StateError
+from weir.online.features.compact_rows import compact, expand
 
 
 class _Table:
@@ -79,6 +80,8 @@ class MemoryFeatureStore:
 
     def __init__(self) -> None:
         self._tables: dict[str, _Table] = {}
+        # Compiled, or read from disk, here: a snapshot may be made in a child of a fork, which must take no lock.
+        compact(np.zeros((0, 8), np.uint8))
 
     def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
         """Declare a table; raises ``StateError`` when it holds rows of another width or schema."""
@@ -161,7 +164,8 @@ class _Dump(msgspec.Struct, array_like=True):
     schema: int
     ttl_s: float
     keys: list[str]
-    rows: memoryview
+    rows: memoryview | tuple[memoryview, memoryview]
+    """Compact rows and the size of each (int64); of a version before, the rows as they are."""
     updated: memoryview
     clock: float
     swept: float
@@ -170,14 +174,18 @@ class _Dump(msgspec.Struct, array_like=True):
 def _dump(t: _Table) -> _Dump:
     keys = sorted(t.slot_of)
     slots = np.array([t.slot_of[k] for k in keys], dtype=np.int64)
-    rows, updated = t.slab[slots].reshape(-1).data, t.updated[slots].view(np.uint8).data
+    stored, sizes = compact(t.slab[slots])
+    rows, updated = (stored.data, sizes.view(np.uint8).data), t.updated[slots].view(np.uint8).data
     return _Dump(t.row_bytes, t.schema, t.ttl_s, keys, rows, updated, t.clock, t.swept)
 
 
 def _undump(d: _Dump) -> _Table:
     t = _Table(d.row_bytes, d.schema, d.ttl_s)
     slots = t.slots(d.keys)
-    t.slab[slots] = np.frombuffer(d.rows, dtype=np.uint8).reshape(len(d.keys), d.row_bytes)
+    if isinstance(d.rows, tuple):
+        t.slab[slots] = expand(np.frombuffer(d.rows[0], np.uint8), np.frombuffer(d.rows[1], np.int64), d.row_bytes)
+    else:
+        t.slab[slots] = np.frombuffer(d.rows, dtype=np.uint8).reshape(len(d.keys), d.row_bytes)
     t.updated[slots] = np.frombuffer(d.updated)
     t.clock, t.swept = d.clock, d.swept
     return t

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 Argument = bytes | str | int | float | memoryview
-CRLF: Final = b"\r\n"
 
 
 def argument(value: Argument) -> bytes:
@@ -41,15 +36,6 @@ def framed_keys(prefix: str, ids: Sequence[str]) -> list[bytes]:
 def mget(frames: Sequence[bytes]) -> bytes:
     """``MGET`` of framed keys."""
     return b"*%d\r\n$4\r\nMGET\r\n%b" % (len(frames) + 1, b"".join(frames))
-
-
-def framed_block(rows: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Room for ``rows`` framed arguments of ``width`` bytes: the whole block, and a view ``(rows, width)`` to fill."""
-    head = np.frombuffer(b"$%d\r\n" % width, dtype=np.uint8)
-    block = np.empty((rows, len(head) + width + 2), dtype=np.uint8)
-    block[:, : len(head)] = head
-    block[:, -2:] = np.frombuffer(CRLF, dtype=np.uint8)
-    return block, block[:, len(head) : len(head) + width]
 
 
 class Script:

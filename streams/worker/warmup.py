@@ -33,6 +33,7 @@ from weir.streams.kafka.partitioners import partitions_of, partitions_of_text
 from weir.streams.kafka.produce.record_batches import encoded_batches
 from weir.streams.kafka.produce.record_columns import Columns
 from weir.streams.records import Record
+from weir.streams.redis.stored_rows import HEADER, encode_row, framed_values, unpack_rows
 
 _START = 1.7e9
 _LATER_S = (0.0, 3600.0, 366 * 86_400.0)
@@ -57,7 +58,7 @@ def warm_up_structs() -> None:
 
 
 def warm_up_records() -> None:
-    """Take a record in, find the partition of one that goes out, encode it and unpack that, and join labels."""
+    """Take a record in, find the partition of one that goes out, encode it and unpack that; a row, and join labels."""
     record = Record(b"key", b'{"v":1}', _START)
     find_suspects(record.value, np.array([len(record.value)]))
     partitions_of([record.key], 4)
@@ -65,6 +66,9 @@ def warm_up_records() -> None:
     partitions_of_text(["u1"], 4, "crc32")
     for batch in encoded_batches(Columns.of([record]), np.arange(1), 1 << 20):
         FetchedRecords(Unpacking(InputLimits()), None, bytes(batch._build()), 0).take(1, 1)
+    row = np.zeros((1, 8), np.uint8)
+    framed_values(np.zeros(1, HEADER), row)
+    unpack_rows("", 0, 8, [encode_row(0, 0, 0.0, row.tobytes())])
     _join()
 
 

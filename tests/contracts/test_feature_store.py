@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -283,12 +284,39 @@ class TestSnapshots:
         two.restore(one.snapshot())
         assert two.snapshot() == one.snapshot()
 
+    def test_wide_rows_that_are_mostly_zeros_take_little_and_come_back(self, fresh: Callable[[], Snapshots]) -> None:
+        one, two = fresh(), fresh()
+        wide = np.zeros((30, 800), np.uint8)
+        wide[np.arange(30), 25 * np.arange(30)] = 7
+        keys = [f"k{i}" for i in range(30)]
+        for each in (one, two):
+            each.create("wide", 800, SCHEMA, TTL)
+        one.save("wide", keys, wide, 1.0)
+        assert len(one.snapshot()) < 3_000
+        two.restore(one.snapshot())
+        assert (two.load("wide", keys) == wide).all()
+
     def test_a_snapshot_of_another_shape_is_refused(self, fresh: Callable[[], Snapshots]) -> None:
         other = MemoryFeatureStore()
         other.create("user", WIDTH * 2, SCHEMA, TTL)
         told = f"holds rows of {WIDTH * 2} B, .* the task now wants {WIDTH} B, .*aggregates changed, or another version"
         with pytest.raises(StateError, match=told):
             fresh().restore(other.snapshot())
+
+    def test_rows_as_a_version_before_stored_them_are_read(self, fresh: Callable[[], Snapshots]) -> None:
+        times = np.array([5.0, 6.0]).tobytes()
+        table = [WIDTH, SCHEMA, TTL, ["a", "b"], rows(1, 2).tobytes(), times, 6.0, 0.0]
+        one = fresh()
+        one.restore(msgspec.msgpack.encode({"user": table}))
+        assert values(one, "b", "a") == [2, 1]
+        ((_, held),) = msgspec.msgpack.decode(one.snapshot()).items()
+        assert held[:4] + held[5:] == table[:4] + table[5:]
+        assert isinstance(held[4], list), "of another type, so that a version before refuses it rather than misreads"
+
+    def test_rows_that_are_damaged_are_refused(self, fresh: Callable[[], Snapshots]) -> None:
+        table = [WIDTH, SCHEMA, TTL, ["a"], [b"\xff", np.array([1]).tobytes()], bytes(8), 6.0, 0.0]
+        with pytest.raises(StateError, match="are no row of 8 B"):
+            fresh().restore(msgspec.msgpack.encode({"user": table}))
 
     @pytest.mark.parametrize("damage", [b"", b"\xc1", b"no snapshot"])
     def test_what_is_no_snapshot_is_refused(self, fresh: Callable[[], Snapshots], damage: bytes) -> None:

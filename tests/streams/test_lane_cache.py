@@ -23,7 +23,7 @@ from weir.streams.redis.partitions.partition_store import LaneStore
 from weir.streams.redis.partitions.row_cache import PINNED_PREFETCHES, RowCache
 from weir.streams.redis.resp import framed_keys
 from weir.streams.redis.store_errors import LaneMoved
-from weir.streams.redis.stored_rows import decode_row, encode_row, unpack_rows
+from weir.streams.redis.stored_rows import HEADER, decode_row, encode_row, framed_values, unpack_rows
 
 WIDTH = 8
 LANE = ("user-events", 3)
@@ -205,12 +205,63 @@ def test_rows_come_back_from_their_values() -> None:
     assert updated.tolist() == [2.5, 3.5]
 
 
+@pytest.mark.parametrize("width", [8, 64, 800, 8_000])
+def test_values_of_a_flush_are_compact_and_lie_beside_those_of_before(width: int) -> None:
+    """Of sizes of one to five digits; rows that do not get smaller are as before."""
+    given = np.random.default_rng(width).integers(0, 256, (40, width)).astype(np.uint8)
+    for i, row in enumerate(given):
+        row[: i * width // 39 // 8 * 8] = 0
+    heads = np.zeros(40, HEADER)
+    heads["version"], heads["schema"], heads["offset"], heads["updated_at"] = 1, 7, 4, np.arange(40) / 8
+    values = arguments_of(framed_values(heads, given), 40)
+    assert len(values[0]) == 24 + width
+    assert values[0] == encode_row(7, 4, 0.0, given[0].tobytes())
+    assert len(values[-1]) < 24 + width
+    assert {decode_row(LANE, value).row for value in values} == {row.tobytes() for row in given}
+    before = [encode_row(7, 4, i / 8, row.tobytes()) for i, row in enumerate(given)]
+    mixed = [(value, old)[i % 2] for i, (value, old) in enumerate(zip(values, before, strict=True))]
+    for stored_as in (values, before, mixed):
+        unpacked, updated = unpack_rows("user", 7, width, stored_as)
+        assert (unpacked == given).all()
+        assert updated.tolist() == [i / 8 for i in range(40)]
+
+
+def test_a_compact_row_that_is_damaged_or_of_another_width_is_refused() -> None:
+    heads = np.zeros(1, HEADER)
+    heads["version"], heads["schema"] = 1, 7
+    (value,) = arguments_of(framed_values(heads, np.zeros((1, 80), np.uint8)))
+    assert len(value) == 24 + 3
+    with pytest.raises(StateError, match=r"'user'.*rows of 80 B.*wants 88 B.*features rebuild"):
+        unpack_rows("user", 7, 88, [value])
+    for damaged in value[:-1], value[:-1] + b"\x01", value + b"\x00":
+        with pytest.raises(StateError, match=r"'user'.*damaged.*are no row of 80 B.*features rebuild"):
+            unpack_rows("user", 7, 80, [damaged])
+
+
+def test_a_version_before_refuses_rows_and_records_that_it_would_misread() -> None:
+    """It reads version 1 alone, of both."""
+    heads = np.zeros(1, HEADER)
+    heads["version"] = 1
+    (value,) = arguments_of(framed_values(heads, np.zeros((1, 80), np.uint8)))
+    records = [encode_record(LaneRecord(next_offset=1, schemas=schemas)) for schemas in ({"user": 7}, {})]
+    assert [int.from_bytes(each[:2], "little") for each in (value, *records)] == [2, 2, 1]
+
+
+def arguments_of(framed: NDArray[np.uint8], n: int = 1) -> list[bytes]:
+    """What Redis would read."""
+    reader = hiredis.Reader()
+    reader.feed(b"*%d\r\n" % n + bytes(framed))
+    found: list[bytes] = reader.gets()
+    assert not reader.has_data()
+    return found
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
         (encode_row(8, 0, 0.0, bytes(WIDTH)), r"'user'.*schema 00000008.*schema 00000007.*features rebuild"),
         (encode_row(7, 0, 0.0, bytes(WIDTH + 8)), r"'user'.*rows of 16 B.*wants 8 B.*features rebuild"),
-        (b"\x02\x00" + encode_row(7, 0, 0.0, bytes(WIDTH))[2:], r"layout version 2.*reads 1.*features rebuild"),
+        (b"\x03\x00" + encode_row(7, 0, 0.0, bytes(WIDTH))[2:], r"layout version 3.*reads 1 and 2.*features rebuild"),
         (b"short", r"'user'.*features rebuild"),
     ],
 )
@@ -240,7 +291,7 @@ def test_a_record_comes_back_and_two_of_the_same_position_differ_in_their_nonce(
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"short", b"\x02" + bytes(30), encode_record(LaneRecord(next_offset=1))[:-1]],
+    [b"", b"short", b"\x03" + bytes(30), encode_record(LaneRecord(next_offset=1))[:-1]],
     ids=["empty", "short", "version", "damaged"],
 )
 def test_what_is_no_record_is_refused(value: bytes) -> None:

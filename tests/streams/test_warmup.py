@@ -14,9 +14,12 @@ PROGRAM = """
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from weir.online.drift.drift_policy import DriftPolicy
 from weir.online.learners.factory import LearnerSpec
 from weir.streams.demo import scenario as warmup
+from weir.streams.redis import stored_rows as rows
 from weir.streams.task_files import load_task
 from weir.streams.worker.warmup import warm_up, warm_up_records
 
@@ -28,6 +31,8 @@ if kinds:
 warm_up_records()
 warm_up(task)
 print("warm", flush=True)
+rows.unpack_rows("t", 0, 16, [rows.encode_row(0, 0, 0.0, bytes(16))])
+rows.framed_values(np.zeros(3, rows.HEADER), np.zeros((3, 16), np.uint8))
 warmup.warm_up([task])  # 12,000 events, with labels
 """
 

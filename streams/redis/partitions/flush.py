@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weir.streams.redis.partitions.row_cache import RowCache
-from weir.streams.redis.resp import Script, argument, framed_block
-from weir.streams.redis.stored_rows import HEADER, HEADER_BYTES, VERSION, Lane
+from weir.streams.redis.resp import Script, argument
+from weir.streams.redis.stored_rows import HEADER, VERSION, Lane, framed_values
 
 FLUSH: Final = Script("""
 local held = redis.call('GETRANGE', KEYS[1], 8, 23)
@@ -88,11 +87,11 @@ def flush_arguments(
     sizes: list[bytes] = []
     blocks: list[memoryview] = []
     for group in groups:
-        frames, block = _group(group)
+        frames, values = _group(group)
         keys += frames
         ttl_ms = min(int(group[0][1].cache.ttl_s * 1000), _LONGEST_TTL_MS)
         sizes += [argument(len(frames)), argument(max(ttl_ms, 1))]
-        blocks.append(block.data)
+        blocks += values
     head: list[bytes | int] = [expected, record, len(journal), drop, len(groups)]
     args = [*map(argument, head), *sizes, *map(argument, journal)]
     rows = len(keys) - 2
@@ -108,27 +107,21 @@ def _by_cache(writes: Iterable[Writes]) -> dict[int, list[tuple[int, Change]]]:
     return groups
 
 
-def _group(changes: Sequence[tuple[int, Change]]) -> tuple[list[bytes], NDArray[np.uint8]]:
-    """Framed keys and a block of framed values of one table's changes, oldest first; of a key the last row counts."""
+def _group(changes: Sequence[tuple[int, Change]]) -> tuple[list[bytes], list[memoryview]]:
+    """Framed keys and blocks of framed values of one table's changes, oldest first; of a key the last row counts."""
     cache, schema = changes[0][1].cache, changes[0][1].schema
     slots = np.concatenate([change.slots for _, change in changes]) if len(changes) > 1 else changes[0][1].slots
     order = np.arange(len(slots))
     last = np.empty(len(cache.slab), dtype=np.int64)
     last[slots] = order  # where a slot repeats, numpy leaves the last value
     keep = last[slots] == order
-    kept = int(keep.sum())
-    block, values = framed_block(kept, HEADER_BYTES + cache.row_bytes)  # (kept, frame), (kept, 24 + row_bytes)
-    heads = np.zeros(kept, dtype=HEADER)
-    heads["version"], heads["schema"] = VERSION, schema
-    start = at = 0
+    blocks, start = list[memoryview](), 0
     for offset, change in changes:
         mine = keep[start : start + len(change.slots)]
-        n = int(mine.sum())
-        rows, updated = (change.rows, change.updated) if n == len(mine) else (change.rows[mine], change.updated[mine])
-        values[at : at + n, HEADER_BYTES:] = rows
-        heads["offset"][at : at + n], heads["updated_at"][at : at + n] = offset, updated
-        start, at = start + len(mine), at + n
-    values[:, :HEADER_BYTES] = heads.view(np.uint8).reshape(kept, HEADER_BYTES)
+        start += len(mine)
+        rows, updated = (change.rows, change.updated) if mine.all() else (change.rows[mine], change.updated[mine])
+        heads = np.zeros(len(rows), dtype=HEADER)
+        heads["version"], heads["schema"], heads["offset"], heads["updated_at"] = VERSION, schema, offset, updated
+        blocks.append(framed_values(heads, rows).data)
     frames = cache.frames
-    where = slots.tolist() if kept == len(slots) else list(compress(slots.tolist(), keep.tolist()))
-    return [frames[slot] for slot in where], block
+    return [frames[slot] for slot in slots[keep].tolist()], blocks

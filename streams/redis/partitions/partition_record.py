@@ -21,6 +21,8 @@ from weir.streams.redis.client import RedisClient
 from weir.streams.redis.stored_rows import Lane, lane_prefix
 
 VERSION: Final = 1
+COMPACT: Final = 2
+"""Version of the record of a lane with rows: some may be compact, which programs of before cannot read."""
 _HEAD: Final = struct.Struct("<HHIq8s")
 POSITION_AND_NONCE: Final = slice(8, 24)
 """Where the next offset and the nonce are in the value."""
@@ -58,7 +60,8 @@ def decode_position(position: bytes) -> int | None:
 
 def encode_record(record: LaneRecord) -> bytes:
     """The value, with a nonce of its own."""
-    return _HEAD.pack(VERSION, 0, 0, record.next_offset, os.urandom(8)) + msgspec.msgpack.encode(record)
+    version = COMPACT if record.schemas else VERSION
+    return _HEAD.pack(version, 0, 0, record.next_offset, os.urandom(8)) + msgspec.msgpack.encode(record)
 
 
 def decode_record(value: bytes) -> LaneRecord:
@@ -72,8 +75,9 @@ def decode_record(value: bytes) -> LaneRecord:
     if len(value) < _HEAD.size:
         raise StateError(f"{len(value)} bytes are no lane record; {_FIX}")
     version = _HEAD.unpack_from(value)[0]
-    if version != VERSION:
-        raise StateError(f"the lane record in Redis has version {version}, this program reads {VERSION}; {_FIX}")
+    if version not in (VERSION, COMPACT):
+        reads = f"{VERSION} and {COMPACT}"
+        raise StateError(f"the lane record in Redis has version {version}, this program reads {reads}; {_FIX}")
     try:
         return msgspec.msgpack.decode(memoryview(value)[_HEAD.size :], type=LaneRecord)
     except UNREADABLE as exc:

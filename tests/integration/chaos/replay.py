@@ -107,10 +107,9 @@ def own_features(task: TaskSpec, features: Sequence[str]) -> list[tuple[int, str
 
 def rows_of(store: MemoryFeatureStore) -> dict[str, dict[str, bytes]]:
     """Packed rows by table and entity."""
-    tables: dict[str, list[Any]] = msgspec.msgpack.decode(store.snapshot())
     found: dict[str, dict[str, bytes]] = {}
-    for table, (row_bytes, _, _, keys, rows, *_) in tables.items():
-        found[table] = {key: rows[i * row_bytes : (i + 1) * row_bytes] for i, key in enumerate(keys)}
+    for table, (_, _, _, keys, *_) in msgspec.msgpack.decode(store.snapshot()).items():
+        found[table] = {key: row[0] for key in keys if (row := store.row(table, key)) is not None}
     return found
 
 
