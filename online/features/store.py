@@ -13,7 +13,10 @@ class FeatureStore(Protocol):
     """Keeps one packed row an entity, in named tables of one row width each."""
 
     def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
-        """Declare a table; raises ``StateError`` when it holds rows of another width or schema."""
+        """Declare a table; raises ``StateError`` when it holds rows of another width or schema.
+
+        ``row_bytes`` is a multiple of 8: rows are numbers, and are stored word by word.
+        """
         ...
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
