@@ -7,6 +7,7 @@ it reads are compiled into it, wherever they stand; here their code and values a
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from types import CodeType, FunctionType, ModuleType
@@ -33,11 +34,29 @@ def njit(**options: Any) -> Callable[[F], F]:
 
 
 class _StoredFunction(FunctionCache):
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        _load_arrays()  # under the lock of numba's compiler, as all of this is
+        return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         # Of a named tuple the places of its fields are compiled in; its type tells only their types.
         fields = repr([getattr(kind, "fields", ()) for kind in sig])
         key = super()._index_key(sig, codegen)  # type: ignore[no-untyped-call]
         return (*key, fingerprint(self._py_func), fields)
+
+
+@cache
+def _load_arrays() -> None:
+    """Import numba's functions on arrays without ``scipy.linalg``, which takes a quarter of a second of each process.
+
+    They import it only to see whether it is there. A kernel that uses it has it imported when it is compiled or called.
+    """
+    linalg: Any = importlib.import_module("numba.np.linalg")  # with what it imports: for who runs a kernel
+    check, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = check
 
 
 @cache

@@ -64,6 +64,21 @@ KERNELS = called, of_a_module, constant, table, intrinsic, field, untouched
 found = {k.__name__: k(Pair(a=7.0, b=1.0) if k is field else 7.0) for k in KERNELS}
 print(json.dumps([found, {k.__name__: sum(k.stats.cache_hits.values()) for k in KERNELS}]))
 """
+ALGEBRA = """
+import json, sys
+import numpy as np
+from weir.online.jit import njit
+@njit(cache=True)
+def sum_of(x):
+    return x.sum()
+@njit(cache=True)
+def product_of(x):
+    return np.dot(x, x)
+x, loaded = np.array([1.0, 2.0]), lambda: "scipy.linalg" in sys.modules
+found = {"before": loaded(), "sum": sum_of(x), "without": loaded(), "product": product_of(x)}
+hits = {"sum": sum_of.stats.cache_hits, "product": product_of.stats.cache_hits}
+print(json.dumps([found, {name: sum(each.values()) for name, each in hits.items()}]))
+"""
 EDITS = {
     "x * 3.0": "x * 4.0",
     "BY, TABLE = 2.0, np.array([1.0, 2.0])": "BY, TABLE = 9.0, np.array([1.0, 8.0])",
@@ -112,6 +127,13 @@ def test_an_edit_in_another_module_is_noticed(tmp_path: Path, decorator: str, se
     else:
         assert values == BEFORE | {"field": 1.0}, "the place that the other field has now"
         assert hits == dict.fromkeys(BEFORE, 1)
+
+
+def test_scipy_is_imported_for_the_kernels_that_use_it(tmp_path: Path) -> None:
+    """numba would import its linear algebra with the first kernel of each process, whatever that does."""
+    (tmp_path / "kernels.py").write_text(ALGEBRA)
+    assert run(tmp_path) == ({"before": False, "sum": 3.0, "without": False, "product": 5.0}, {"sum": 0, "product": 0})
+    assert run(tmp_path) == ({"before": False, "sum": 3.0, "without": False, "product": 5.0}, {"sum": 1, "product": 1})
 
 
 def test_every_kernel_is_stored_so() -> None:
