@@ -20,6 +20,7 @@ from tests.integration.kafka_broker import Broker, unavailable
 from tests.integration.redis_server import NoRedis, RedisServer
 from tests.integration.streamed import unique
 from tests.integration.worker_process import Outcome, Watcher, Worker, run_weir
+from tests.streams.test_state_of_before import nearly
 from weir.streams.config import topics
 
 pytestmark = pytest.mark.integration
@@ -177,10 +178,10 @@ def test_after_a_rebuild_scores_are_those_of_the_version_of_before(rebuilt: Resu
     assert min(sum(task == name for task, _ in both) for name in ("fraud", "spend", "quiet")) > 20
     for at in both:
         features, wanted = found[at]["features"], OLD[at]["features"]
-        assert own(features) == own(wanted), at
-        if features == wanted:
-            assert found[at]["score"] == pytest.approx(OLD[at]["score"], rel=1e-12), at
-    assert all(found[at]["features"] == OLD[at]["features"] for at in both if at[0] != "fraud")
+        assert own(features) == nearly(own(wanted)), at
+        if features == nearly(wanted):
+            assert found[at]["score"] == nearly(OLD[at]["score"]), at
+    assert all(found[at]["features"] == nearly(OLD[at]["features"]) for at in both if at[0] != "fraud")
 
 
 def own(features: dict[str, float]) -> dict[str, float]:
