@@ -99,7 +99,8 @@ def outcome_report(task: TaskSpec, outcomes: Outcomes, field: str | None = None)
         {"from": k / len(found.rows), "rows": int(n), "score": float(score), "positives": float(positives)}
         for k, (n, score, positives) in enumerate(zip(*found, strict=True)) if n
     ]  # fmt: skip
-    report["gain"] = [_top(share, y, known) for share in TOPS if share * len(y) >= 1.0]  # type: ignore[assignment]
+    best = y[np.argsort(-known.score, kind="stable")]
+    report["gain"] = [_top(share, best) for share in TOPS if share * len(y) >= 1.0]  # type: ignore[assignment]
     return report if field is None else report | {"slices": {field: _slices(task, outcomes, judged.counted, field)}}
 
 
@@ -135,10 +136,10 @@ def _line(task: TaskSpec, rows: Outcomes, known: Outcomes) -> dict[str, float]:
     return _defined(found)
 
 
-def _top(share: float, y: BoolVector, known: Outcomes) -> dict[str, float]:
-    """What the rows of the highest scores hold: ties are cut in the order of scoring."""
+def _top(share: float, y: BoolVector) -> dict[str, float]:
+    """What the rows of the highest scores hold, of labels in that order: ties are cut in the order of scoring."""
     k = int(share * len(y))
-    hits = int(np.count_nonzero(y[np.argsort(-known.score, kind="stable")[:k]]))
+    hits = int(np.count_nonzero(y[:k]))
     positives = int(np.count_nonzero(y))
     found = {"top": share, "rows": k, "hits": hits, "precision": hits / k}
     return found | ({"recall": hits / positives, "lift": hits * len(y) / (k * positives)} if positives else {})

@@ -58,8 +58,12 @@ def written(folder: Path, table: Rows) -> list[Path]:
 def test_a_task_file_of_an_awkward_table_runs(drafts: Drafts, table: Callable[[Path], list[Path]]) -> None:
     draft = drafts(table)
     text = draft.text.replace('[model]\nkind = "auto"', QUICK).replace("params = { lag = 0 }", "")  # as right, quicker
-    result = run_backtest(TaskSpec.from_toml(text), draft.plan.sample.paths, None)
+    task = TaskSpec.from_toml(text)
+    result = run_backtest(task, draft.plan.sample.paths, None, keep=Keep(outcomes=True))
     assert (result.rejected, result.pipeline.scored) == (0, draft.plan.sample.rows)
+    assert result.outcomes is not None
+    alerted = result.outcomes.version[result.outcomes.alerted]
+    assert task.model.kind == "column" or alerted.all()  # who has learned nothing alerts nobody
 
 
 def test_parts_are_found_whatever_columns_are_called_and_however_they_are_written(drafts: Drafts) -> None:
@@ -373,6 +377,16 @@ def test_a_later_time_of_another_name_is_told_as_a_label_to_be(tmp_path: Path) -
         t if bad else "" for t, bad in zip([*table["time"][1:], ""], table.pop("fraud"), strict=True)
     ]
     assert "is it the label?" in drafted(written(tmp_path, table))[0].plan.left["updated_at"]
+
+
+def test_a_day_and_a_time_of_day_are_told_to_be_one_time(tmp_path: Path) -> None:
+    table = rows()
+    at = [datetime.fromisoformat(t) for t in table.pop("time")]
+    split = {"day": [f"{t:%d.%m.%Y}" for t in at], "clock": [f"{t:%H:%M}" for t in at]}
+    draft, _ = drafted(written(tmp_path, split | table))
+    assert "join it with 'day'" in draft.plan.left["clock"]
+    assert "time = \"day\"  # 'clock' may be the time of these days" in draft.text
+    assert any("time of these days" in line for line in _told(draft, Path("x.toml")))
 
 
 def test_a_label_of_one_value_is_told_where_another_task_is_made(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from weir.streams.workbench.profile.task_plan import DAY_S, Plan
 Ask = Callable[[str, str, Sequence[str]], str] | None
 """Called with a question, the guess, and the answers that there are (any where there are none); gives the answer. Where
 there is nobody to ask the guess is taken, and the plan says so."""
+_CLOCK: Final = r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?( ?[AaPp][Mm])?$"
 _OFFSET: Final = re.compile(r"(Z|UTC|GMT|[+-]\d\d:?\d\d)\W*$")
 _NONE, _EACH = "none", "each event"
 _MOST_NUMBERS, _MOST_TEXTS, _MOST_SECOND, _MOST_WORTH = 40, 12, 3, 4
@@ -206,6 +207,9 @@ def _choose_inputs(plan: Plan, columns: Sequence[Column]) -> None:
             plan.left[c.name] = f"it is {c.spoken(1)[0][0]!r} in more than {_NEARLY_ALL:.1%} of the rows"
         elif c.numbers is not None and c.whole and c.distinct >= 0.95 * n and c.words & terms.ID:
             plan.left[c.name] = "an id of its own for each row"
+        elif c.numbers is None and plan.time is not None and _is_clock(c):
+            plan.left[c.name] = f"a time of day: a task reads one column of times, so join it with {plan.time.name!r}"
+            plan.guesses["time"] = f"{c.name!r} may be the time of these days: join the two, for hours and their order"
         elif c.numbers is None and c.distinct > _MOST_HASHED and (plan.label is None or c.known * n < 5 * c.distinct):
             plan.left[c.name] = f"{c.distinct:,} different texts in {n:,} rows, too many to learn from"
         else:
@@ -249,6 +253,11 @@ def _add_input(plan: Plan, c: Column) -> None:
         plan.hashed.append(name)
     else:
         plan.target.append(name)
+
+
+def _is_clock(c: Column) -> bool:
+    """Whether its values are times of day."""
+    return bool(pc.all(pc.match_substring_regex(c.texts.drop_null(), _CLOCK)).as_py())
 
 
 def _is_money(c: Column) -> bool:

@@ -178,7 +178,8 @@ def _threshold(plan: Plan) -> Iterator[_Block]:
     a_day = max(plan.rate * plan.sample.rows / max(days, 1e-9), 1.0)
     if plan.score_column or plan.sample.rows < _FEW_ROWS:
         why = "an episode of a detector" if plan.score_column else "so few rows fill no budget"
-        yield _Block("[threshold]", {"kind": "fixed", "value": 0.5}, why)
+        # All scores are .5 until something is learned, and that is nothing to alert.
+        yield _Block("[threshold]", {"kind": "fixed", "value": 0.5 if plan.score_column else 0.51}, why)
     else:
         why = "as many as there are positives" if plan.label is not None else "1 % of the rows"
         yield _Block("[threshold]", {"kind": "budget", "alerts_per_day": float(f"{a_day:.2g}")}, why)
