@@ -60,6 +60,7 @@ EXAMPLES: Final[Mapping[tuple[str, str], str]] = {
     ("LearnerSpec", "members"): '[{ kind = "boosted", params = { depth = 4 } }]',
     ("LearnerSpec", "estimator"): '"preprocessing.StandardScaler | linear_model.LogisticRegression"',
     ("LabelSpec", "maturity"): '"28d"',
+    ("LabelSpec", "act"): '"between rows"',
     ("JoinPolicy", "negative_after_s"): '"14d"',
     ("JoinPolicy", "max_rows"): "5000000",
     ("SilencePolicy", "score"): '"each event"',

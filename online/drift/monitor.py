@@ -104,6 +104,11 @@ class DriftMonitor:
         self._held: list[tuple[FloatVector, FloatMatrix]] = []  # of the open block: a row alone pays for each array
         self._rows_held = 0
 
+    @property
+    def room(self) -> int:
+        """Rows until a block is full, and an alarm possible."""
+        return self.policy.block_events - int(self._state.clock[_BEGUN]) - self._rows_held
+
     def update(self, ts: ArrayLike, columns: ArrayLike) -> list[Detection]:
         """Add rows in order; whatever drift their blocks give away, oldest first.
 

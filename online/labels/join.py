@@ -216,7 +216,56 @@ class LabelJoiner:
         ValueError
             When a matrix does not have the width the joiner was built with, or an identifier is unknown.
         """
-        columns = self._check(predictions, extra, entities or {})
+        joined = self._logged_now(predictions, extra, entities or {}, marks, offsets, ripens_s)[0]
+        self._free()
+        return joined
+
+    def interleave(
+        self,
+        predictions: PredictionBatch,
+        extra: FloatMatrix,
+        entities: dict[str, list[str | None]],
+        marks: FloatVector,
+        labels: LabelBatch,
+        known_at: FloatVector | None,
+        before: IntVector,
+        score: Callable[[ExampleBatch, IntVector], None],
+    ) -> tuple[JoinResult, FloatVector]:
+        """Keep what is about to be scored, and join labels between its rows, as `log` and `label` of each in turn do.
+
+        The joiner matches by event, assumes no negatives and lets nothing ripen; no label waits, and each speaks of a
+        row that comes before it.
+
+        Parameters
+        ----------
+        before : ``(m,)`` ascending: the row of ``predictions`` that each label comes before.
+        score : given the examples, and before which row ``(k,)`` each is known, fills in the scores of ``predictions``
+            and the unlogged columns of ``extra``, which nothing has read until then.
+
+        Returns
+        -------
+        The pairs, and the watermark when each was made, ``(k,)``.
+        """
+        at_label = np.maximum.accumulate(np.concatenate([[self.watermark], marks]))[before]
+        _, first, rows = self._logged_now(predictions, extra, entities, marks, None, None)
+        pairs, of = self._pairs(labels, at_label if known_at is None else known_at, at_label)
+        score(self._emit(pairs).examples, before[of])
+        self._index.buffers["unlogged"][first - self._index.base :][: len(rows)] = extra[rows, : self.unlogged]
+        self._logged.set_column(first, SCORE, predictions.score[rows])
+        self._free()
+        return self._emit(pairs), at_label[of]
+
+    def _logged_now(
+        self,
+        predictions: PredictionBatch,
+        extra: FloatMatrix | None,
+        entities: dict[str, list[str | None]],
+        marks: FloatVector | None,
+        offsets: IntVector | None,
+        ripens_s: FloatVector | None,
+    ) -> tuple[JoinResult, int, IntVector]:
+        """What `log` joins; the number of the first row that is kept, and which of the predictions are ``(k,)``."""
+        columns = self._check(predictions, extra, entities)
         n = len(predictions)
         extra = np.empty((n, 0)) if extra is None else extra
         marks = self._move(predictions.ts if marks is None else marks)
@@ -232,9 +281,7 @@ class LabelJoiner:
         self._append(first, predictions, marks, extra, columns, offsets, owners, ripens_s)
         pairs, positions = self._meet_waiting(events, owners, predictions.ts, marks, first)
         pairs = self._with_due(pairs, positions, marks, first)
-        joined = self._emit(pairs) if len(pairs.rows) else self._nothing
-        self._free()
-        return joined
+        return self._emit(pairs) if len(pairs.rows) else self._nothing, first, rows
 
     def _move(self, marks: FloatVector) -> FloatVector:
         """Move the watermark over a batch; the watermark at each row, the first known one where it was not known."""
@@ -362,21 +409,26 @@ class LabelJoiner:
         labels : in the order in which they became known.
         known_at : ``(n,)`` event time at which each became known, for ``label_ts_known``; the watermark if None.
         """
-        known = np.full(len(labels), self.watermark) if known_at is None else known_at
+        marks = np.full(len(labels), self.watermark)
+        joined = self._emit(self._pairs(labels, marks if known_at is None else known_at, marks)[0])
+        self._free()
+        return joined
+
+    def _pairs(self, labels: LabelBatch, known: FloatVector, marks: FloatVector) -> tuple[_Pairs, IntVector]:
+        """Pairs of labels, known at ``known`` and told at watermarks ``marks (n,)``; and which label each is of."""
         self._stats.labels += len(labels)
         fresh = self._remember(digests(labels.label_id))
         if len(fresh) < len(labels):
-            labels, known = labels.take(fresh), known[fresh]
+            labels, known, marks = labels.take(fresh), known[fresh], marks[fresh]
         events, named = _event_digests(labels)
         owners = digests(labels.entity_id) if len(labels) else events
-        rows, of = self._find(labels.ts, events, owners, named)
-        now = np.maximum(known[of], self.watermark)
-        joined = self._emit(self._exchange(rows, labels.value[of], labels.weight[of], known[of], now)[0])
+        rows, of = self._find(labels.ts, events, owners, named, marks)
+        now = np.maximum(known[of], marks[of])
+        pairs, told = self._exchange(rows, labels.value[of], labels.weight[of], known[of], now)
         matched = np.zeros(len(labels), np.bool_)
         matched[of] = True
         self._let_wait(labels, known, events, owners, named, matched)
-        self._free()
-        return joined
+        return pairs, fresh[of[~told]]
 
     def _remember(self, ids: Digests) -> IntVector:
         """The labels whose ids are not among the last ``remember_labels``."""
@@ -395,9 +447,9 @@ class LabelJoiner:
         return fresh
 
     def _find(
-        self, ts: FloatVector, events: Digests, owners: Digests, named: BoolVector
+        self, ts: FloatVector, events: Digests, owners: Digests, named: BoolVector, marks: FloatVector
     ) -> tuple[IntVector, IntVector]:
-        """The live rows that labels speak of, and of which label each is, in the order of labels."""
+        """The rows that labels speak of, live at ``marks (n,)``, and of which label each is, in the order of labels."""
         rows = self._by_event.find(events)
         rows[~named] = -1
         at = np.flatnonzero(rows >= 0)
@@ -410,7 +462,7 @@ class LabelJoiner:
             rows, of = rows[at], of[at]
         else:
             rows, of = rows[at], at
-        live = self._live(rows)
+        live = self._live(rows, marks[of])
         return rows[live], of[live]
 
     def _in_range(self, owner: Digests, ts: float) -> IntVector:
@@ -420,12 +472,12 @@ class LabelJoiner:
         rows = chain(newest, held["before"], held["ts"], index.base, index.first, ts - self.policy.range_s, ts)
         return rows[np.argsort(index.at("ts", rows), kind="stable")]
 
-    def _live(self, rows: IntVector) -> BoolVector:
-        """Which rows may still be joined."""
+    def _live(self, rows: IntVector, marks: FloatVector) -> BoolVector:
+        """Which rows may still be joined at watermarks ``marks``."""
         index = self._index
         live = rows >= max(index.first, index.stop - self._most)
         kept = np.minimum(index.at("ts", rows[live]), index.at("mark", rows[live]))
-        live[live] = kept >= self.watermark - self.policy.keep_s
+        live[live] = kept >= marks[live] - self.policy.keep_s
         return live
 
     def _give(
@@ -547,7 +599,8 @@ class LabelJoiner:
         if len(labels) == 0:
             return self._missing(_NO_ROWS)
         events, named = _event_digests(labels)
-        rows, of = self._find(labels.ts, events, digests(labels.entity_id), named)
+        marks = np.full(len(labels), self.watermark)
+        rows, of = self._find(labels.ts, events, digests(labels.entity_id), named, marks)
         return self._missing(rows[(self._index.at("state", rows) & 3) != labels.value[of]])
 
     def wanted_due(self, marks: FloatVector) -> RowsToRead:

@@ -112,6 +112,11 @@ class LoggedRows:
             done += take
         self.nbytes += self._bytes_of(n)
 
+    def set_column(self, first: int, column: int, values: FloatVector) -> None:
+        """Write one column of the rows from number ``first`` on, which are in memory."""
+        for piece, at, offset in self.groups(np.arange(first, first + len(values))):
+            piece.numbers[offset, column] = values[at]
+
     def _room(self, row: int, again: bool) -> _Piece:
         """The piece that row goes to."""
         last = self._pieces[-1] if self._pieces else None

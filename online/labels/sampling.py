@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from weir.online.batch import BoolVector, ExampleBatch, FloatVector
+from weir.online.batch import BoolVector, ExampleBatch, FloatVector, IntVector
 
 
 class NegativeSampler:
@@ -65,7 +65,12 @@ class NegativeSampler:
             return examples
         drawn = self.keeps(examples.event_id)
         plain_negative = ~examples.y & ~examples.correction
-        keep = drawn | ~plain_negative
         weight = np.where(plain_negative, examples.weight / self.rate, examples.weight)
         correction = examples.correction & (drawn | ~examples.y)
-        return replace(examples, weight=weight, correction=correction).take(np.flatnonzero(keep))
+        return replace(examples, weight=weight, correction=correction).take(self.kept(examples))
+
+    def kept(self, examples: ExampleBatch) -> IntVector:
+        """Which of ``examples`` stay."""
+        if self.rate == 1.0:
+            return np.arange(len(examples))
+        return np.flatnonzero(self.keeps(examples.event_id) | examples.y | examples.correction)

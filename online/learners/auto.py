@@ -26,12 +26,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import IntVector
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from weir.online.learners.bayesian import BayesianLogistic
 from weir.online.learners.boosted import BoostedTrees
+from weir.online.learners.interleaved import contiguous, pieces, predict_learn, score_and_judge, score_between
 from weir.online.learners.logistic import logit_of
-from weir.online.learners.stack import predict_learn
 from weir.online.learners.state import copy_into, seal_with, unseal_with
 
 _BOUND = 10.0
@@ -84,6 +85,34 @@ def _fold(
             total += share[k]
         for k in range(share.size):
             share[k] = (1.0 - switch) * share[k] / total + switch / share.size
+
+
+@njit(cache=True)
+def _mix_between(
+    rows: FloatMatrix,
+    learned: IntVector,
+    opinions: FloatMatrix,
+    y: BoolVector,
+    weight: FloatVector,
+    share: FloatVector,
+    rate: float,
+    switch: float,
+    before: FloatVector,
+    out: FloatVector,
+) -> None:
+    """`_fold` over ``opinions (m, K)``, and `_mix` of ``rows (n, K)`` between them."""
+    at = 0
+    for i in range(opinions.shape[0] + 1):
+        if at < learned.size and learned[at] <= i:
+            heard = _heard(share)
+            while at < learned.size and learned[at] <= i:
+                out[at] = 0.0
+                for k in range(heard.size):
+                    out[at] += heard[k] * rows[at, k]
+                at += 1
+        if i < opinions.shape[0]:
+            one = slice(i, i + 1)
+            _fold(opinions[one], y[one], weight[one], share, rate, switch, before[one])
 
 
 @njit(cache=True)
@@ -168,17 +197,66 @@ class Auto:
     def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
         """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
         before, at = np.empty(len(x)), 0
-        while at < len(x):
-            rows, due = self._state["rows"].tolist()
-            end = min(len(x), at + due - rows) if self.lag else len(x)
+        for end in self._looks(len(x)):
             before[at:end] = self._learn(x[at:end], y[at:end], weight[at:end])
-            rows += end - at
-            if self.lag and rows == due:
-                self._look()
-                due += min(max(rows // 4, 1), self.lag)
-            self._state["rows"][:] = rows, due
+            self._count(end - at)
             at = end
         return before
+
+    def _looks(self, n: int) -> list[int]:
+        """Where ``n`` coming rows are cut, as the stand-ins look at their members there."""
+        (rows, due), ends = self._state["rows"].tolist(), list[int]()
+        while self.lag and due - rows < n:
+            n -= due - rows
+            ends.append((ends[-1] if ends else 0) + due - rows)
+            rows, due = due, due + min(max(due // 4, 1), self.lag)
+        return [*ends, (ends[-1] if ends else 0) + n] if n else ends
+
+    def _count(self, learned: int) -> None:
+        """Count rows that were learned, up to the next look at most."""
+        rows, due = self._state["rows"].tolist()
+        rows += learned
+        if self.lag and rows == due:
+            self._look()
+            due += min(max(rows // 4, 1), self.lag)
+        self._state["rows"][:] = rows, due
+
+    def score_and_judge(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> tuple[FloatVector, FloatVector]:
+        """Scores of rows between those that it learns, and of these from before each; see `JudgesBetween`."""
+        rows, learned, x, y, weight = contiguous(rows, learned, x, y, weight)
+        scores, before = np.empty(len(rows)), np.empty(len(x))
+        for piece, among in pieces(learned, self._looks(len(x))):
+            after = learned[among] - piece.start
+            scores[among], before[piece] = self._between(rows[among], after, x[piece], y[piece], weight[piece])
+            if piece.start < piece.stop:
+                self._count(piece.stop - piece.start)
+        return scores, before
+
+    def _between(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> tuple[FloatVector, FloatVector]:
+        """Scores between examples that end at the next look at the latest, and of these from before each."""
+        count = len(self.members)
+        said, judged = np.empty((len(rows), count)), np.empty((len(x), count))
+        for m, member in enumerate(self.members):
+            one, other = self._judged_between(member, m, rows, learned, x, y, weight)
+            said[:, m], judged[:, m] = logit_of(one, _BOUND), logit_of(other, _BOUND)
+        stacked, other = self._judged_between(self._stack, count, said, learned, judged, y, weight)
+        mixed, before, rate = np.empty(len(rows)), np.empty(len(x)), float(self.rate)
+        opinions, judged = _opinions(said, stacked), _opinions(judged, other)
+        _mix_between(opinions, learned, judged, y, weight, self._state["share"], rate, self._switch, before, mixed)
+        return self._calibrator.score_and_judge(_bend(mixed), learned, _bend(before), y, weight)
+
+    def _judged_between(
+        self, of: Learner, m: int, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector,
+        weight: FloatVector,
+    ) -> tuple[FloatVector, FloatVector]:  # fmt: skip
+        """As `_judged`, and what it says of rows in between."""
+        if not self.lag:
+            return score_and_judge(of, rows, learned, x, y, weight)
+        return score_between(of, rows, learned, x, y, weight), self._stand_ins[m].predict_many(x)
 
     def _learn(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
         """Learn the rows up to the next look."""

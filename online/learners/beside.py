@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import IntVector
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.interleaved import contiguous, predict_learn, score_and_judge
 from weir.online.learners.logistic import logit_of, sigmoid_many
-from weir.online.learners.stack import predict_learn
 from weir.online.learners.state import copy_into, seal_with, unseal_with
 
 FULL = ("full.logit", "full.known")
@@ -58,6 +59,31 @@ def _fold(
             margin = sign * (full[i] if m else own[i])
             one = math.log1p(math.exp(-margin)) if margin > 0.0 else math.log1p(math.exp(margin)) - margin
             loss[m] = keep * loss[m] + (1.0 - keep) * one
+
+
+@njit(cache=True)
+def _shares_between(
+    learned: IntVector,
+    own: FloatVector,
+    full: FloatVector,
+    known: BoolVector,
+    y: BoolVector,
+    weight: FloatVector,
+    loss: FloatVector,
+    decay: float,
+    temperature: float,
+    before: FloatVector,
+    shares: FloatVector,
+) -> None:
+    """As `_fold`; ``shares (n,)`` are the full model's after the first ``learned (n,)`` of the rows."""
+    at = 0
+    for i in range(own.size + 1):
+        while at < learned.size and learned[at] <= i:
+            shares[at] = _share(loss, temperature)
+            at += 1
+        if i < own.size:
+            one = slice(i, i + 1)
+            _fold(own[one], full[one], known[one], y[one], weight[one], loss, decay, temperature, before[one])
 
 
 @dataclass(eq=False, repr=False)
@@ -138,6 +164,20 @@ class HedgedLearner:
         labels, weights = np.ascontiguousarray(y), np.ascontiguousarray(weight)
         _fold(own, full, known, labels, weights, self._state["loss"], decay, self.temperature, before)
         return np.asarray(sigmoid_many(before))
+
+    def score_and_judge(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> tuple[FloatVector, FloatVector]:
+        """Scores of rows between those that it learns, and of these from before each; see `JudgesBetween`."""
+        rows, learned, x, y, weight = contiguous(rows, learned, x, y, weight)
+        said, judged = score_and_judge(self.members[0], self._seen(rows), learned, self._seen(x), y, weight)
+        own, mine = logit_of(judged, self.logit_bound), logit_of(said, self.logit_bound)
+        before, shares, decay = np.empty(len(x)), np.empty(len(rows)), 0.5 ** (1.0 / self.half_life)
+        loss, temperature = self._state["loss"], self.temperature
+        _shares_between(learned, own, *self._full(x), y, weight, loss, decay, temperature, before, shares)
+        full, known = self._full(rows)
+        scores = sigmoid_many(mine + np.where(known, shares, 0.0) * (full - mine))
+        return np.asarray(scores), np.asarray(sigmoid_many(before))
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """The member's times its share, and the full model's log-odds above the member's reference times its own.

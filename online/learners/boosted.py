@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import IntVector
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.binned import (
@@ -32,6 +33,7 @@ from weir.online.learners.binned import (
     sum_trees,
     walk_trees,
 )
+from weir.online.learners.interleaved import pieces
 from weir.online.learners.logistic import sigmoid
 from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
@@ -176,14 +178,23 @@ class BoostedTrees:
 
     def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
         """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
-        before = np.empty(len(x))
-        for low, high in self._pieces(len(x)):
-            # Trees stand still within a piece; until the first one is grown the base rate moves with every row.
-            step = high - low if self._grown else 1
-            for at in range(low, high, step):
-                before[at : at + step] = self.predict_many(x[at : at + step])
-                self._learn(x[at : at + step], y[at : at + step], weight[at : at + step])
-        return before
+        return self.score_and_judge(x[:0], np.empty(0, np.int64), x, y, weight)[1]
+
+    def score_and_judge(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> tuple[FloatVector, FloatVector]:
+        """Scores of rows between those that it learns, and of these from before each; see `JudgesBetween`."""
+        scores, before = np.empty(len(rows)), np.empty(len(x))
+        # Trees stand still within a piece; until the first one is grown the base rate moves with every row.
+        first = 0 if self._grown else min(self.every - self.seen % self.every, len(x))
+        ends = [*range(1, first), *(high for _, high in self._pieces(len(x)))]
+        for piece, between in pieces(learned, ends):
+            if between.start < between.stop:
+                scores[between] = self.predict_many(rows[between])
+            if piece.start < piece.stop:
+                before[piece] = self.predict_many(x[piece])
+                self._learn(x[piece], y[piece], weight[piece])
+        return scores, before
 
     def _pieces(self, n: int) -> list[tuple[int, int]]:
         """Cut ``n`` coming rows where a tree will be regrown."""

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import IntVector
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.interleaved import Between, contiguous, score_and_judge, score_between
 from weir.online.learners.logistic import WARM_ROWS, scale_learn
 from weir.online.learners.scaled import MOST_DEVIATIONS
 from weir.online.learners.state import copy_into, seal_with, unseal_with
@@ -54,6 +56,30 @@ def _learn_rows(
         scale_learn(x[i], count[0], mean, var)
 
 
+@njit(cache=True)
+def _clip_between(
+    rows: FloatMatrix,
+    learned: IntVector,
+    x: FloatMatrix,
+    weight: FloatVector,
+    count: FloatVector,
+    mean: FloatVector,
+    var: FloatVector,
+    clipped: FloatMatrix,
+    out: FloatMatrix,
+    used: FloatVector,
+) -> None:
+    at = 0
+    for i in range(x.shape[0] + 1):
+        while at < learned.size and learned[at] <= i:
+            _clip(rows[at], count[0], mean, var, clipped[at])
+            at += 1
+        if i < x.shape[0]:
+            used[i] = weight[i] / _clip(x[i], count[0], mean, var, out[i])
+            count[0] += 1.0
+            scale_learn(x[i], count[0], mean, var)
+
+
 class ClippingLearner:
     """A ``Learner`` that clips what the one inside sees.
 
@@ -84,6 +110,25 @@ class ClippingLearner:
         weights = np.ascontiguousarray(weight)
         _learn_rows(np.ascontiguousarray(x), weights, s["count"], s["mean"], s["var"], rows, used)
         self.learner.learn_many(rows, y, used)
+
+    def score_and_judge(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> tuple[FloatVector, FloatVector]:
+        """Scores of rows between those that it learns, and of these from before each; see `JudgesBetween`."""
+        return score_and_judge(self.learner, *self._clipped_between(contiguous(rows, learned, x, y, weight)))
+
+    def score_between(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> FloatVector:
+        """Scores of rows between those that it learns; see `ScoresBetween`."""
+        return score_between(self.learner, *self._clipped_between(contiguous(rows, learned, x, y, weight)))
+
+    def _clipped_between(self, between: Between) -> Between:
+        """What the learner inside is to see."""
+        s, (rows, learned, x, y, weight) = self._state, between
+        clipped, out, used = np.empty(rows.shape), np.empty(x.shape), np.empty(len(x))
+        _clip_between(rows, learned, x, weight, s["count"], s["mean"], s["var"], clipped, out, used)
+        return clipped, learned, out, y, used
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """Those of the learner inside, ``(n, F)``."""

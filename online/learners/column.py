@@ -10,7 +10,9 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
+from weir.online.batch import IntVector
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.interleaved import score_between
 
 _EDGE = 1e-6
 
@@ -96,6 +98,12 @@ class ColumnPrefix:
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""
         self.learner.learn_many(self._leading(x), y, weight)
+
+    def score_between(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> FloatVector:
+        """Scores of rows between those that it learns; see `ScoresBetween`."""
+        return score_between(self.learner, self._leading(rows), learned, self._leading(x), y, weight)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """What each column adds to the log-odds, ``(n, F)``; 0 for what is not seen."""

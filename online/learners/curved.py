@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from weir.online.batch import IntVector
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.bayesian import BayesianLogistic
@@ -79,6 +80,12 @@ class CurvedLogistic:
     def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
         """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
         return self._inner.predict_learn_many(self._curved(x), y, weight)
+
+    def score_and_judge(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> tuple[FloatVector, FloatVector]:
+        """Scores of rows between those that it learns, and of these from before each; see `JudgesBetween`."""
+        return self._inner.score_and_judge(self._curved(rows), learned, self._curved(x), y, weight)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """Those of a column's parts together, ``(n, F)``: log-odds above those of the mean row."""

@@ -22,9 +22,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import IntVector
 from weir.online.codec.wire import FEATURE_MAX
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.interleaved import pieces, score_between
 from weir.online.learners.state import copy_into, seal_with, unseal_with
 
 JUDGED_AGAIN: Final = (256, 512, 1_024, 2_048)
@@ -174,6 +176,35 @@ class GuardedLearner:
             at = end
         if at < n:
             self._learn(x[at:], y[at:], weight[at:])
+
+    def score_between(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> FloatVector:
+        """Scores of rows between those that it learns; see `ScoresBetween`."""
+        scores, given = np.empty(len(rows)), int(self._state["counts"][0])
+        # Bounds move, and the first rows are judged again, where so many rows have come.
+        ends = [*range(_EVERY - given % _EVERY, len(x), _EVERY), len(x)] if len(x) else []
+        for piece, between in pieces(learned, ends):
+            held = x[piece].copy(), y[piece].copy(), weight[piece].copy()
+            scores[between], used = self._between(rows[between], learned[between] - piece.start, *held)
+            if given < JUDGED_AGAIN[-1] and len(used):
+                self._young.append((*held, used))
+            given += len(used)
+            if given in JUDGED_AGAIN and len(used):
+                self._judge_again(last=given == JUDGED_AGAIN[-1])
+        return scores
+
+    def _between(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> tuple[FloatVector, FloatVector]:
+        """Scores between examples that end where bounds move at the latest; and the weight each was learned with."""
+        s, used, seen = self._state, np.empty(len(x)), self._bounded(rows)
+        _fold(x, y, weight, s["mass"], s["unit"], s["bound"], s["classes"], s["counts"], used)
+        if (used > 0.0).all():
+            return score_between(self.learner, seen, learned, x, y, used), used
+        good = np.flatnonzero(used > 0.0)
+        learned = np.searchsorted(good, learned)
+        return score_between(self.learner, seen, learned, x[good], y[good], used[good]), used
 
     def _learn(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> _Held:
         s, used = self._state, np.empty(len(x))

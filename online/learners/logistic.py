@@ -16,8 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import IntVector
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
+from weir.online.learners.interleaved import Between
 from weir.online.learners.scaled import MOST_DEVIATIONS, ScaledFold
 
 SCALER_ROWS = 65_536.0
@@ -105,15 +107,59 @@ def _fold(
     for i in range(x.shape[0]):
         scale_row(x[i], mean, var, z_row)
         before[i] = sigmoid(dot(0.0, w, z_row) + head[1])
-        # As in River's pipeline, the scaler learns a row before the weights do.
-        head[0] += 1.0
-        scale_learn(x[i], head[0], mean, var)
-        scale_row(x[i], mean, var, z_row)
-        g = log_gradient(1.0 if y[i] else -1.0, dot(0.0, w, z_row) + head[1]) * weight[i]
-        g = min(max(g, -rates[3]), rates[3])
-        head[1] -= rates[1] * g
-        for j in range(z_row.size):
-            w[j] -= rates[0] * (z_row[j] * g + rates[2] * w[j])
+        _learn(x[i], y[i], weight[i], w, mean, var, head, rates, z_row)
+
+
+@njit(cache=True, forceinline=True)
+def _learn(
+    row: FloatVector,
+    y: bool,
+    weight: float,
+    w: FloatVector,
+    mean: FloatVector,
+    var: FloatVector,
+    head: FloatVector,
+    rates: FloatVector,
+    z_row: FloatVector,
+) -> None:
+    """Learn one row; ``z_row (F,)`` is written over."""
+    # As in River's pipeline, the scaler learns a row before the weights do.
+    head[0] += 1.0
+    scale_learn(row, head[0], mean, var)
+    scale_row(row, mean, var, z_row)
+    g = log_gradient(1.0 if y else -1.0, dot(0.0, w, z_row) + head[1]) * weight
+    g = min(max(g, -rates[3]), rates[3])
+    head[1] -= rates[1] * g
+    for j in range(z_row.size):
+        w[j] -= rates[0] * (z_row[j] * g + rates[2] * w[j])
+
+
+@njit(cache=True)
+def _fold_between(
+    rows: FloatMatrix,
+    learned: IntVector,
+    x: FloatMatrix,
+    y: BoolVector,
+    weight: FloatVector,
+    w: FloatVector,
+    mean: FloatVector,
+    var: FloatVector,
+    head: FloatVector,
+    rates: FloatVector,
+    before: FloatVector,
+    scores: FloatVector,
+) -> None:
+    z_row = np.empty(x.shape[1])
+    at = 0
+    for i in range(x.shape[0] + 1):
+        while at < learned.size and learned[at] <= i:
+            scale_row(rows[at], mean, var, z_row)
+            scores[at] = sigmoid(dot(0.0, w, z_row) + head[1])
+            at += 1
+        if i < x.shape[0]:
+            scale_row(x[i], mean, var, z_row)
+            before[i] = sigmoid(dot(0.0, w, z_row) + head[1])
+            _learn(x[i], y[i], weight[i], w, mean, var, head, rates, z_row)
 
 
 @dataclass(eq=False, repr=False)
@@ -170,6 +216,10 @@ class ScaledLogistic(ScaledFold):
     def _fold_rows(self, x: FloatMatrix, y: BoolVector, weight: FloatVector, before: FloatVector) -> None:
         s = self._state
         _fold(x, y, weight, s["w"], s["mean"], s["var"], s["head"], self._rates, before)
+
+    def _fold_between(self, between: Between, before: FloatVector, scores: FloatVector) -> None:
+        s = self._state
+        _fold_between(*between, s["w"], s["mean"], s["var"], s["head"], self._rates, before, scores)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """``coefficient * scaled value``, ``(n, F)``; exact: a row's sum is its log-odds above the intercept."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from weir.online.batch import ExampleBatch
+from weir.online.batch import ExampleBatch, IntVector
 from weir.online.learners.base import FloatMatrix, FloatVector, Learner
 from weir.online.learners.column import ColumnPrefix
 from weir.online.learners.guard import GuardedLearner
+from weir.online.learners.interleaved import score_between
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,18 @@ class OnlineModel:
             raise ValueError(f"examples have x of shape {examples.x.shape}, this model wants {want}")
         self.learner.learn_many(examples.x, examples.y, examples.weight)
         self._version += len(examples)
+
+    def score_between(
+        self, x: FloatMatrix, learned: IntVector, examples: ExampleBatch
+    ) -> tuple[FloatVector, IntVector]:
+        """Learn examples in order, and score row i of ``x (n, F)`` after the first ``learned[i]`` of them.
+
+        ``learned (n,)`` ascends. Probabilities ``(n,)``, as `score` gives them then, and the version of each.
+        """
+        e, versions = examples, self._version + learned
+        scores = score_between(self.learner, x, learned, e.x, e.y, e.weight)
+        self._version += len(e)
+        return scores, versions
 
     def snapshot(self) -> ModelSnapshot:
         """The state now, with its version and digest."""

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import IntVector
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
+from weir.online.learners.interleaved import Between, contiguous
 from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
 MOST_DEVIATIONS = 10.0
@@ -36,6 +38,18 @@ class ScaledFold(ABC):
         rows = np.ascontiguousarray(x, np.float64)
         self._fold_rows(rows, np.ascontiguousarray(y), np.ascontiguousarray(weight), before)
         return before
+
+    @abstractmethod
+    def _fold_between(self, between: Between, before: FloatVector, scores: FloatVector) -> None:
+        """As `_fold_rows`; fill ``scores (n,)`` too, of the rows between those that are learned."""
+
+    def score_and_judge(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> tuple[FloatVector, FloatVector]:
+        """Scores of rows between those that it learns, and of these from before each; see `JudgesBetween`."""
+        scores, before = np.empty(len(rows)), np.empty(len(x))
+        self._fold_between(contiguous(rows, learned, x, y, weight), before, scores)
+        return scores, before
 
     def _scaled(self, x: FloatMatrix) -> FloatMatrix:
         """Standardised inputs; a feature that never varied is 0."""

@@ -13,36 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import IntVector
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.interleaved import contiguous, predict_learn, score_and_judge
 from weir.online.learners.logistic import dot, log_gradient, logit_of, sigmoid_many
 from weir.online.learners.state import copy_into, seal_with, unseal_with
-
-
-@runtime_checkable
-class PredictsWhileLearning(Protocol):
-    """A learner that can return each row's score from just before the row was learned, in one call."""
-
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn rows in order; ``(n,)`` probabilities from before each."""
-        ...
-
-
-def predict_learn(member: Learner, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-    """Prequential scores of ``member`` over rows it learns in order, ``(n,)``."""
-    if isinstance(member, PredictsWhileLearning):
-        return member.predict_learn_many(x, y, weight)
-    # Row by row, for a member that cannot tell what it would have said within a block.
-    before = np.empty(len(y))
-    for i in range(len(y)):
-        before[i] = member.predict_many(x[i : i + 1])[0]
-        member.learn_many(x[i : i + 1], y[i : i + 1], weight[i : i + 1])
-    return before
 
 
 @njit(cache=True)
@@ -96,6 +77,33 @@ def _fold(
             beta[m] -= step * logits[i, m] + params[2] * params[3] * beta[m]
         head[0] -= step
         head[1] += 1.0
+
+
+@njit(cache=True)
+def _combine_between(
+    rows: FloatMatrix,
+    learned: IntVector,
+    logits: FloatMatrix,
+    y: BoolVector,
+    weight: FloatVector,
+    loss: FloatVector,
+    beta: FloatVector,
+    head: FloatVector,
+    params: FloatVector,
+    before: FloatVector,
+    out: FloatVector,
+) -> None:
+    """`_fold` over ``logits (m, M)``, and `_combine` of ``rows (n, M)`` between them."""
+    at = 0
+    for i in range(logits.shape[0] + 1):
+        if at < learned.size and learned[at] <= i:
+            slope = _shares(loss, params[1]) + beta
+            while at < learned.size and learned[at] <= i:
+                out[at] = dot(0.0, slope, rows[at]) + head[0]
+                at += 1
+        if i < logits.shape[0]:
+            one = slice(i, i + 1)
+            _fold(logits[one], y[one], weight[one], loss, beta, head, params, before[one])
 
 
 @dataclass(eq=False, repr=False)
@@ -184,6 +192,21 @@ class Stack:
         labels, weights = np.ascontiguousarray(y), np.ascontiguousarray(weight)
         _fold(logits, labels, weights, s["loss"], s["beta"], s["head"], self._params, before)
         return np.asarray(sigmoid_many(before))
+
+    def score_and_judge(
+        self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
+    ) -> tuple[FloatVector, FloatVector]:
+        """Scores of rows between those that it learns, and of these from before each; see `JudgesBetween`."""
+        rows, learned, x, y, weight = contiguous(rows, learned, x, y, weight)
+        count = len(self.members)
+        said, judged = np.empty((len(rows), count)), np.empty((len(x), count))
+        for m, member in enumerate(self.members):
+            one, other = score_and_judge(member, rows, learned, x, y, weight)
+            said[:, m], judged[:, m] = logit_of(one, self.logit_bound), logit_of(other, self.logit_bound)
+        s, scores, before = self._state, np.empty(len(rows)), np.empty(len(x))
+        state = s["loss"], s["beta"], s["head"]
+        _combine_between(said, learned, judged, y, weight, *state, self._params, before, scores)
+        return np.asarray(sigmoid_many(scores)), np.asarray(sigmoid_many(before))
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """The members' contributions, each times its slope, ``(n, F)``."""

@@ -29,16 +29,17 @@ class Evaluation:
         self._held: list[ScoredRows] = []  # what is not counted yet: before anybody looks, it is
         self._rows_held = 0
 
-    def update(self, examples: ExampleBatch, thresholds: FloatVector, now: float = np.inf) -> None:
+    def update(self, examples: ExampleBatch, thresholds: FloatVector, now: float | FloatVector = np.inf) -> None:
         """Add labelled scores; ``thresholds (n,)`` are those in force when each was scored, infinite for none.
 
-        ``now`` is the watermark: a row of a later time counts as of then, so that its clock does not end intervals.
+        ``now`` is the watermark, perhaps of each ``(n,)``: a row of a later time counts as of then, so that its clock
+        does not end intervals.
         """
         if len(examples) == 0:
             return
         finite = np.minimum(thresholds, _NO_ALERT)
         e = examples
-        ts = np.minimum(e.ts, now) if now > -np.inf else e.ts
+        ts = np.minimum(e.ts, np.where(np.isneginf(now), np.inf, now))
         # The same event id of two entities is two events. No id holds a control character.
         events = [f"{entity}\n{event}" for entity, event in zip(e.entity_id, e.event_id, strict=True)]
         self._held.append(ScoredRows(events, ts, e.score, e.y, e.weight, finite, e.correction))

@@ -55,6 +55,9 @@ PREDICTION = "prediction"
 Contributions = Callable[[FloatMatrix, IntVector], FloatMatrix]
 """What each feature of ``(k, F)`` added to the log-odds, ``(k, F)``, by the model of each row's version ``(k,)``."""
 
+Learn = Callable[[FloatMatrix, IntVector, ExampleBatch], tuple[FloatVector, IntVector]]
+"""Scores of rows ``(n, F)``, each after the first ``(n,)`` of the examples, and the version of each ``(n,)``."""
+
 
 @dataclass(slots=True)
 class LabelOutput:
@@ -154,6 +157,78 @@ class LabellingStage:
         self._learn(joined, out)
         return out
 
+    @property
+    def learns_between(self) -> bool:
+        """Whether labels may come between the rows of one call, by `interleave`.
+
+        Not where a label changes what is decided on the rows after it, or is learned at some other time.
+        """
+        task, join = self.task, self.joiner.policy
+        by_event = join.match == "event" and join.negative_after_s is None and join.max_rows is None
+        undecided = not task.alerting and not isinstance(self.threshold.policy, PrecisionThreshold)
+        fed = self._feeds or self.joiner.matures or self.joiner.waiting or task.retrain.after_labels is not None
+        return by_event and undecided and not fed
+
+    def interleave(
+        self, scored: ScoredBatch, labels: LabelBatch, known_at: FloatVector | None, before: IntVector, learn: Learn
+    ) -> LabelOutput:
+        """Take in rows whose scores are not known yet, and the labels that become known before one of them.
+
+        It gives what `scored` and `labels` give row by row, and has let the model learn the examples. ``before (m,)``
+        ascends; each label speaks of an earlier row. ``learn`` gives scores and versions.
+        """
+        out, p = LabelOutput(scored=scored), scored.predictions
+        marks = self.time.advance(p.ts, self._senders(p))
+        noted, rows = np.column_stack([np.empty(len(p)), scored.masks]), list[IntVector]()
+        reached = np.maximum.accumulate(np.concatenate([[self.joiner.watermark], marks]))[1:]
+
+        def score(known: ExampleBatch, row: IntVector) -> None:
+            rows.append(row)
+            kept = self._sampler.kept(known)
+            learned = np.searchsorted(row[kept], np.arange(len(p)), side="right")
+            p.score[:], p.model_version[:] = learn(p.features, learned, self._sampler.sample(known))
+            out.thresholds = noted[:, 0] = self._decide(scored, marks, out)
+
+        joined, at = self.joiner.interleave(
+            p, noted, scored.entities, marks, self._keyed(labels), known_at, before, score
+        )
+        self.typical.update(p.features)
+        self.counts.scored += len(p)
+        self._learn(joined, out, at)
+        self._watch(np.column_stack([scored.watched, p.score]), marks, reached, joined, at, rows[0], out)
+        return out
+
+    def _watch(
+        self, watched: FloatMatrix, marks: FloatVector, reached: FloatVector, joined: JoinResult, at: FloatVector,
+        before: IntVector, out: LabelOutput,
+    ) -> None:  # fmt: skip
+        """Look for drift in rows and in the labels before each, in the order in which calls of a row each would.
+
+        ``marks``, ``reached (n,)`` are of the rows, ``at``, ``before (k,)`` of the labels. Only where a block of either
+        is full can drift be found; in between the order is of no consequence.
+        """
+        row = label = asked = 0
+        known, y = joined.label_ts_known, joined.examples.y.astype(np.float64)[:, None]
+        while self.drift is not None and self.rate_drift is not None:
+            full, full_label = row + self.drift.room, label + self.rate_drift.room - 1
+            if full_label < len(before) and before[full_label] < full:
+                stop = int(np.searchsorted(before, before[full_label], side="right"))
+                found = self.rate_drift.update(known[label:stop], y[label:stop])
+                first = int(np.searchsorted(before, before[full_label]))
+                now, label = max(float(at[full_label]), float(known[first:stop].max())), stop
+            elif full <= len(marks):
+                found = self.drift.update(marks[row:full], watched[row:full])
+                now, row = float(reached[full - 1]), full
+            else:
+                self.drift.update(marks[row:], watched[row:])
+                self.rate_drift.update(known[label:], y[label:])
+                break
+            if found:
+                out.detections += found
+                out.requests += self._trigger.update(now, label - asked, found)
+                asked = label
+        self._trigger.update(-np.inf, len(before) - asked, ())
+
     def _decide(self, scored: ScoredBatch, marks: FloatVector, out: LabelOutput) -> FloatVector:
         """Open, repeat and end alerts; the thresholds that rows met, ``(n,)``."""
         p, refused = scored.predictions, self.book.stats.refused
@@ -230,10 +305,11 @@ class LabellingStage:
         added = self._full.handed_on(x, self._contributions(x, versions))
         return self._writer.write(x, added, *self.typical.as_of(scored.predictions.features, at))
 
-    def _learn(self, joined: JoinResult, out: LabelOutput) -> None:
+    def _learn(self, joined: JoinResult, out: LabelOutput, marks: FloatVector | None = None) -> None:
         """Feed what became known: metrics first (with the score given then), features, thresholds, then examples.
 
-        Features see each label when it becomes known; all else sees events that are mature.
+        Features see each label when it becomes known; all else sees events that are mature. ``marks (n,)`` are the
+        watermarks by then, where it is not that of now; `_watch` then looks for drift.
         """
         if not len(joined) and not out.detections:
             return
@@ -243,13 +319,13 @@ class LabellingStage:
         out.updates = self._updates(told.examples, told)
         if len(e):
             self.counts.labelled += len(e)
-            self.evaluation.update(e, joined.extra[:, 0], self.joiner.watermark)
+            self.evaluation.update(e, joined.extra[:, 0], self.joiner.watermark if marks is None else marks)
             self.threshold.update_labels(e.score, e.y, e.weight, e.correction)
-            if self.rate_drift is not None:
+            if self.rate_drift is not None and marks is None:
                 out.detections += self.rate_drift.update(known, e.y.astype(np.float64)[:, None])
             learned = self._sampler.sample(e)
             out.examples += [learned] if len(learned) else []
-        if len(e) or out.detections:
+        if marks is None and (len(e) or out.detections):
             now = max(self.joiner.watermark, float(known.max()) if len(e) else -np.inf)
             out.requests += self._trigger.update(now, len(e), out.detections)
 

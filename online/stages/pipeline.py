@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from weir.online.batch import EventBatch, ExampleBatch, FloatVector, LabelBatch, PredictionBatch, ScoredBatch
+import numpy as np
+
+from weir.online.batch import EventBatch, ExampleBatch, FloatVector, IntVector, LabelBatch, PredictionBatch, ScoredBatch
 from weir.online.decisions.alert_state import AlertState
 from weir.online.drift.detection import Detection
 from weir.online.features.store import FeatureStore
@@ -94,6 +96,36 @@ class TaskPipeline:
         self._take(self.labelling.labels(labels, known_at), out)
         return out
 
+    @property
+    def learns_between(self) -> bool:
+        """Whether `interleave` can do this task's batches; else they are cut where a label becomes known."""
+        alone = self.timers is None and self.task.full is None and self.on_scored is None
+        return alone and self.labelling.learns_between
+
+    def interleave(
+        self, batch: EventBatch, labels: LabelBatch, known_at: FloatVector | None, before: IntVector
+    ) -> StepOutput:
+        """Score events, each after the labels that became known before it, as calls of a row each do.
+
+        ``before (m,)``, ascending, is the row of the batch before which each label is known; each speaks of a row
+        before that one.
+        """
+        scored, rows = self.scoring.unscored(batch)
+        out = StepOutput()
+        if scored is None:
+            self._take(self.labelling.labels(labels, known_at), out)
+            return out
+        own = np.searchsorted(rows, before)
+        inside = int(np.searchsorted(own, len(rows)))
+        known = None if known_at is None else known_at[:inside]
+        made = self.labelling.interleave(scored, labels.slice(0, inside), known, own[:inside], self.model.score_between)
+        out.predictions, out.thresholds = scored.predictions, made.thresholds
+        self._take(made, out, learned=True)
+        if inside < len(labels):  # known after the task's last row
+            rest = None if known_at is None else known_at[inside:]
+            self._take(self.labelling.labels(labels.slice(inside, len(labels)), rest), out)
+        return out
+
     def _label(self, scored: ScoreOutput) -> StepOutput:
         out = StepOutput()
         if scored.scored is not None:
@@ -107,11 +139,11 @@ class TaskPipeline:
             self._take(self.labelling.labels(scored.timer_labels, scored.known_at), out)
         return out
 
-    def _take(self, made: LabelOutput, out: StepOutput) -> None:
+    def _take(self, made: LabelOutput, out: StepOutput, *, learned: bool = False) -> None:
         """Do what labelling asks for, and add the rest to the output."""
         for layout, updates in made.updates.items():
             self.engine.apply(layout, updates)
-        for examples in made.examples:
+        for examples in made.examples if not learned else ():
             self.model.learn(examples)
         out.alerts += made.alerts
         out.told += [made.told] if made.told is not None and len(made.told) else []

@@ -209,6 +209,18 @@ class ScoringStage:
         featured = self.features_of(prepared)
         return self.finish(featured, self.ask(featured))
 
+    def unscored(self, batch: EventBatch) -> tuple[ScoredBatch | None, IntVector]:
+        """The task's events with their features, their scores and versions to be filled in; and which events they are.
+
+        For a task without timers and full model.
+        """
+        rows = np.array([row for row, _ in seen_by(self.task, batch)], dtype=np.int64)
+        featured = self.features_of(self.prepare(batch))
+        if featured.block is None:
+            return None, rows
+        blank = np.zeros(len(featured)), np.zeros(len(featured), dtype=np.int64)
+        return self._with_scores(featured, featured.block, featured.block.x, *blank), rows
+
     def features_of(self, prepared: PreparedBatch) -> FeaturedBatch:
         """Features of every row; rows of entities are updated and saved, but for the full model's."""
         batch = prepared.batch
@@ -244,15 +256,20 @@ class ScoringStage:
 
     def _score(self, featured: FeaturedBatch, block: FeatureBlock, full: FloatMatrix | None) -> ScoredBatch:
         """Scores and everything that labelling will want to know of them."""
-        batch, rows, keys = featured.batch, featured.rows, featured.keys
-        x, masks = block.x, block.label_masks
+        rows, x = featured.rows, block.x
         if len(rows) < len(x):
-            x, masks = x[rows], masks[rows]
+            x = x[rows]
         x = x if self.task.full is None else self._logged(featured, full)
         score, version = self.model.score(x)
         if version == 0 and self._prior is not None:
             score = np.full(len(x), self._prior)
-        versions: IntVector = np.full(len(rows), version, dtype=np.int64)
+        return self._with_scores(featured, block, x, score, np.full(len(rows), version, dtype=np.int64))
+
+    def _with_scores(
+        self, featured: FeaturedBatch, block: FeatureBlock, x: FloatMatrix, score: FloatVector, versions: IntVector
+    ) -> ScoredBatch:
+        batch, rows, keys = featured.batch, featured.rows, featured.keys
+        masks = block.label_masks if len(rows) == len(block.x) else block.label_masks[rows]
         watched = np.empty((len(rows), len(self.shape.watched)))
         for k, name in enumerate(self.shape.watched):
             watched[:, k] = np.asarray(block.columns[name], dtype=np.float64)[rows]

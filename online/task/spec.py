@@ -50,6 +50,11 @@ class LabelSpec(FrozenModel):
     maturity: float | str = Field(default="none", exclude_if=lambda value: value == "none")
     """How long after it an event is learned and judged, however soon its label is known: a duration, or an input that
     tells the seconds; ``none`` for as soon as its label is known."""
+    act: Literal["between batches", "between rows"] = Field(
+        default="between batches", exclude_if=lambda value: value == "between batches"
+    )
+    """When a label that has become known acts: ``between rows`` before the next row, however rows are batched, which a
+    learner needs whose labels come right after each row; ``between batches`` costs less."""
 
     @property
     def matures(self) -> bool:
@@ -147,7 +152,8 @@ class SourceSpec(FrozenModel):
     label_known: str | None = None
     """Column that says when each label became known, in place of one delay for all; read as ``time`` is."""
     batch_size: int = Field(default=512, ge=1, le=65_536)
-    """Rows scored together; a label that falls due inside a batch is seen by the next one."""
+    """Rows scored together; a label that falls due inside a batch is seen by the next one, or by the next row where
+    `act` in [labels] says so."""
 
     @field_validator("positive", "negative", "unlabelled", "missing", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,21 @@ from weir.streams.errors import UsageError
 _CUTS_A_DELAY = 8
 # Median delays of labels 0 and 1 that differ by so much are told.
 _UNEVEN = 1.2
+
+
+class LabelsBetween(NamedTuple):
+    """Labels that become known among the rows of a batch, in the order in which they act."""
+
+    labels: LabelBatch
+    known_at: FloatVector | None
+    """``(m,)`` event time at which each became known, where each has a time of its own."""
+    before: IntVector
+    """``(m,)`` ascending: the row of the batch that is the first to be scored with it."""
+
+    def at(self, row: int) -> tuple[LabelBatch, FloatVector | None]:
+        """Those that act right before a row."""
+        start, stop = np.searchsorted(self.before, [row, row + 1]).tolist()
+        return self.labels.slice(start, stop), None if self.known_at is None else self.known_at[start:stop]
 
 
 class _LabelQueue:
@@ -56,6 +72,33 @@ class _LabelQueue:
     def _push(self, number: int, known_at: FloatVector, labels: LabelBatch) -> None:
         heapq.heappush(self._held, (float(known_at[0]), number, known_at, labels))
 
+    def between(self, ts: FloatVector, known_at: FloatVector, labels: LabelBatch, after: IntVector) -> LabelsBetween:
+        """Take in the labels of a batch's rows, and give out what is known before one of them.
+
+        It is what `due` and `add` give row by row: ``ts (n,)`` are the times of the rows, and the labels ``(m,)`` are
+        those of rows ``after (m,)``, -1 for one before the batch.
+        """
+        if not self.timed:
+            known_at = np.maximum.accumulate(np.maximum(known_at, self._latest))
+            self._latest = max([self._latest, *known_at[-1:].tolist()])
+        held = [(known, old) for _, _, known, old in sorted(self._held, key=lambda piece: piece[1])]
+        before_all = [np.full(len(old), -1) for _, old in held]
+        known_at = np.concatenate([*(known for known, _ in held), known_at])
+        labels = LabelBatch.concat([*(old for _, old in held), labels])
+        first = np.searchsorted(np.maximum.accumulate(ts), known_at, side="right" if self.timed else "left")
+        row = np.maximum(first, np.concatenate([*before_all, after]) + 1)
+        for k in np.flatnonzero(row < len(ts)).tolist() if (np.diff(ts) < 0).any() else ():
+            seen = ts[row[k] :] > known_at[k] if self.timed else ts[row[k] :] >= known_at[k]
+            row[k] += int(np.argmax(seen)) if seen.any() else len(ts)  # clocks stepped back
+        left = np.flatnonzero(row >= len(ts))
+        left = left[np.argsort(known_at[left], kind="stable")]
+        self._held = []
+        if len(left):
+            self._added += 1
+            self._push(self._added, known_at[left], labels.take(left))
+        due = np.lexsort((known_at, row))[: len(row) - len(left)]
+        return LabelsBetween(labels.take(due), known_at[due] if self.timed else None, row[due])
+
     def left(self) -> list[LabelBatch]:
         """Labels that are not known yet."""
         return [labels for *_, labels in self._held]
@@ -81,7 +124,7 @@ class _LabelQueue:
 def _row_labels(rows: SourceBatch, task: TaskSpec) -> tuple[LabelBatch, IntVector]:
     """The labels that rows of a file bring with them, where the task scores them, and the place of each."""
     key, types = task.key, set(task.types)
-    known = np.flatnonzero(rows.labelled)
+    known = np.flatnonzero(rows.labelled) if rows.label is not None else np.zeros(0, np.int64)
     if types or (key != "*" and None in rows.batch.entities[key]):
         who, kinds = rows.batch.entities.get(key, rows.batch.event_id), rows.batch.type
         mine = [i for i in known.tolist() if who[i] is not None and (not types or kinds[i] in types)]
@@ -120,7 +163,8 @@ class LabelInput:
                 f"keep_s = {format_duration(task.labels.join.keep_s)}: nothing would be learned. Set keep_s in "
                 "[labels.join] to more than the delay"
             )
-        self.span_s = min(self.delay_s / _CUTS_A_DELAY or np.inf, slack_s)
+        self.between_rows = task.labels.act == "between rows"
+        self.span_s = slack_s if self.between_rows else min(self.delay_s / _CUTS_A_DELAY or np.inf, slack_s)
         """Event time of one batch at most: labels are seen when the batch before is done, and must not be late then."""
         self.held = _LabelQueue(timed=self.spec.label_known is not None)
         self._paths, self._refused = paths, ""
@@ -136,15 +180,30 @@ class LabelInput:
             self._told, self._given = list(zip(owners, known.event_id, strict=True)), len(known)
         self._unscored = set(self._told)
 
+    @property
+    def any_order(self) -> bool:
+        """Whether a label may come before its event."""
+        return bool(self._paths)
+
     def read(self, rows: SourceBatch) -> None:
-        """Take in the labels that rows bring."""
-        if rows.label is not None:
-            told, at = _row_labels(rows, self.task)
-            self._given += len(told)
-            known_at = told.ts + self.delay_s if rows.known_at is None else rows.known_at[at]
-            self.held.add(known_at, told)
-            for value in set(told.value.tolist()) if rows.known_at is not None else ():
-                self._delays[value].append((known_at - told.ts)[told.value == value])
+        """Take in the labels that rows bring, for the batches after theirs."""
+        told, _, known_at = self._brought(rows)
+        self.held.add(known_at, told)
+
+    def between(self, rows: SourceBatch) -> LabelsBetween:
+        """Take in the labels that rows bring; those known before one of the rows that count act before it."""
+        told, at, known_at = self._brought(rows)
+        place = at if rows.fresh is None else np.cumsum(rows.fresh)[at] - 1  # a repeat's comes with the row before it
+        return self.held.between(rows.events.ts, known_at, told, place)
+
+    def _brought(self, rows: SourceBatch) -> tuple[LabelBatch, IntVector, FloatVector]:
+        """The labels of rows, the place of each, and when it is known."""
+        told, at = _row_labels(rows, self.task)
+        self._given += len(told)
+        known_at = told.ts + self.delay_s if rows.known_at is None else rows.known_at[at]
+        for value in set(told.value.tolist()) if rows.known_at is not None else ():
+            self._delays[value].append((known_at - told.ts)[told.value == value])
+        return told, at, known_at
 
     def learned(self, out: StepOutput) -> None:
         """Note what was scored and learned."""

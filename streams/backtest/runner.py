@@ -10,16 +10,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
-from weir.online.batch import EventBatch
+from weir.online.batch import EventBatch, FloatVector, LabelBatch
 from weir.online.codec.accept import Reject
 from weir.online.durations import format_duration
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.stages.scoring import seen_by
 from weir.online.task.column_plan import columns_of, union
 from weir.online.task.spec import SourceSpec, TaskSpec
 from weir.streams.backtest.alert_log import AlertLog
@@ -27,7 +29,7 @@ from weir.streams.backtest.distinct_ids import distinct, within
 from weir.streams.backtest.event_files import FileSource, SourceBatch
 from weir.streams.backtest.explained_score import ExplainedScore, ScoreExplainer
 from weir.streams.backtest.full_trainer import FullTrainer
-from weir.streams.backtest.held_labels import LabelInput
+from weir.streams.backtest.held_labels import LabelInput, LabelsBetween
 from weir.streams.backtest.kept_field import values_of, with_field
 from weir.streams.backtest.notes import Note, RunWatch
 from weir.streams.backtest.outcomes import Keep, Outcomes
@@ -258,16 +260,22 @@ class _Run:
     def take(self, rows: SourceBatch) -> None:
         """Score rows, after learning what is known before the first of them."""
         batch, result = rows.events, self.result
-        if len(batch):
-            # As live: what is known before the first of these rows is learned before any of them is scored.
-            now, delay_s = float(batch.ts[0]), 0.0 if self.given.held.timed else self.given.delay_s
-            for known, known_at in self.given.held.due(now):
-                self.note(self.pipeline.labels(known, known_at), now, held_back=(delay_s, now))
-            if self._full is not None:
-                self._full.step(now)
-            self.note(self.pipeline.events(batch), float(batch.ts.max()), batch)
+        if self.given.between_rows:
+            known = self.given.between(rows)
+            together = (
+                len(batch) > 0 and self._full is None and not self.given.any_order and self.pipeline.learns_between
+            )
+            if together:
+                back = 0.0 if self.given.held.timed else self.given.delay_s, math.inf
+                self.note(self.pipeline.interleave(batch, *known), float(batch.ts.max()), batch, back)
+            for start, stop in pairwise(self._cuts(batch, known) if not together else []):
+                self._score(batch.slice(start, stop), [known.at(start)])
+        else:
+            if len(batch):
+                # As live: what is known before the first of these rows is learned before any of them is scored.
+                self._score(batch, self.given.held.due(float(batch.ts[0])))
+            self.given.read(rows)
         self.watch.update(batch, rows.labelled if rows.fresh is None else rows.labelled[rows.fresh])
-        self.given.read(rows)
         result.rows += rows.rows
         result.repeats += len(rows.batch) - len(batch)
         result.rejected += len(rows.rejects)
@@ -279,6 +287,29 @@ class _Run:
         delay_s = 0.0 if self.given.held.timed else self.given.delay_s
         met = [self.pipeline.labelling.met(*known) for known in self.given.held.due(math.inf)]
         return self.outputs.later(outcomes, [each.take(each.new) for each in met], delay_s)
+
+    def _cuts(self, batch: EventBatch, known: LabelsBetween) -> list[int]:
+        """Where a batch is cut for what is learned between its rows."""
+        labels, pipeline, rows = self.pipeline.task.labels, self.pipeline, len(batch)
+        # What is learned of time that passes, or of a label that waits for its event, comes between any two rows.
+        timed = pipeline.timers is not None or labels.join.negative_after_s is not None or labels.matures
+        if timed or self.given.any_order or labels.join.match != "event" or self._full is not None:
+            return [*range(rows + 1)]
+        cuts = {0, rows, *known.before.tolist()}
+        if (drift := pipeline.labelling.drift) is not None:  # what it finds asks for training at its row
+            own = [row + 1 for row, _ in seen_by(pipeline.task, batch)]
+            cuts.update(own[drift.room - 1 :: drift.policy.block_events])
+        return sorted(cuts)
+
+    def _score(self, batch: EventBatch, known: Sequence[tuple[LabelBatch, FloatVector | None]]) -> None:
+        """Score rows, after learning the labels that are known before the first of them."""
+        now, delay_s = float(batch.ts[0]), 0.0 if self.given.held.timed else self.given.delay_s
+        for labels, known_at in known:
+            if len(labels):
+                self.note(self.pipeline.labels(labels, known_at), now, held_back=(delay_s, now))
+        if self._full is not None:
+            self._full.step(now)
+        self.note(self.pipeline.events(batch), float(batch.ts.max()), batch)
 
     def note(
         self, out: StepOutput, now: float, batch: EventBatch | None = None,

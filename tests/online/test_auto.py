@@ -15,8 +15,8 @@ from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.boosted import BoostedTrees
 from weir.online.learners.curved import CurvedLogistic
 from weir.online.learners.factory import AUTO_MEMBERS, LearnerSpec, build_learner, hasty
+from weir.online.learners.interleaved import predict_learn
 from weir.online.learners.logistic import sigmoid_many
-from weir.online.learners.stack import predict_learn
 
 NAMES = ("a", "b", "c")
 

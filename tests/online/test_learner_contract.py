@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from weir.online.batch import ExampleBatch
 from weir.online.learners.base import Learner
 from weir.online.learners.factory import REGISTRY, LearnerSpec, build_learner, known_parameters
+from weir.online.learners.interleaved import score_between
 from weir.online.learners.online_model import ModelSnapshot, OnlineModel
 
 NAMES = ("zeta", "alpha", "mid", "beta")  # not sorted: River sorts some names, we must not depend on it
@@ -101,6 +102,57 @@ def test_inputs_are_not_changed_and_may_be_read_only(kind: str) -> None:
     model.predict_many(arrays[0])
     model.contributions(arrays[0][:3])
     assert [a.tobytes() for a in arrays] == kept
+
+
+BETWEEN = {
+    "boosted_soon": LearnerSpec(kind="boosted", params={"every": 40, "buffer": 100, "trees": 4}),
+    "auto_at_once": LearnerSpec(kind="auto", params={"lag": 0}),
+    "auto_few_rows": LearnerSpec(kind="auto", params={"lag": 30}, members=(LearnerSpec(kind="logistic"), STACK)),
+    "stack_of_all": LearnerSpec(
+        kind="stack",
+        params={"combiner_lr": 0.01},
+        members=tuple(
+            LearnerSpec(kind=kind, params={"every": 40, "buffer": 100} if kind == "boosted" else SMALL.get(kind, {}))
+            for kind in sorted(REGISTRY.keys() - {"beside_full", "column", "river", "stack", "auto"})
+        ),
+    ),
+    "column": LearnerSpec(kind="column", params={"column": "mid"}),
+    "beside_full": LearnerSpec(kind="beside_full", members=(LearnerSpec(kind="logistic", params={"lr": 0.1}),)),
+}
+BETWEEN |= {kind: spec_of(kind) for kind in sorted(REGISTRY.keys() - {"column", "beside_full"})}
+
+
+@pytest.mark.parametrize("kind", BETWEEN)
+@settings(max_examples=3, deadline=None, phases=NO_SHRINK)
+@given(seed=st.integers(0, 1 << 30), late=st.sampled_from([0, 3, 40]), cuts=st.integers(1, 200))
+def test_rows_between_examples_are_scored_as_one_by_one(kind: str, seed: int, late: int, cuts: int) -> None:
+    """Whatever is scored between whichever examples, in whatever calls: the bits of a call for each, and the state."""
+    slow = "forest" in kind or kind in ("stack_of_all", "river")
+    n, rng = 2_200 if kind == "logistic" else 240 if slow else 600, np.random.default_rng(seed)
+    x, y, w = concept(n, seed)
+    x[rng.random(n) < 0.01] *= 1e9  # that the guard refuses, some after it learned them
+    w[rng.random(n) < 0.1] = 3.0
+    names = (*NAMES, "full.logit", "full.known") if kind == "beside_full" else NAMES
+    if kind == "beside_full":
+        x = np.column_stack([x, rng.normal(size=n), rng.random(n) < 0.8])
+    at = np.sort(np.minimum(np.arange(n) + 1 + rng.integers(0, late + 1, n), n))  # before which row each is known
+    learned = np.searchsorted(at, np.arange(n), side="right")
+    one, other = (build_learner(BETWEEN[kind], names) for _ in range(2))
+    expected, done = np.empty(n), 0
+    for i in range(n):
+        for k in range(done, learned[i]):
+            one.learn_many(x[k : k + 1], y[k : k + 1], w[k : k + 1])
+        done = int(learned[i])
+        expected[i] = one.predict_many(x[i : i + 1])[0]
+    got, edges = np.empty(n), sorted({0, n, *rng.integers(0, n, max(1, n // cuts) if cuts > 20 else 9).tolist()})
+    start = 0
+    for a, b in pairwise(edges):
+        stop = int(learned[b - 1])
+        known = x[start:stop], y[start:stop], w[start:stop]
+        got[a:b] = score_between(other, x[a:b], learned[a:b] - start, *known)
+        start = stop
+    assert got.tobytes() == expected.tobytes()
+    assert other.snapshot() == one.snapshot()
 
 
 @every_kind

@@ -14,10 +14,11 @@ from river import forest, tree
 
 from weir.online.learners.base import Learner
 from weir.online.learners.bayesian import BayesianLogistic
+from weir.online.learners.interleaved import predict_learn
 from weir.online.learners.logistic import ScaledLogistic, logit_of
 from weir.online.learners.river.adaptive_forest import AdaptiveForest
 from weir.online.learners.river.adaptive_tree import AdaptiveTree
-from weir.online.learners.stack import Stack, predict_learn
+from weir.online.learners.stack import Stack
 
 Vector = NDArray[np.float64]
 NAMES = ("a", "b", "c")

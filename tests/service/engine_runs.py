@@ -24,8 +24,8 @@ def service_in(directory: Path, which: Sequence[TaskSpec] | None = None, **serve
     return embedded_service(settings, which or tasks(FRAUD, CHURN))
 
 
-def log_in(directory: Path, **serve: object) -> EmbeddedServiceLog:
-    log = service_in(directory, None, **serve).log
+def log_in(directory: Path, which: Sequence[TaskSpec] | None = None, **serve: object) -> EmbeddedServiceLog:
+    log = service_in(directory, which, **serve).log
     assert isinstance(log, EmbeddedServiceLog)
     log.engine._clock = lambda: 0.0  # records of a test say when they came: by this machine's clock all would be idle
     return log
@@ -33,7 +33,7 @@ def log_in(directory: Path, **serve: object) -> EmbeddedServiceLog:
 
 @asynccontextmanager
 async def opened(directory: Path, **serve: object) -> AsyncIterator[EmbeddedServiceLog]:
-    log = log_in(directory, **serve)
+    log = log_in(directory, None, **serve)
     await log.start()
     try:
         yield log

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +59,32 @@ async def test_what_waits_becomes_one_batch_a_topic(tmp_path: Path) -> None:
     batches = list(log.engine.inputs.read([topics.USER_EVENTS, topics.LABELS], 0))
     assert [(b.topic, len(b.records)) for b in batches] == [(topics.USER_EVENTS, 3), (topics.LABELS, 1)]
     await log.stop()
+
+
+async def test_labels_that_act_between_rows_keep_their_place_among_events(tmp_path: Path) -> None:
+    """Sent together, they are learned and scored as if each had waited for the answer to the one before."""
+    (task,) = tasks(FRAUD)
+    task = task.model_copy(update={"labels": task.labels.model_copy(update={"act": "between rows"})})
+    sent = [(topics.USER_EVENTS, event(n, 1.7e9 + n)) for n in range(6)]
+    for n, at in ((1, 2), (2, 4), (4, 7)):
+        told = b'{"v":1,"task":"fraud","entity_id":"u1","event_id":"e%d","ts":1.7e9,"value":1}' % n
+        sent.insert(at, (topics.LABELS, Record(b"u1", told, 1.7e9)))
+    learned = []
+    for name in ("together", "alone"):
+        log, waiting = log_in(tmp_path / name, [task]), list[asyncio.Task[Any]]()
+        if name == "alone":
+            await log.start()
+        for topic, record in sent:
+            waiting.append(asyncio.create_task(log.append(topic, [record])))
+            await (asyncio.sleep(0) if name == "together" else waiting[-1])
+        if name == "together":
+            await log.start()
+        await asyncio.gather(*waiting)
+        made = [orjson.loads(record.value) for _, record in await rows(log, topics.PREDICTIONS)]
+        learned.append([(one["event_id"], one["score"], one["model_version"]) for one in made])
+        await log.stop()
+    assert learned[0] == learned[1]
+    assert [version for *_, version in learned[0]] == [0, 0, 1, 2, 2, 3]
 
 
 async def test_nothing_is_seen_before_it_is_durable(tmp_path: Path) -> None:

@@ -74,6 +74,18 @@ def test_what_cannot_run_says_what_to_give(run: list[Any], tmp_path: Path, argum
         raise error
 
 
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_labels_that_act_between_rows_are_refused(tmp_path: Path, check: list[str]) -> None:
+    """Rather than served by other scores than those of the task's backtest."""
+    path, text = tmp_path / "fraud.toml", (TASKS / "fraud.toml").read_text()
+    head = "" if "\n[labels]\n" in text else "\n[labels]\n"
+    act = 'act = "between rows"\n'
+    path.write_text(text + head + act if head else text.replace("\n[labels]\n", "\n[labels]\n" + act))
+    _, _, error = weir("worker", str(path), *check)
+    assert isinstance(error, UsageError)
+    assert 'task fraud: [labels] act = "between rows" needs labels and events in one order' in str(error)
+
+
 def test_a_missing_package_says_what_to_install(run: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_cli, "_NEEDS", ("no-such-package",))
     _, _, error = weir("worker", str(TASKS))

@@ -31,6 +31,7 @@ from weir.streams.cli.processes.process import (
     needed,
     version_of,
 )
+from weir.streams.errors import UsageError
 from weir.streams.ops.fleet import WEIR, Fleet, end_with_stdin
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def worker_command(
     }  # fmt: skip
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
+    _check_order(found)
     needed()
     if only_check:
         check(settings, found, Check("tasks", "OK", ", ".join(task.name for task in found)))
@@ -118,6 +120,16 @@ def worker_command(
         status = _run_fleet(settings) if several else _runner()(settings, found, settings.worker.role)
     if status:
         raise typer.Exit(status)
+
+
+def _check_order(tasks: Sequence[TaskSpec]) -> None:
+    """Raise where labels have to be seen in one order with events: here both come by topics of their own."""
+    if act := [task.name for task in tasks if task.labels.act == "between rows"]:
+        raise UsageError(
+            f'task {act[0]}: [labels] act = "between rows" needs labels and events in one order, and Kafka has them in '
+            "two topics. Remove it: labels then act between batches; or run the task by weir backtest, or by weir "
+            "serve without Kafka"
+        )
 
 
 def _of_child(settings: Settings, number: int) -> Settings:

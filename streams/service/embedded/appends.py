@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from weir.online.codec.decode import DecodedEvents, DecodedLabels
+from weir.streams.config.topics import LABELS
 from weir.streams.embedded.host_state import Outcome as HostOutcome
 from weir.streams.records import Record
 from weir.streams.service.ports import Decoded, Outcome
@@ -71,11 +72,16 @@ class MergedAppends:
             start += len(append.records)
 
 
-def merged(appends: Iterable[Append], most: int) -> list[MergedAppends]:
-    """Appends by topic, in the order in which they came; a batch has at most ``most`` records, or is of one append."""
+def merged(appends: Iterable[Append], most: int, *, in_turn: bool = False) -> list[MergedAppends]:
+    """Appends by topic, in the order in which they came; a batch has at most ``most`` records, or is of one append.
+
+    ``in_turn`` lets no batch of events go past labels that came between them, nor labels past events.
+    """
     found: list[MergedAppends] = []
     open_of: dict[str, tuple[MergedAppends, int]] = {}
     for append in appends:
+        if in_turn and found and (append.topic == LABELS) != (found[-1].topic == LABELS):
+            open_of = {}
         group, size = open_of.get(append.topic, (None, 0))
         if group is None or size + len(append.records) > most:
             group, size = MergedAppends(append.topic, []), 0

@@ -86,6 +86,8 @@ class Engine:
         self.directory, self.inputs, self.outputs, self.kept = directory, inputs, outputs, kept
         self._make_host, self._lateness, self._clock = make_host, lateness, clock
         self.host = make_host()
+        tasks = [pipeline.task for pipeline in self.host.pipelines.values()]
+        self._in_turn = any(task.labels.act == "between rows" for task in tasks)
         self._idle = IdleStreams(self.host, lateness)
         self._every_s, self._most_waiting = checkpoint_every_s, waiting
         self._retention, self._people_kept_s = retention, people_kept_s
@@ -229,7 +231,7 @@ class Engine:
         step = Step(appends)
         began = time.thread_time()
         try:
-            logged = [(group, self._logged(group, step)) for group in merged(appends, _MOST)]
+            logged = [(group, self._logged(group, step)) for group in merged(appends, _MOST, in_turn=self._in_turn)]
         except Exception:
             with self._wake:  # who waits for these is answered with those whose turn had not come
                 self._queue.extendleft(reversed(appends))
