@@ -232,7 +232,8 @@ class LabelInput:
             if not given and source:
                 why, fix = f"no label was found in {source}", "look at its values: words for missing are no label"
             elif (ahead := sum(map(len, self.held.left()))) > given / 2:
-                days, delay = (watch.last - watch.first) / DAY_S, format_duration(self.delay_s)
+                days = (watch.last - watch.first) / DAY_S
+                delay = f"{self.delay_s / DAY_S:.1f} days" if self.held.timed else format_duration(self.delay_s)
                 why = f"{'none' if ahead == given else 'few'} of {given:,} labels became known before the data ended"
                 why += f": it spans {days:.1f} days and labels come {delay} late"
                 fix = "give more data, or correct the delay or `ts` of the labels"
@@ -276,8 +277,9 @@ class LabelInput:
                 f"met no event of their entity in range_s = {format_duration(join.range_s)}")  # fmt: skip
             what = f"{untimely:,} of {given:,} labels {met}: predictions wait for keep_s = "
             what += f"{format_duration(join.keep_s)}, labels for wait_s = {format_duration(join.wait_s)}"
+            usual = f"{self.delay_s / DAY_S:.1f} days" if self.held.timed else format_duration(self.delay_s)
             fix = "look at `ts` of the labels, or raise these in [labels.join]"
-            yield "labels late", f"{what}, and they come {format_duration(self.delay_s)} late", fix
+            yield "labels late", f"{what}, and they come {usual} late", fix
         if joiner.stats.corrections > 0.1 * given:
             what = f"{joiner.stats.corrections:,} labels contradict an earlier one of the same event; the last counts"
             yield "labels contradict", what, "give each event one label"

@@ -154,6 +154,7 @@ def _choose_dated_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None
     guess = format_duration(max(np.ceil(most_s / unit_s), 1.0) * unit_s)
     question, why = "After how long without such a date is the event a 0?", "a guess: nearly all dates come sooner"
     plan.delay_s = _duration("label delay", _answer(plan, ask, "label_delay", why, question, guess))
+    plan.latest_s = max(float(late.max()), plan.delay_s)
 
 
 def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:

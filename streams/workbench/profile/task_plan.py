@@ -40,6 +40,8 @@ class Plan:
     label: roles.LabelGuess | None = None
     delay_s: float = 0.0
     """How late labels are; where they are a date or nothing, how late a date comes at most."""
+    latest_s: float = 0.0
+    """How late the last of such dates comes, and no earlier than the others are waited for."""
     no_label: str = "no label"
     """Why there is none."""
     silent: bool = False

@@ -158,7 +158,9 @@ def _model(plan: Plan) -> Iterator[_Block]:
         yield _Block("[labels]", labels, whys=whys)
     if dated:
         why = plan.guesses.get("label_delay", "as was said")
-        yield _Block("[labels.join]", {"negative_after_s": wait}, f"an event without a date is a 0 then; {why}")
+        join = {"negative_after_s": wait, "keep_s": f"{math.ceil(plan.latest_s / DAY_S) + 1}d"}
+        said = {"keep_s": "for the last date: it corrects that 0"}
+        yield _Block("[labels.join]", join, f"an event without a date is a 0 then; {why}", said)
     if not there:
         return
     days = max(float(each.max()) for each in late) / DAY_S
