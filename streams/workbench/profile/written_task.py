@@ -154,6 +154,8 @@ def _model(plan: Plan) -> Iterator[_Block]:
     wait, dated = format_duration(plan.delay_s), plan.label is not None and plan.label.dated and bool(plan.label.known)
     if dated:
         labels["maturity"], whys["maturity"] = wait, "a 1 is known sooner than a 0: both are learned then"
+    if plan.lag_free:
+        labels["act"], whys["act"] = "between rows", "each label is learned before the next row is scored"
     if labels:
         yield _Block("[labels]", labels, whys=whys)
     if dated:
@@ -213,10 +215,5 @@ def _source(plan: Plan) -> Iterator[_Block]:
             source["label_known"] = label.known.name
         else:
             source["label_delay"] = format_duration(plan.delay_s)
-    if plan.lag_free:
-        source["batch_size"] = 1
-        whys["batch_size"] = (
-            "each label is learned before the next row is scored; 100 is faster, and learns between batches"
-        )
     yield _Block("[source]", source, whys={key: why for key, why in whys.items() if key != "entity"})
     yield _Block("[source.columns]", {name: column.name for name, column in plan.columns.items()})
