@@ -31,7 +31,7 @@ from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from weir.online.learners.bayesian import BayesianLogistic
 from weir.online.learners.boosted import BoostedTrees
-from weir.online.learners.interleaved import contiguous, pieces, predict_learn, score_and_judge, score_between
+from weir.online.learners.interleaved import NO_ROWS, contiguous, pieces, score_and_judge, score_between
 from weir.online.learners.logistic import logit_of
 from weir.online.learners.state import copy_into, seal_with, unseal_with
 
@@ -50,6 +50,21 @@ def _heard(share: FloatVector) -> FloatVector:
 
 
 @njit(cache=True)
+def _opinions(logits: FloatMatrix, stacked: FloatVector) -> FloatMatrix:
+    """Members' log-odds, their mean, and the log-odds of ``stacked``: ``(n, M)`` and ``(n,)`` to ``(n, M + 2)``."""
+    n, count = logits.shape
+    out = np.empty((n, count + 2))
+    out[:, count + 1] = logit_of(stacked, _BOUND)
+    for i in range(n):
+        total = logits[i, 0]
+        for m in range(count):
+            out[i, m] = logits[i, m]
+            total += logits[i, m] if m else 0.0
+        out[i, count] = total / count
+    return out
+
+
+@njit(cache=True)
 def _mix(opinions: FloatMatrix, heard: FloatVector) -> FloatVector:
     out = np.zeros(opinions.shape[0])
     for i in range(opinions.shape[0]):
@@ -60,6 +75,8 @@ def _mix(opinions: FloatMatrix, heard: FloatVector) -> FloatVector:
 
 @njit(cache=True)
 def _fold(
+    rows: FloatMatrix,
+    learned: IntVector,
     opinions: FloatMatrix,
     y: BoolVector,
     weight: FloatVector,
@@ -67,11 +84,22 @@ def _fold(
     rate: float,
     switch: float,
     before: FloatVector,
+    scores: FloatVector,
 ) -> None:
-    """Mix each row's opinions ``(n, K)``, then move ``share (K,)`` by what they lost."""
-    loss = np.empty(share.size)
-    for i in range(opinions.shape[0]):
+    """Mix opinions ``(m, K)`` row by row and move ``share (K,)`` by what each lost.
+
+    Row i of ``rows (n, K)`` is mixed by the shares after the first ``learned[i]`` of them.
+    """
+    loss, at = np.empty(share.size), 0
+    for i in range(opinions.shape[0] + 1):
         heard = _heard(share)
+        while at < learned.size and learned[at] <= i:
+            scores[at] = 0.0
+            for k in range(heard.size):
+                scores[at] += heard[k] * rows[at, k]
+            at += 1
+        if i == opinions.shape[0]:
+            break
         before[i] = 0.0
         for k in range(share.size):
             before[i] += heard[k] * opinions[i, k]
@@ -85,34 +113,6 @@ def _fold(
             total += share[k]
         for k in range(share.size):
             share[k] = (1.0 - switch) * share[k] / total + switch / share.size
-
-
-@njit(cache=True)
-def _mix_between(
-    rows: FloatMatrix,
-    learned: IntVector,
-    opinions: FloatMatrix,
-    y: BoolVector,
-    weight: FloatVector,
-    share: FloatVector,
-    rate: float,
-    switch: float,
-    before: FloatVector,
-    out: FloatVector,
-) -> None:
-    """`_fold` over ``opinions (m, K)``, and `_mix` of ``rows (n, K)`` between them."""
-    at = 0
-    for i in range(opinions.shape[0] + 1):
-        if at < learned.size and learned[at] <= i:
-            heard = _heard(share)
-            while at < learned.size and learned[at] <= i:
-                out[at] = 0.0
-                for k in range(heard.size):
-                    out[at] += heard[k] * rows[at, k]
-                at += 1
-        if i < opinions.shape[0]:
-            one = slice(i, i + 1)
-            _fold(opinions[one], y[one], weight[one], share, rate, switch, before[one])
 
 
 @njit(cache=True)
@@ -192,16 +192,7 @@ class Auto:
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""
-        self.predict_learn_many(x, y, weight)
-
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
-        before, at = np.empty(len(x)), 0
-        for end in self._looks(len(x)):
-            before[at:end] = self._learn(x[at:end], y[at:end], weight[at:end])
-            self._count(end - at)
-            at = end
-        return before
+        self.score_and_judge(x[:0], NO_ROWS, x, y, weight)
 
     def _looks(self, n: int) -> list[int]:
         """Where ``n`` coming rows are cut, as the stand-ins look at their members there."""
@@ -242,38 +233,23 @@ class Auto:
         said, judged = np.empty((len(rows), count)), np.empty((len(x), count))
         for m, member in enumerate(self.members):
             one, other = self._judged_between(member, m, rows, learned, x, y, weight)
-            said[:, m], judged[:, m] = logit_of(one, _BOUND), logit_of(other, _BOUND)
+            judged[:, m] = logit_of(other, _BOUND)
+            if len(rows):
+                said[:, m] = logit_of(one, _BOUND)
         stacked, other = self._judged_between(self._stack, count, said, learned, judged, y, weight)
         mixed, before, rate = np.empty(len(rows)), np.empty(len(x)), float(self.rate)
         opinions, judged = _opinions(said, stacked), _opinions(judged, other)
-        _mix_between(opinions, learned, judged, y, weight, self._state["share"], rate, self._switch, before, mixed)
+        _fold(opinions, learned, judged, y, weight, self._state["share"], rate, self._switch, before, mixed)
         return self._calibrator.score_and_judge(_bend(mixed), learned, _bend(before), y, weight)
 
     def _judged_between(
         self, of: Learner, m: int, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector,
         weight: FloatVector,
     ) -> tuple[FloatVector, FloatVector]:  # fmt: skip
-        """As `_judged`, and what it says of rows in between."""
+        """Let one learn ``x``: its scores of ``rows`` between them; its stand-in's of ``x``, or its own just before."""
         if not self.lag:
             return score_and_judge(of, rows, learned, x, y, weight)
         return score_between(of, rows, learned, x, y, weight), self._stand_ins[m].predict_many(x)
-
-    def _learn(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn the rows up to the next look."""
-        logits, mixed = np.empty((len(x), len(self.members))), np.empty(len(x))
-        labels, weights = np.ascontiguousarray(y), np.ascontiguousarray(weight)
-        for m, member in enumerate(self.members):
-            logits[:, m] = logit_of(self._judged(member, m, x, labels, weights), _BOUND)
-        opinions = _opinions(logits, self._judged(self._stack, len(self.members), logits, labels, weights))
-        _fold(opinions, labels, weights, self._state["share"], float(self.rate), self._switch, mixed)
-        return self._calibrator.predict_learn_many(_bend(mixed), labels, weights)
-
-    def _judged(self, of: Learner, m: int, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Let one learn the rows; ``(n,)`` what its stand-in says of them, or it says just before each."""
-        if not self.lag:
-            return predict_learn(of, x, y, weight)
-        of.learn_many(x, y, weight)
-        return self._stand_ins[m].predict_many(x)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """The members' contributions, each times the slope of the mixed log-odds by its own, ``(n, F)``."""
@@ -306,9 +282,3 @@ class Auto:
 def _stand_in(member: Learner) -> Learner:
     """A copy that scores and does not learn."""
     return member.for_scoring() if isinstance(member, BoostedTrees) else deepcopy(member)
-
-
-def _opinions(logits: FloatMatrix, stacked: FloatVector) -> FloatMatrix:
-    """Members' log-odds, their mean, and the log-odds of ``stacked``: ``(n, M)`` and ``(n,)`` to ``(n, M + 2)``."""
-    mean = np.cumsum(logits, axis=1)[:, -1:] / logits.shape[1]  # one after the other: no bit depends on the other rows
-    return np.hstack([logits, mean, logit_of(stacked, _BOUND)[:, None]])

@@ -47,70 +47,6 @@ def _logits(
 
 @njit(cache=True)
 def _fold(
-    x: FloatMatrix,
-    y: BoolVector,
-    weight: FloatVector,
-    w: FloatVector,
-    cov: FloatMatrix,
-    mean: FloatVector,
-    var: FloatVector,
-    count: FloatVector,
-    params: FloatVector,
-    prior: FloatVector,
-    before: FloatVector,
-) -> None:
-    """Score then learn each row; ``params`` = (decay, prior variance, bound, least curvature)."""
-    row, gain = np.empty(w.size), np.empty(w.size)
-    for i in range(x.shape[0]):
-        _scaled(x[i], mean, var, params[2], row)
-        before[i] = sigmoid(dot(dot(0.0, x[i], prior), w, row))
-        _learn(x[i], y[i], weight[i], w, cov, mean, var, count, params, prior, row, gain)
-
-
-@njit(cache=True, forceinline=True)
-def _learn(
-    values: FloatVector,
-    y: bool,
-    weight: float,
-    w: FloatVector,
-    cov: FloatMatrix,
-    mean: FloatVector,
-    var: FloatVector,
-    count: FloatVector,
-    params: FloatVector,
-    prior: FloatVector,
-    row: FloatVector,
-    gain: FloatVector,
-) -> None:
-    """Learn one row; ``row`` and ``gain (F + 1,)`` are written over."""
-    n_w = w.size
-    count[0] += 1.0
-    scale_learn(values, count[0], mean, var)
-    # Scaled again: the scale has just learned this row.
-    _scaled(values, mean, var, params[2], row)
-    p = sigmoid(dot(dot(0.0, values, prior), w, row))
-    curvature = max(p * (1.0 - p), params[3]) * weight
-    spread = 0.0
-    for j in range(n_w):
-        total = 0.0
-        for k in range(n_w):
-            total += cov[j, k] * row[k]
-        gain[j] = total
-        spread += total * row[j]
-    # The rank-one form of the Kalman update (Sherman-Morrison): no matrix is inverted.
-    step = weight * ((1.0 if y else 0.0) - p) / (1.0 + curvature * spread)
-    shrink = curvature / (1.0 + curvature * spread)
-    for j in range(n_w):
-        w[j] += gain[j] * step
-        for k in range(j + 1):
-            # Kept symmetric by writing both halves from one number.
-            cov[j, k] -= shrink * gain[j] * gain[k]
-            cov[k, j] = cov[j, k]
-    _forget(cov, max(params[0] ** weight, 1e-12), params[1])
-
-
-@njit(cache=True)
-def _fold_between(
     rows: FloatMatrix,
     learned: IntVector,
     x: FloatMatrix,
@@ -126,17 +62,44 @@ def _fold_between(
     before: FloatVector,
     scores: FloatVector,
 ) -> None:
-    row, gain = np.empty(w.size), np.empty(w.size)
-    at = 0
+    """Score then learn each row of ``x``, and score row i of ``rows`` after the first ``learned[i]`` of them.
+
+    ``params`` = (decay, prior variance, bound, least curvature).
+    """
+    n_w, at = w.size, 0
+    row, gain = np.empty(n_w), np.empty(n_w)
     for i in range(x.shape[0] + 1):
         while at < learned.size and learned[at] <= i:
             _scaled(rows[at], mean, var, params[2], row)
             scores[at] = sigmoid(dot(dot(0.0, rows[at], prior), w, row))
             at += 1
-        if i < x.shape[0]:
-            _scaled(x[i], mean, var, params[2], row)
-            before[i] = sigmoid(dot(dot(0.0, x[i], prior), w, row))
-            _learn(x[i], y[i], weight[i], w, cov, mean, var, count, params, prior, row, gain)
+        if i == x.shape[0]:
+            break
+        _scaled(x[i], mean, var, params[2], row)
+        before[i] = sigmoid(dot(dot(0.0, x[i], prior), w, row))
+        count[0] += 1.0
+        scale_learn(x[i], count[0], mean, var)
+        # Scaled again: the scale has just learned this row.
+        _scaled(x[i], mean, var, params[2], row)
+        p = sigmoid(dot(dot(0.0, x[i], prior), w, row))
+        curvature = max(p * (1.0 - p), params[3]) * weight[i]
+        spread = 0.0
+        for j in range(n_w):
+            total = 0.0
+            for k in range(n_w):
+                total += cov[j, k] * row[k]
+            gain[j] = total
+            spread += total * row[j]
+        # The rank-one form of the Kalman update (Sherman-Morrison): no matrix is inverted.
+        step = weight[i] * ((1.0 if y[i] else 0.0) - p) / (1.0 + curvature * spread)
+        shrink = curvature / (1.0 + curvature * spread)
+        for j in range(n_w):
+            w[j] += gain[j] * step
+            for k in range(j + 1):
+                # Kept symmetric by writing both halves from one number.
+                cov[j, k] -= shrink * gain[j] * gain[k]
+                cov[k, j] = cov[j, k]
+        _forget(cov, max(params[0] ** weight[i], 1e-12), params[1])
 
 
 @njit(cache=True)
@@ -216,14 +179,10 @@ class BayesianLogistic(ScaledFold):
         rows = np.ascontiguousarray(x, np.float64)
         return np.asarray(sigmoid_many(_logits(rows, s["w"], s["mean"], s["var"], self.scale_bound, self._prior)))
 
-    def _fold_rows(self, x: FloatMatrix, y: BoolVector, weight: FloatVector, before: FloatVector) -> None:
-        s = self._state
-        _fold(x, y, weight, s["w"], s["cov"], s["mean"], s["var"], s["count"], self._params, self._prior, before)
-
-    def _fold_between(self, between: Between, before: FloatVector, scores: FloatVector) -> None:
+    def _fold(self, between: Between, before: FloatVector, scores: FloatVector) -> None:
         s, params = self._state, self._params
         state = s["w"], s["cov"], s["mean"], s["var"], s["count"]
-        _fold_between(*between, *state, params, self._prior, before, scores)
+        _fold(*between, *state, params, self._prior, before, scores)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """``coefficient * scaled value`` plus the prior's part, ``(n, F)``: log-odds above those of the mean row."""

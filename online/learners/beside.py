@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from weir.online.batch import IntVector
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
-from weir.online.learners.interleaved import contiguous, predict_learn, score_and_judge
+from weir.online.learners.interleaved import NO_ROWS, contiguous, score_and_judge
 from weir.online.learners.logistic import logit_of, sigmoid_many
 from weir.online.learners.state import copy_into, seal_with, unseal_with
 
@@ -36,33 +36,6 @@ def _share(loss: FloatVector, temperature: float) -> float:
 
 @njit(cache=True)
 def _fold(
-    own: FloatVector,
-    full: FloatVector,
-    known: BoolVector,
-    y: BoolVector,
-    weight: FloatVector,
-    loss: FloatVector,
-    decay: float,
-    temperature: float,
-    before: FloatVector,
-) -> None:
-    """Move ``loss (2,)``, of the learner and of the full model, and say what each row's log-odds were before."""
-    for i in range(own.size):
-        before[i] = own[i]
-        # A row without the full model says nothing of how good either is where both answer.
-        if not known[i]:
-            continue
-        before[i] += _share(loss, temperature) * (full[i] - own[i])
-        sign = 1.0 if y[i] else -1.0
-        keep = decay ** weight[i]
-        for m in range(2):
-            margin = sign * (full[i] if m else own[i])
-            one = math.log1p(math.exp(-margin)) if margin > 0.0 else math.log1p(math.exp(margin)) - margin
-            loss[m] = keep * loss[m] + (1.0 - keep) * one
-
-
-@njit(cache=True)
-def _shares_between(
     learned: IntVector,
     own: FloatVector,
     full: FloatVector,
@@ -75,15 +48,28 @@ def _shares_between(
     before: FloatVector,
     shares: FloatVector,
 ) -> None:
-    """As `_fold`; ``shares (n,)`` are the full model's after the first ``learned (n,)`` of the rows."""
+    """Move ``loss (2,)``, of the learner and of the full model, by each row, and say its log-odds ``before``.
+
+    ``shares (n,)`` are the full model's after the first ``learned (n,)`` of the rows.
+    """
     at = 0
     for i in range(own.size + 1):
         while at < learned.size and learned[at] <= i:
             shares[at] = _share(loss, temperature)
             at += 1
-        if i < own.size:
-            one = slice(i, i + 1)
-            _fold(own[one], full[one], known[one], y[one], weight[one], loss, decay, temperature, before[one])
+        if i == own.size:
+            break
+        before[i] = own[i]
+        # A row without the full model says nothing of how good either is where both answer.
+        if not known[i]:
+            continue
+        before[i] += _share(loss, temperature) * (full[i] - own[i])
+        sign = 1.0 if y[i] else -1.0
+        keep = decay ** weight[i]
+        for m in range(2):
+            margin = sign * (full[i] if m else own[i])
+            one = math.log1p(math.exp(-margin)) if margin > 0.0 else math.log1p(math.exp(margin)) - margin
+            loss[m] = keep * loss[m] + (1.0 - keep) * one
 
 
 @dataclass(eq=False, repr=False)
@@ -154,16 +140,7 @@ class HedgedLearner:
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""
-        self.predict_learn_many(x, y, weight)
-
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
-        own = logit_of(predict_learn(self.members[0], self._seen(x), y, weight), self.logit_bound)
-        full, known = self._full(x)
-        before, decay = np.empty(len(x)), 0.5 ** (1.0 / self.half_life)
-        labels, weights = np.ascontiguousarray(y), np.ascontiguousarray(weight)
-        _fold(own, full, known, labels, weights, self._state["loss"], decay, self.temperature, before)
-        return np.asarray(sigmoid_many(before))
+        self.score_and_judge(x[:0], NO_ROWS, x, y, weight)
 
     def score_and_judge(
         self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
@@ -174,7 +151,7 @@ class HedgedLearner:
         own, mine = logit_of(judged, self.logit_bound), logit_of(said, self.logit_bound)
         before, shares, decay = np.empty(len(x)), np.empty(len(rows)), 0.5 ** (1.0 / self.half_life)
         loss, temperature = self._state["loss"], self.temperature
-        _shares_between(learned, own, *self._full(x), y, weight, loss, decay, temperature, before, shares)
+        _fold(learned, own, *self._full(x), y, weight, loss, decay, temperature, before, shares)
         full, known = self._full(rows)
         scores = sigmoid_many(mine + np.where(known, shares, 0.0) * (full - mine))
         return np.asarray(scores), np.asarray(sigmoid_many(before))

@@ -176,10 +176,6 @@ class BoostedTrees:
         for low, high in self._pieces(len(x)):
             self._learn(x[low:high], y[low:high], weight[low:high])
 
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
-        return self.score_and_judge(x[:0], np.empty(0, np.int64), x, y, weight)[1]
-
     def score_and_judge(
         self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
     ) -> tuple[FloatVector, FloatVector]:

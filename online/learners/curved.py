@@ -77,10 +77,6 @@ class CurvedLogistic:
         """Learn rows in order."""
         self._inner.learn_many(self._curved(x), y, weight)
 
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
-        return self._inner.predict_learn_many(self._curved(x), y, weight)
-
     def score_and_judge(
         self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
     ) -> tuple[FloatVector, FloatVector]:

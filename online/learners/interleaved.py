@@ -7,21 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.learners.base import Learner
-
-
-@runtime_checkable
-class PredictsWhileLearning(Protocol):
-    """A learner that can return each row's score from just before the row was learned, in one call."""
-
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn rows in order; ``(n,)`` probabilities from before each."""
-        ...
 
 
 @runtime_checkable
@@ -49,6 +40,8 @@ class JudgesBetween(Protocol):
         ...
 
 
+NO_ROWS: Final[IntVector] = np.empty(0, np.int64)
+"""What is learned before each of no rows, where examples are only learned."""
 Between = tuple[FloatMatrix, IntVector, FloatMatrix, BoolVector, FloatVector]
 """The arguments of `ScoresBetween.score_between`, as compiled code takes them."""
 
@@ -64,32 +57,29 @@ def pieces(learned: IntVector, ends: list[int]) -> Iterator[tuple[slice, slice]]
     """Cut examples at ``ends``, ascending, the last of which is their number: each piece, and the rows that go with it.
 
     Rows go with the example after them, so that those after the last example of a piece see what its end brings; those
-    after all examples go with an empty piece, the last one.
+    after all examples, where there are some, go with an empty piece, the last one.
     """
     low = start = 0
     for high in ends:
         stop = int(np.searchsorted(learned, high))
         yield slice(low, high), slice(start, stop)
         low, start = high, stop
-    yield slice(low, low), slice(start, len(learned))
+    if start < len(learned):
+        yield slice(low, low), slice(start, len(learned))
 
 
-def predict_learn(member: Learner, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-    """Prequential scores of ``member`` over rows it learns in order, ``(n,)``."""
-    if isinstance(member, PredictsWhileLearning):
-        return member.predict_learn_many(x, y, weight)
-    # Row by row, for a member that cannot tell what it would have said within a block.
-    before = np.empty(len(y))
-    for i in range(len(y)):
-        before[i] = member.predict_many(x[i : i + 1])[0]
-        member.learn_many(x[i : i + 1], y[i : i + 1], weight[i : i + 1])
-    return before
+def predict_learn(learner: Learner, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
+    """Learn ``x (m, F)`` in order; what ``learner`` said of each row just before it was learned, ``(m,)``."""
+    return score_and_judge(learner, x[:0], NO_ROWS, x, y, weight)[1]
 
 
 def score_between(
     learner: Learner, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
 ) -> FloatVector:
     """See `ScoresBetween`, of any learner."""
+    if not len(rows):
+        learner.learn_many(x, y, weight)
+        return np.empty(0)
     if isinstance(learner, ScoresBetween):
         return learner.score_between(rows, learned, x, y, weight)
     if isinstance(learner, JudgesBetween):

@@ -92,50 +92,6 @@ def _logits(x: FloatMatrix, w: FloatVector, mean: FloatVector, var: FloatVector,
 
 @njit(cache=True)
 def _fold(
-    x: FloatMatrix,
-    y: BoolVector,
-    weight: FloatVector,
-    w: FloatVector,
-    mean: FloatVector,
-    var: FloatVector,
-    head: FloatVector,
-    rates: FloatVector,
-    before: FloatVector,
-) -> None:
-    """Score then learn each row; ``head`` = (count, intercept), ``rates`` = (lr, intercept_lr, l2, clip)."""
-    z_row = np.empty(x.shape[1])
-    for i in range(x.shape[0]):
-        scale_row(x[i], mean, var, z_row)
-        before[i] = sigmoid(dot(0.0, w, z_row) + head[1])
-        _learn(x[i], y[i], weight[i], w, mean, var, head, rates, z_row)
-
-
-@njit(cache=True, forceinline=True)
-def _learn(
-    row: FloatVector,
-    y: bool,
-    weight: float,
-    w: FloatVector,
-    mean: FloatVector,
-    var: FloatVector,
-    head: FloatVector,
-    rates: FloatVector,
-    z_row: FloatVector,
-) -> None:
-    """Learn one row; ``z_row (F,)`` is written over."""
-    # As in River's pipeline, the scaler learns a row before the weights do.
-    head[0] += 1.0
-    scale_learn(row, head[0], mean, var)
-    scale_row(row, mean, var, z_row)
-    g = log_gradient(1.0 if y else -1.0, dot(0.0, w, z_row) + head[1]) * weight
-    g = min(max(g, -rates[3]), rates[3])
-    head[1] -= rates[1] * g
-    for j in range(z_row.size):
-        w[j] -= rates[0] * (z_row[j] * g + rates[2] * w[j])
-
-
-@njit(cache=True)
-def _fold_between(
     rows: FloatMatrix,
     learned: IntVector,
     x: FloatMatrix,
@@ -149,6 +105,10 @@ def _fold_between(
     before: FloatVector,
     scores: FloatVector,
 ) -> None:
+    """Score then learn each row of ``x``, and score row i of ``rows`` after the first ``learned[i]`` of them.
+
+    ``head`` = (count, intercept), ``rates`` = (lr, intercept_lr, l2, clip).
+    """
     z_row = np.empty(x.shape[1])
     at = 0
     for i in range(x.shape[0] + 1):
@@ -156,10 +116,19 @@ def _fold_between(
             scale_row(rows[at], mean, var, z_row)
             scores[at] = sigmoid(dot(0.0, w, z_row) + head[1])
             at += 1
-        if i < x.shape[0]:
-            scale_row(x[i], mean, var, z_row)
-            before[i] = sigmoid(dot(0.0, w, z_row) + head[1])
-            _learn(x[i], y[i], weight[i], w, mean, var, head, rates, z_row)
+        if i == x.shape[0]:
+            break
+        scale_row(x[i], mean, var, z_row)
+        before[i] = sigmoid(dot(0.0, w, z_row) + head[1])
+        # As in River's pipeline, the scaler learns a row before the weights do.
+        head[0] += 1.0
+        scale_learn(x[i], head[0], mean, var)
+        scale_row(x[i], mean, var, z_row)
+        g = log_gradient(1.0 if y[i] else -1.0, dot(0.0, w, z_row) + head[1]) * weight[i]
+        g = min(max(g, -rates[3]), rates[3])
+        head[1] -= rates[1] * g
+        for j in range(z_row.size):
+            w[j] -= rates[0] * (z_row[j] * g + rates[2] * w[j])
 
 
 @dataclass(eq=False, repr=False)
@@ -213,13 +182,9 @@ class ScaledLogistic(ScaledFold):
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
         return sigmoid_many(self.logit_many(x))
 
-    def _fold_rows(self, x: FloatMatrix, y: BoolVector, weight: FloatVector, before: FloatVector) -> None:
+    def _fold(self, between: Between, before: FloatVector, scores: FloatVector) -> None:
         s = self._state
-        _fold(x, y, weight, s["w"], s["mean"], s["var"], s["head"], self._rates, before)
-
-    def _fold_between(self, between: Between, before: FloatVector, scores: FloatVector) -> None:
-        s = self._state
-        _fold_between(*between, s["w"], s["mean"], s["var"], s["head"], self._rates, before, scores)
+        _fold(*between, s["w"], s["mean"], s["var"], s["head"], self._rates, before, scores)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """``coefficient * scaled value``, ``(n, F)``; exact: a row's sum is its log-odds above the intercept."""

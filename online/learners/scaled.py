@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from weir.online.batch import IntVector
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
-from weir.online.learners.interleaved import Between, contiguous
+from weir.online.learners.interleaved import NO_ROWS, Between, contiguous
 from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
 MOST_DEVIATIONS = 10.0
@@ -25,30 +25,19 @@ class ScaledFold(ABC):
     _state: dict[str, NDArray[Any]]
 
     @abstractmethod
-    def _fold_rows(self, x: FloatMatrix, y: BoolVector, weight: FloatVector, before: FloatVector) -> None:
-        """Learn contiguous rows in order; fill ``before (n,)`` with what each was given just before."""
+    def _fold(self, between: Between, before: FloatVector, scores: FloatVector) -> None:
+        """Learn rows in order; fill ``before (m,)`` with what each was given just before, ``scores (n,)`` of others."""
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""
-        self.predict_learn_many(x, y, weight)
-
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
-        before = np.empty(x.shape[0])
-        rows = np.ascontiguousarray(x, np.float64)
-        self._fold_rows(rows, np.ascontiguousarray(y), np.ascontiguousarray(weight), before)
-        return before
-
-    @abstractmethod
-    def _fold_between(self, between: Between, before: FloatVector, scores: FloatVector) -> None:
-        """As `_fold_rows`; fill ``scores (n,)`` too, of the rows between those that are learned."""
+        self.score_and_judge(x[:0], NO_ROWS, x, y, weight)
 
     def score_and_judge(
         self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
     ) -> tuple[FloatVector, FloatVector]:
         """Scores of rows between those that it learns, and of these from before each; see `JudgesBetween`."""
         scores, before = np.empty(len(rows)), np.empty(len(x))
-        self._fold_between(contiguous(rows, learned, x, y, weight), before, scores)
+        self._fold(contiguous(rows, learned, x, y, weight), before, scores)
         return scores, before
 
     def _scaled(self, x: FloatMatrix) -> FloatMatrix:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from weir.online.batch import IntVector
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
-from weir.online.learners.interleaved import contiguous, predict_learn, score_and_judge
+from weir.online.learners.interleaved import NO_ROWS, contiguous, score_and_judge
 from weir.online.learners.logistic import dot, log_gradient, logit_of, sigmoid_many
 from weir.online.learners.state import copy_into, seal_with, unseal_with
 
@@ -49,6 +49,8 @@ def _combine(logits: FloatMatrix, slope: FloatVector, bias: float) -> FloatVecto
 
 @njit(cache=True)
 def _fold(
+    rows: FloatMatrix,
+    learned: IntVector,
     logits: FloatMatrix,
     y: BoolVector,
     weight: FloatVector,
@@ -57,10 +59,20 @@ def _fold(
     head: FloatVector,
     params: FloatVector,
     before: FloatVector,
+    scores: FloatVector,
 ) -> None:
-    """Move ``loss (M,)``, ``beta (M,)`` and ``head`` = (bias, rows); ``params`` = (decay, temperature, lr, l2)."""
-    for i in range(logits.shape[0]):
+    """Move the state by ``logits (m, M)``, row by row, and combine row i of ``rows`` after the first ``learned[i]``.
+
+    ``loss`` and ``beta`` ``(M,)`` are the members', ``head`` = (bias, rows), ``params`` = (decay, temperature, lr, l2).
+    """
+    at = 0
+    for i in range(logits.shape[0] + 1):
         share = _shares(loss, params[1])
+        while at < learned.size and learned[at] <= i:
+            scores[at] = dot(0.0, share + beta, rows[at]) + head[0]
+            at += 1
+        if i == logits.shape[0]:
+            break
         z = head[0]
         for m in range(beta.size):
             z += (share[m] + beta[m]) * logits[i, m]
@@ -77,33 +89,6 @@ def _fold(
             beta[m] -= step * logits[i, m] + params[2] * params[3] * beta[m]
         head[0] -= step
         head[1] += 1.0
-
-
-@njit(cache=True)
-def _combine_between(
-    rows: FloatMatrix,
-    learned: IntVector,
-    logits: FloatMatrix,
-    y: BoolVector,
-    weight: FloatVector,
-    loss: FloatVector,
-    beta: FloatVector,
-    head: FloatVector,
-    params: FloatVector,
-    before: FloatVector,
-    out: FloatVector,
-) -> None:
-    """`_fold` over ``logits (m, M)``, and `_combine` of ``rows (n, M)`` between them."""
-    at = 0
-    for i in range(logits.shape[0] + 1):
-        if at < learned.size and learned[at] <= i:
-            slope = _shares(loss, params[1]) + beta
-            while at < learned.size and learned[at] <= i:
-                out[at] = dot(0.0, slope, rows[at]) + head[0]
-                at += 1
-        if i < logits.shape[0]:
-            one = slice(i, i + 1)
-            _fold(logits[one], y[one], weight[one], loss, beta, head, params, before[one])
 
 
 @dataclass(eq=False, repr=False)
@@ -181,17 +166,7 @@ class Stack:
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""
-        self.predict_learn_many(x, y, weight)
-
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
-        logits = np.empty((x.shape[0], len(self.members)))
-        for m, member in enumerate(self.members):
-            logits[:, m] = logit_of(predict_learn(member, x, y, weight), self.logit_bound)
-        s, before = self._state, np.empty(x.shape[0])
-        labels, weights = np.ascontiguousarray(y), np.ascontiguousarray(weight)
-        _fold(logits, labels, weights, s["loss"], s["beta"], s["head"], self._params, before)
-        return np.asarray(sigmoid_many(before))
+        self.score_and_judge(x[:0], NO_ROWS, x, y, weight)
 
     def score_and_judge(
         self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
@@ -202,10 +177,12 @@ class Stack:
         said, judged = np.empty((len(rows), count)), np.empty((len(x), count))
         for m, member in enumerate(self.members):
             one, other = score_and_judge(member, rows, learned, x, y, weight)
-            said[:, m], judged[:, m] = logit_of(one, self.logit_bound), logit_of(other, self.logit_bound)
+            judged[:, m] = logit_of(other, self.logit_bound)
+            if len(rows):
+                said[:, m] = logit_of(one, self.logit_bound)
         s, scores, before = self._state, np.empty(len(rows)), np.empty(len(x))
         state = s["loss"], s["beta"], s["head"]
-        _combine_between(said, learned, judged, y, weight, *state, self._params, before, scores)
+        _fold(said, learned, judged, y, weight, *state, self._params, before, scores)
         return np.asarray(sigmoid_many(scores)), np.asarray(sigmoid_many(before))
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:

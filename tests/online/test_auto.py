@@ -35,11 +35,6 @@ class Says:
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Nothing."""
 
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        before = np.concatenate([self.predict_many(x[:1]), self.predict_many(x[1:])])
-        self.learn_many(x, y, weight)
-        return before
-
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         return np.where(np.arange(3) == self.column, self.times * x, 0.0)
 
@@ -57,12 +52,6 @@ class Repeats(Says):
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         return sigmoid_many(np.full(len(x), self.last))
-
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        labels = np.where(y, 4.0, -4.0)
-        before = sigmoid_many(np.concatenate([[self.last], labels])[: len(y)])
-        self.learn_many(x, y, weight)
-        return before
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         if len(y):

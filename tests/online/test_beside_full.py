@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from weir.online.learners.beside import FULL, HedgedLearner
 from weir.online.learners.factory import LearnerSpec, build_learner
 from weir.online.learners.guard import GuardedLearner
+from weir.online.learners.interleaved import predict_learn
 from weir.online.learners.logistic import ScaledLogistic, logit_of, sigmoid_many
 
 NAMES = ("a", *FULL, "full.e0")
@@ -77,8 +78,8 @@ def test_rows_without_the_full_model_do_not_move_the_shares() -> None:
 def test_it_equals_its_pieces_in_any_cuts_and_after_a_snapshot() -> None:
     x, y, w = rows(900, slope=1.0, known=0.8)
     whole, pieces, restored = build(), build(), build()
-    before = whole.predict_learn_many(x, y, w)
-    said = [pieces.predict_learn_many(x[a:b], y[a:b], w[a:b]) for a, b in ((0, 1), (1, 400), (400, 900))]
+    before = predict_learn(whole, x, y, w)
+    said = [predict_learn(pieces, x[a:b], y[a:b], w[a:b]) for a, b in ((0, 1), (1, 400), (400, 900))]
     assert np.concatenate(said).tobytes() == before.tobytes()
     assert pieces.snapshot() == whole.snapshot()
     restored.restore(whole.snapshot())

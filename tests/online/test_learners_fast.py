@@ -16,6 +16,7 @@ from tests.work import calls_of
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from weir.online.learners.binned import Trees, bin_rows, grow_tree, leaf_of, quantile_edges
 from weir.online.learners.boosted import BoostedTrees
+from weir.online.learners.interleaved import predict_learn
 
 NAMES = ("a", "b", "c", "noise")
 SMALL: dict[str, Any] = {"trees": 12, "depth": 3, "every": 50, "buffer": 400, "bins": 16}
@@ -68,7 +69,7 @@ def test_scores_while_learning_are_those_from_just_before_each_row() -> None:
     x, y, weight = rows(730)
     model, slow = BoostedTrees(NAMES, **SMALL), BoostedTrees(NAMES, **SMALL)
     before = np.concatenate(
-        [model.predict_learn_many(x[a:b], y[a:b], weight[a:b]) for a, b in pairwise([0, 3, 60, 60, 350, 730])]
+        [predict_learn(model, x[a:b], y[a:b], weight[a:b]) for a, b in pairwise([0, 3, 60, 60, 350, 730])]
     )
     for i in range(730):
         assert slow.predict_many(x[i : i + 1])[0] == before[i]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing
 
 from weir.online.learners.bayesian import BayesianLogistic
+from weir.online.learners.interleaved import predict_learn
 from weir.online.learners.logistic import ScaledLogistic
 from weir.online.learners.scaled import MOST_DEVIATIONS
 
@@ -51,7 +52,7 @@ def test_scaled_logistic_is_rivers_pipeline(stream: Rows, lr: float, l2: float, 
         assume(max(map(abs, scaled.values())) <= MOST_DEVIATIONS)  # ours clips them
         river_before.append(river.predict_proba_one(row)[True])
         river.learn_one(row, label, w=w)
-    before = ours.predict_learn_many(x, y, weight)
+    before = predict_learn(ours, x, y, weight)
     np.testing.assert_allclose(before, river_before, rtol=0, atol=1e-9)
     after = [river.predict_proba_one(row)[True] for row in as_dicts(x)]
     np.testing.assert_allclose(ours.predict_many(x), after, rtol=0, atol=1e-9)
@@ -93,7 +94,7 @@ def test_bayesian_half_life_follows_a_concept_that_turns_round() -> None:
     y = (x[:, 0] + rng.normal(size=6000) > 0) ^ (np.arange(6000) >= 3000)
     best = ((x[:, 0] > 0) ^ (np.arange(6000) >= 3000) == y)[3400:4400].mean()
     models = (BayesianLogistic(("a", "b"), half_life=200), BayesianLogistic(("a", "b")))
-    fresh, steady = (((m.predict_learn_many(x, y, np.ones(6000)) > 0.5) == y)[3400:4400].mean() for m in models)
+    fresh, steady = (((predict_learn(m, x, y, np.ones(6000)) > 0.5) == y)[3400:4400].mean() for m in models)
     assert fresh > best - 0.05
     assert steady < 0.5
 

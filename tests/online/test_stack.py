@@ -72,7 +72,7 @@ def members() -> list[Learner]:
 def test_the_fold_is_score_then_weigh_then_learn_row_by_row(seed: int, lr: float, half_life: float) -> None:
     x, y, w = rows(80, seed)
     stack = Stack(NAMES, members=members(), half_life=half_life, temperature=0.1, combiner_lr=lr, combiner_l2=0.01)
-    got = stack.predict_learn_many(x, y, w)
+    got = predict_learn(stack, x, y, w)
     oracle = members()
     loss, beta, bias = [math.log(2)] * 3, [0.0] * 3, 0.0
     for i in range(len(x)):
