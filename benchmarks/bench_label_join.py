@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,18 @@ def rss() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
+def names(numbers: Iterable[int]) -> tuple[list[str], list[str]]:
+    """Ids of predictions, and the entity of each."""
+    every = list(numbers)
+    return [f"tx-{i:012d}" for i in every], [f"user-{i % 20_000}" for i in every]
+
+
 def batches(rows: int) -> Iterator[PredictionBatch]:
     """Predictions, made as they are wanted."""
     random = np.random.default_rng(0)
     for at in range(0, rows, BATCH):
         ts = np.arange(at, at + BATCH, dtype=np.float64)
-        ids, entities = (
-            [f"tx-{i:012d}" for i in range(at, at + BATCH)],
-            [f"user-{i % 20_000}" for i in range(at, at + BATCH)],
-        )
+        ids, entities = names(range(at, at + BATCH))
         x = random.normal(size=(BATCH, FEATURES))
         yield PredictionBatch(ids, entities, ts, random.random(BATCH), np.zeros(BATCH, np.int64), x)
 
@@ -51,10 +54,10 @@ def labels(rows: int) -> list[LabelBatch]:
     chosen = np.random.default_rng(1).permutation(rows)[: rows // LABELLED]
     out = []
     for at in range(0, len(chosen), 200):
-        ids = [f"tx-{i:012d}" for i in chosen[at : at + 200]]
+        ids, entities = names(chosen[at : at + 200].tolist())
         n = len(ids)
-        names: list[str | None] = list(ids)
-        out.append(LabelBatch([f"l-{i}" for i in ids], ["u"] * n, names, np.zeros(n), np.ones(n, np.bool_), np.ones(n)))
+        events: list[str | None] = list(ids)
+        out.append(LabelBatch([f"l-{i}" for i in ids], entities, events, np.zeros(n), np.ones(n, np.bool_), np.ones(n)))
     return out
 
 
@@ -109,8 +112,10 @@ class Measured:
             if self.placed:
                 wanted = join.wanted(batch)
                 n = len(wanted.rows)
-                ids = [f"tx-{offset:012d}" for offset in wanted.offsets.tolist()]
-                p = PredictionBatch(ids, ids, np.zeros(n), np.zeros(n), np.zeros(n, np.int64), np.zeros((n, FEATURES)))
+                ids, entities = names(wanted.offsets.tolist())
+                p = PredictionBatch(
+                    ids, entities, np.zeros(n), np.zeros(n), np.zeros(n, np.int64), np.zeros((n, FEATURES))
+                )
                 join.lend(wanted.rows, p, np.zeros((n, MASKS)), {})
             assert len(join.label(batch)) == len(batch)
         return (time.process_time() - started) / sum(map(len, some)) * 1e6

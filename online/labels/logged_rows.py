@@ -224,6 +224,12 @@ class LoggedRows:
             self.append(stored.first, [numbers], stored.texts, again=False)
 
 
+def texts_at(texts: Texts, rows: IntVector) -> Texts:
+    """The identifiers of some rows."""
+    at = rows.tolist()
+    return [[column[i] for i in at] for column in texts]
+
+
 def _copy(of: Texts, offset: IntVector, to: Texts, at: IntVector) -> None:
     where, which = at.tolist(), offset.tolist()
     for target, source in zip(to, of, strict=True):

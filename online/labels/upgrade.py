@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from weir.online.batch import FloatMatrix
 from weir.online.digests import digests, pair_digests
-from weir.online.labels.kernel import UNLABELLED, States
+from weir.online.labels.prediction_index import UNLABELLED, States
 from weir.online.labels.waiting import _OF_ENTITY, StoredWaiting
 
 _TS, _SCORE, _MARK, _FEATURES = 0, 1, 2, 3

@@ -8,11 +8,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import BoolVector, FloatVector, IntVector
+from weir.online.batch import BoolVector, FloatVector, IntVector, LabelBatch
 from weir.online.digests import Digests
-from weir.online.labels.kernel import chain, expired, link
-from weir.online.rows import NumberedRows, RowIndex
+from weir.online.jit import njit
+from weir.online.labels.join_policy import JoinPolicy
+from weir.online.labels.row_tables import RowChains
+from weir.online.rows import NumberedRows
 
+_NOBODY: Final[IntVector] = np.empty(0, np.int64)
 # Keeps an entity apart from an event of the same name.
 _OF_ENTITY: Final = np.array([0x9E37_79B9_7F4A_7C15, 0], np.uint64)
 
@@ -40,15 +43,15 @@ class StoredWaiting(msgspec.Struct, array_like=True):
 class PendingLabels:
     """Labels in arrival order, bounded by event time and by number.
 
-    A label is *live* while its time is at or after a floor and it is among the last ``max_waiting`` that came to
-    wait. Liveness is exact; memory follows it, so what a caller sees never depends on when labels are freed.
+    A label is *live* while its time is at most ``wait_s`` behind the watermark and it is among the last ``max_waiting``
+    that came to wait. Liveness is exact; memory follows it, so what a caller sees does not depend on when they go.
     """
 
-    def __init__(self, max_waiting: int) -> None:
-        self.max_waiting = max_waiting
+    def __init__(self, policy: JoinPolicy) -> None:
+        self.policy = policy
         self.unmatched = 0
         self._rows = NumberedRows(_COLUMNS)
-        self._table = RowIndex(self._rows)
+        self._table = RowChains(self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -58,52 +61,57 @@ class PendingLabels:
         """What they take in memory."""
         return self._rows.nbytes + self._table.nbytes
 
-    def concerned(self, events: Digests, entities: Digests | None) -> IntVector:
-        """Positions of those that a label may be waiting for, in order; for most batches none.
+    def add(
+        self, labels: LabelBatch, known: FloatVector, events: Digests, owners: Digests, named: BoolVector,
+        matched: BoolVector,
+    ) -> None:  # fmt: skip
+        """Let labels wait that found nothing, or that may find more: those of a range go on waiting.
 
-        ``entities`` are needed where labels may name no event.
+        Those ``named`` wait for their event, the others for events of their entity.
+
+        Parameters
+        ----------
+        known : ``(n,)`` event time at which each became known.
+        events, owners : digests of what they speak of.
+        matched : which have met an event already; they wait for more.
+        """
+        waits = ~named if self.policy.match == "entity_range" else np.zeros(len(named), np.bool_)
+        self.unmatched += int(np.count_nonzero(~named & ~waits))
+        at = np.flatnonzero(waits | (named & ~matched))
+        if not len(at):
+            return
+        columns = {"ts": labels.ts, "value": labels.value, "weight": labels.weight, "known_at": known}
+        columns |= {"named": named, "matched": matched}
+        digest = np.where(named[at, None], events[at], owners[at] ^ _OF_ENTITY)
+        self._table.reserve(len(at))
+        self._table.enter(self._rows.add(digest=digest, **{name: column[at] for name, column in columns.items()}))
+
+    def meet(
+        self, events: Digests, entities: Digests | None, ts: FloatVector, marks: FloatVector
+    ) -> tuple[IntVector, IntVector]:
+        """The live labels of events, in arrival order for each; those that name theirs stop waiting.
+
+        Returns the position ``(k,)`` of the event that each is of, and the number of each.
+
+        Parameters
+        ----------
+        entities : of the events, needed where labels may name no event.
+        ts, marks : times of the events, and watermarks at each.
         """
         if not len(self._rows):
-            return np.empty(0, np.int64)
+            return _NOBODY, _NOBODY
         found = self._table.find(events) >= 0
         if entities is not None:
             found |= self._table.find(entities ^ _OF_ENTITY) >= 0
-        return np.flatnonzero(found)
+        # Nearly no row of a batch is waited for; only those that are cost Python time.
+        concerned, numbers = np.flatnonzero(found), [_NOBODY]
+        for i in concerned.tolist():
+            entity = None if entities is None else entities[i : i + 1]
+            numbers.append(self._meet(events[i : i + 1], entity, float(ts[i]), float(marks[i]) - self.policy.wait_s))
+        return np.repeat(concerned, [len(some) for some in numbers[1:]]), np.concatenate(numbers)
 
-    def add(
-        self,
-        events: Digests,
-        entities: Digests,
-        named: BoolVector,
-        columns: dict[str, NDArray[Any]],
-        matched: BoolVector,
-    ) -> None:
-        """Let labels wait: those ``named`` for their event, the others for events of their entity.
-
-        Parameters
-        ----------
-        columns : ``ts``, ``value``, ``weight`` and ``known_at``.
-        matched : which have met an event already; they wait for more.
-        """
-        digest = np.where(named[:, None], events, entities ^ _OF_ENTITY)
-        rows, table = self._rows, self._table
-        table.reserve(len(named))
-        first = rows.add(digest=digest, named=named, matched=matched, before=np.empty(len(named), np.int64), **columns)
-        table.used += self._link(first)
-
-    def _link(self, first: int) -> int:
-        rows, table = self._rows, self._table
-        digests, before = rows.buffers["digest"], rows.buffers["before"]
-        return int(link(table.slots, table.origin, digests, before, rows.base, first, rows.stop))
-
-    def meet(self, event: Digests, entity: Digests | None, ts: float, floor: float, range_s: float) -> IntVector:
-        """The numbers of the live labels of an event, in arrival order; those that name it stop waiting.
-
-        Parameters
-        ----------
-        event, entity : ``(1, 2)``.
-        """
-        found = self._of(event, floor, np.inf)
+    def _meet(self, event: Digests, entity: Digests | None, ts: float, floor: float) -> IntVector:
+        found, range_s = self._of(event, floor, np.inf), self.policy.range_s
         found = found[~self._rows.at("matched", found)]
         if entity is not None:
             ranged = self._of(entity ^ _OF_ENTITY, max(floor, ts), np.nextafter(ts + range_s, np.inf))
@@ -116,21 +124,21 @@ class PendingLabels:
     def _of(self, digest: Digests, start: float, end: float) -> IntVector:
         """The labels between two times that wait for a digest, in arrival order."""
         rows = self._rows
-        oldest = max(rows.first, rows.stop - self.max_waiting)
-        newest = int(self._table.find(digest)[0])
-        return chain(newest, rows.buffers["before"], rows.buffers["ts"], rows.base, oldest, start, end)
+        return self._table.between(digest, max(rows.first, rows.stop - self.policy.max_waiting), start, end)
 
     def columns(self, numbers: IntVector) -> tuple[BoolVector, FloatVector, FloatVector]:
         """Value, weight and time of becoming known of some labels."""
         at = self._rows.at
         return at("value", numbers), at("weight", numbers), at("known_at", numbers)
 
-    def free(self, floor: float) -> None:
+    def free(self, watermark: float) -> None:
         """Forget labels from the front that are no longer live, counting those that never matched."""
         rows = self._rows
         if not len(rows):
             return
-        first = int(expired(rows["ts"], rows.first, floor, rows.stop - self.max_waiting))
+        first = int(
+            expired(rows["ts"], rows.first, watermark - self.policy.wait_s, rows.stop - self.policy.max_waiting)
+        )
         self.unmatched += int(np.count_nonzero(~rows["matched"][: first - rows.first]))
         rows.leave(first)
 
@@ -142,11 +150,8 @@ class PendingLabels:
     def restore(self, stored: StoredWaiting) -> None:
         """Replace the contents by a snapshot's."""
         self.unmatched = stored.unmatched
-        columns = unpacked(_COLUMNS, stored.columns)
-        columns["before"] = np.empty(len(columns["ts"]), np.int64)
-        self._rows.restore(stored.first, columns)
-        self._table.clear(len(self._rows))
-        self._table.used += self._link(stored.first)
+        self._rows.restore(stored.first, unpacked(_COLUMNS, stored.columns))
+        self._table.rebuild()
 
 
 def unpacked(columns: dict[str, tuple[Any, int]], stored: dict[str, bytes]) -> dict[str, NDArray[Any]]:
@@ -157,3 +162,12 @@ def unpacked(columns: dict[str, tuple[Any, int]], stored: dict[str, bytes]) -> d
         flat = np.frombuffer(raw, kind)
         out[name] = flat.reshape(-1, width) if width else flat
     return out
+
+
+@njit(cache=True, nogil=True)
+def expired(ts: FloatVector, first: int, floor: float, oldest: int) -> int:
+    """The first row from ``first`` on, with times ``ts``, that is neither before ``floor`` nor before ``oldest``."""
+    at = 0
+    while at < len(ts) and (first + at < oldest or ts[at] < floor):
+        at += 1
+    return first + at

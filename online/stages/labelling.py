@@ -36,8 +36,9 @@ from weir.online.drift.monitor import DriftMonitor
 from weir.online.errors import TaskError
 from weir.online.event_time import EventTime
 from weir.online.features.plan import LabelFeed, label_feeds
-from weir.online.labels.join import LabelJoiner, RowsToRead
+from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinResult
+from weir.online.labels.logged_predictions import RowsToRead
 from weir.online.labels.sampling import NegativeSampler
 from weir.online.mistakes import did_you_mean
 from weir.online.stages.evaluation import Evaluation

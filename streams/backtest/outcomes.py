@@ -19,8 +19,8 @@ from weir.online.batch import BoolVector, FloatVector, IntVector, PredictionBatc
 from weir.online.decisions.alert_state import AlertState
 from weir.online.digests import Digests, pair_digests
 from weir.online.labels.join_policy import JoinResult
-from weir.online.labels.kernel import claim
-from weir.online.rows import NumberedRows, RowIndex
+from weir.online.labels.row_tables import FirstRows
+from weir.online.rows import NumberedRows
 
 _TEXTS = {"event_ids": pa.string(), "entity_ids": pa.string(), "alert_ids": pa.string(),
           "reasons": pa.list_(pa.string()), "values": pa.string()}  # fmt: skip
@@ -238,16 +238,7 @@ def _told(joined: JoinResult, delay_s: float, now: float) -> _Told:
 
 def _rows_of(digests: Digests, wanted: Digests) -> IntVector:
     """The row of each digest wanted, -1 where there is none; of repeats the first one, as in the label join."""
-    n = len(digests)
-    held = NumberedRows({"digest": (np.uint64, 2), "ts": (np.float64, 0)})
-    table, keep, zeros = RowIndex(held), np.empty(n, np.bool_), np.zeros(n)
-    table.reserve(n)
-    into = held.buffers
-    claim(
-        digests, zeros, zeros, np.inf, n, table.slots, table.origin, into["digest"], into["ts"], into["ts"],
-        held.base, held.first, held.stop, keep,
-    )  # fmt: skip
-    first = np.flatnonzero(keep)
-    held.stop += len(first)
+    table, zeros = FirstRows(NumberedRows({"digest": (np.uint64, 2), "ts": (np.float64, 0)})), np.zeros(len(digests))
+    first, _ = table.claim(digests, zeros, zeros, np.inf, len(digests))
     found = table.find(wanted)
     return np.where(found >= 0, np.append(first, -1)[found], -1)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from weir.online.batch import ExampleBatch, LabelBatch, PredictionBatch
 from weir.online.errors import StateError
-from weir.online.labels.join import LabelJoiner, RowsToRead
+from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinPolicy, JoinResult
+from weir.online.labels.logged_predictions import RowsToRead
 from weir.online.labels.sampling import NegativeSampler
 
 Prediction = tuple[str, str, float]

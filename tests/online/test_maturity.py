@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from weir.online.batch import EventBatch, LabelBatch, PredictionBatch
 from weir.online.errors import TaskError
-from weir.online.labels.join import LabelJoiner, RowsToRead
+from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinPolicy, JoinResult
+from weir.online.labels.logged_predictions import RowsToRead
 from weir.online.stages.pipeline import TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.embedded.memory_store import MemoryFeatureStore

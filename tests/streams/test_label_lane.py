@@ -16,7 +16,7 @@ from tests.streams.lane_context import Context
 from tests.streams.score_lanes import Outbox
 from weir.online.batch import PredictionBatch, ScoredBatch
 from weir.online.codec.decision_blocks import decode_decisions
-from weir.online.labels.join import RowsToRead
+from weir.online.labels.logged_predictions import RowsToRead
 from weir.online.stages.labelling import LabelOutput
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings

@@ -14,7 +14,7 @@ import numpy as np
 from weir.online.batch import IntVector, ScoredBatch
 from weir.online.codec.decode import DecodedLabels
 from weir.online.codec.predictions import ScoredShape, decode_scored
-from weir.online.labels.join import RowsToRead
+from weir.online.labels.logged_predictions import RowsToRead
 from weir.online.stages.admission import decode_labels_in_time
 from weir.streams.config import topics
 from weir.streams.errors import BrokerError
