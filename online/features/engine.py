@@ -157,7 +157,7 @@ class FeatureEngine:
                 raise TaskError(
                     f"entity {p.entity}: the anomaly {p.anomaly.name!r} keeps state by {p.key!r}, but the stream is "
                     f"partitioned by {self.own_key!r}: no worker sees all its values in order. Watch an entity with "
-                    f"key = {self.own_key!r}, or run the task embedded"
+                    f"key = {self.own_key!r}, or run the task without Kafka"
                 )
 
     @property

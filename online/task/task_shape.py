@@ -49,7 +49,7 @@ def engine_of(task: TaskSpec, store: FeatureStore, *, side: bool = False) -> Fea
     if side and task.key != key:
         raise TaskError(
             f"task {task.name}: entity {task.entity!r} is keyed by {task.key!r}, but {task.stream} is partitioned by "
-            f"{key!r}: no worker sees all its events. Score an entity with key = {key!r}, or run the task embedded"
+            f"{key!r}: no worker sees all its events. Score an entity with key = {key!r}, or run the task without Kafka"
         )
     numbers = columns_of(task).numbers
     engine = FeatureEngine(

@@ -96,12 +96,13 @@ class TaskRows:
     Parameters
     ----------
     task : its declaration.
+    side : whether rows of other entities than the stream's own belong to other lanes, as on Kafka.
     """
 
-    def __init__(self, task: TaskSpec) -> None:
+    def __init__(self, task: TaskSpec, *, side: bool = True) -> None:
         self.task = task
         self._rows = MemoryFeatureStore()
-        self._engine: FeatureEngine = engine_of(task, self._rows, side=True)
+        self._engine: FeatureEngine = engine_of(task, self._rows, side=side)
         self._full = FullRows(task)
         made = self._full.table
         self.tables: Sequence[Table] = (*self._engine.tables, *(() if made is None else (made,)))

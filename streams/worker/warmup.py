@@ -72,11 +72,14 @@ def warm_up_records() -> None:
     _join()
 
 
-def warm_up(task: TaskSpec) -> None:
-    """Take made-up events of a task through everything that a lane does with real ones, and its model does later."""
+def warm_up(task: TaskSpec, *, side: bool = True) -> None:
+    """Take made-up events of a task through everything that a lane does with real ones, and its model does later.
+
+    ``side`` as of ``ScoringStage``: whether there are several lanes.
+    """
     task = task.model_copy(update={"model": hasty(task.model)})
     _drift()
-    stage = ScoringStage(task, MemoryFeatureStore(), side=True)
+    stage = ScoringStage(task, MemoryFeatureStore(), side=side)
     scored = None
     for later in _LATER_S:
         out = stage.events(_events(stage, _START + later))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from httpx import ASGITransport, AsyncClient
 
+from weir.online.task.spec import TaskSpec
 from weir.streams.config.settings import Settings
 from weir.streams.outputs import dead_letter
 from weir.streams.records import Record, RefusedRecord
@@ -21,6 +22,19 @@ from weir.streams.task_files import load_task
 pytestmark = pytest.mark.anyio
 TASKS = Path(__file__).parents[2] / "streams" / "demo" / "tasks"
 NOW = time.time()
+OF_ANY_KEY = """
+name = "any"
+entity = "seen"
+inputs = ["seen.*"]
+[[entities]]
+name = "seen"
+key = "KEY"
+aggregates = [{ name = "amount", value = "amount", ops = ["count", "mean"], windows = ["1d"] }]
+anomalies = [{ name = "odd", value = "amount" }]
+labels = [{ name = "risk", ops = ["share"], windows = ["7d"], prior = 2, prior_share = 0.2 }]
+[model]
+kind = "logistic"
+"""
 
 
 def event(n: int, **more: Any) -> dict[str, Any]:
@@ -31,11 +45,11 @@ def event(n: int, **more: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[tuple[Any, AsyncClient]]:
+async def running(folder: Path, task: TaskSpec | None = None) -> AsyncIterator[tuple[Any, AsyncClient]]:
     settings = Settings.model_validate(
         {"serve": {"directory": str(folder)}, "models": {"registry": str(folder / "models")}}
     )
-    service = embedded_service(settings, [load_task(TASKS / "fraud.toml")])
+    service = embedded_service(settings, [task or load_task(TASKS / "fraud.toml")])
     transport = ASGITransport(create_app(service))
     async with service, AsyncClient(transport=transport, base_url="http://weir") as client:
         yield service, client
@@ -53,6 +67,20 @@ async def test_an_entity_has_features_and_scores(tmp_path: Path) -> None:
         assert missing.status_code == 404
         assert missing.headers["content-type"] == "application/problem+json"
         assert missing.json()["value"] == "nobody"
+
+
+@pytest.mark.parametrize(("key", "entity"), [("*", "*"), ("merchant_id", "m")])
+async def test_one_process_scores_any_entity_also_one_that_kafka_has_no_partition_for(
+    tmp_path: Path, key: str, entity: str
+) -> None:
+    task = TaskSpec.from_toml(OF_ANY_KEY.replace("KEY", key))
+    async with running(tmp_path, task) as (_, client):
+        for n in range(3):
+            assert (await client.post("/v1/events", json=event(n, user_id=f"u{n}"))).status_code == 200
+        found = (await client.get(f"/v1/entities/{entity}")).json()
+    assert [score["event_id"] for score in found["scores"]] == ["e2", "e1", "e0"]
+    features = next(t["features"] for t in found["tables"] if t["table"] == "any.seen")
+    assert features == {"seen.amount_count_1d": 3.0, "seen.amount_mean_1d": 10.5}
 
 
 async def test_tasks_tell_their_file_and_their_metrics(tmp_path: Path) -> None:

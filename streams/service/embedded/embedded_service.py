@@ -97,7 +97,7 @@ class EmbeddedServing:
 
     def __init__(self, log: EmbeddedServiceLog) -> None:
         self._log = log
-        self._tables = {name: TaskRows(pipeline.task) for name, pipeline in self._host.pipelines.items()}
+        self._tables = {name: TaskRows(pipeline.task, side=False) for name, pipeline in self._host.pipelines.items()}
 
     @property
     def _host(self) -> EmbeddedHost:

@@ -53,7 +53,7 @@ class EmbeddedServiceLog:
     def _open(self) -> None:
         log.info("compiling what is needed: half a minute on the first start on a machine, later a second")
         for pipeline in self.engine.host.pipelines.values():
-            warm_up(pipeline.task)  # else the first caller would wait for what is compiled at the first event
+            warm_up(pipeline.task, side=False)  # else the first caller waits for what the first event compiles
         self.engine.start()
 
     async def stop(self) -> None:
