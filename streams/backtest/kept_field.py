@@ -32,7 +32,7 @@ def values_of(task: TaskSpec, batch: EventBatch, field: str) -> Mapping[tuple[st
     if field == "type":
         values = batch.type
     elif field in batch.numbers:
-        values = [f"{value:g}" if value == value else None for value in batch.numbers[field].tolist()]
+        values = [f"{value:.15g}" if value == value else None for value in batch.numbers[field].tolist()]
     else:
         values = (batch.texts if field in batch.texts else batch.entities)[field]
     owners = ["*"] * len(batch) if task.key == "*" else batch.entities[task.key]

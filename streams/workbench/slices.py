@@ -78,18 +78,19 @@ def _numbers(words: list[str]) -> FloatVector | None:
 
 
 def _ranges(numbers: FloatVector) -> Cut:
-    """About as many rows in each range, between edges that can be read."""
+    """About as many rows in each range, between edges that can be read; what is infinite is in the outer ones."""
     known = numbers[np.isfinite(numbers)]
     quantiles = np.quantile(known, np.arange(1, RANGES) / RANGES)
     span = float(np.quantile(known, 0.95) - np.quantile(known, 0.05)) or float(np.ptp(known))
     rounded = {_readable(float(edge), span) for edge in quantiles}
     edges = sorted(edge for edge in rounded if known.min() < edge <= known.max())
     if not edges:
-        edges = [float(np.nextafter(quantiles[0], np.inf))]
-    said = [f"{edge:,.12g}" for edge in edges]
+        above = known[known > quantiles[0]]  # most rows have one value, the least or the largest
+        edges = [float(above.min() if len(above) else known.max())]
+    said = [f"{edge:,.15g}" for edge in edges]
     inner = [f"{low} to {high}" for low, high in pairwise(said)]
     names: list[str | None] = [f"below {said[0]}", *inner, f"{said[-1]} or more", None]
-    at = np.where(np.isfinite(numbers), np.searchsorted(edges, numbers, "right"), len(names) - 1)
+    at = np.where(np.isnan(numbers), len(names) - 1, np.searchsorted(edges, numbers, "right"))
     return Cut(at.astype(np.int64), names if np.isnan(numbers).any() else names[:-1])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
@@ -135,10 +135,31 @@ def test_numbers_are_cut_into_a_few_ranges_and_rare_values_come_together(tmp_pat
     assert "001" in {each["value"] for each in found["user_id"]}  # ids are no amounts
 
 
-@given(st.lists(st.none() | st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0, 999.0]), min_size=1, max_size=80))
+def test_long_numbers_that_differ_in_their_last_digits_are_apart(tmp_path: Path) -> None:
+    task = TaskSpec.from_toml(TASK)
+    days = [20231101, 20231102, 20231103] * 100
+    path = write(tmp_path / "x.csv", columns(300) | {"eur": days})
+    kept = run_backtest(task, [path], keep=Keep(outcomes=True, field="amount")).outcomes
+    assert kept is not None
+    found = outcome_report(task, kept, "amount")["slices"]["amount"]
+    assert {each["value"]: each["scored"] for each in found} == dict.fromkeys(map(str, days), 100)
+
+
+@pytest.mark.parametrize(("usual", "names"), [(0, ["below 1", "1 or more"]), (30, ["below 30", "30 or more"])])
+def test_a_value_that_most_rows_have_is_told_from_the_others(usual: int, names: list[str]) -> None:
+    made = cut(pa.chunked_array([[str(n) for n in range(31)] + [str(usual)] * 900]))
+    assert made.names == names
+
+
+@example([*map(float, range(20)), np.inf, -np.inf])
+@given(
+    st.lists(
+        st.none() | st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0, 999.0, np.inf, -np.inf]), min_size=1, max_size=80
+    )
+)
 def test_a_range_holds_the_numbers_that_it_names(values: list[float | None]) -> None:
     made = cut(pa.chunked_array([[None if v is None else repr(v) for v in values]], pa.string()))
-    assert len(set(made.names)) == len(made.names)
+    assert len(set(made.names)) == len(made.names) > made.at.max()
     ranges = any(name is not None and name.endswith(" or more") for name in made.names)
     assert ranges == (len({v for v in values if v is not None}) > 12)
     for value, k in zip(values, made.at.tolist(), strict=True):
@@ -148,7 +169,7 @@ def test_a_range_holds_the_numbers_that_it_names(values: list[float | None]) -> 
         elif ranges:
             ends = [float(word.replace(",", "")) for word in name.split() if word not in ("below", "to", "or", "more")]
             low, high = (-np.inf, *ends) if name.startswith("below") else (*ends, np.inf)[:2]
-            assert low <= value < high
+            assert low <= value < high or value == high == np.inf
         else:
             assert float(name) == value
 
