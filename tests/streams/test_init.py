@@ -110,6 +110,21 @@ def test_labels_that_are_known_later_say_how_long_predictions_wait(drafts: Draft
     assert "label_delay" not in draft.text
 
 
+@pytest.mark.parametrize(
+    ("ends", "asked"), [(["Z", "+02:00", " +0100"], False), (["Z", "Z", ""], True), (["", "", ""], True)]
+)
+def test_the_time_zone_is_asked_where_any_time_has_no_offset(
+    tmp_path: Path, ends: list[str], *, asked: bool
+) -> None:
+    at = [f"{awkward.START + timedelta(minutes=10 * i):%Y-%m-%dT%H:%M:%S}{ends[i % 3]}" for i in range(N)]
+    assert ("time_zone" in drafted(written(tmp_path, rows() | {"time": at}))[0].plan.guesses) == asked
+
+
+def test_a_year_behind_a_day_is_no_offset(tmp_path: Path) -> None:
+    days = [f"{awkward.START + timedelta(days=i):%d-%m-%Y}" for i in range(N)]
+    assert "time_zone" in drafted(written(tmp_path, rows() | {"time": days}))[0].plan.guesses
+
+
 def test_answers_are_taken(tmp_path: Path) -> None:
     answers = {"Which value": "ok", "How long": "2h", "Of which time zone": "Europe/Berlin"}
     paths = awkward.label_words(tmp_path)

@@ -513,6 +513,19 @@ def test_times_that_the_task_describes(tmp_path: Path, toml: str, cell: str, exp
     assert row[1] == expected
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_times_of_which_some_have_no_offset_are_told(tmp_path: Path, zone: str) -> None:
+    cells = ["2026-01-05T01:00:00+01:00", "2026-01-05 01:00:00", "2026-01-05T00:00:00Z"]
+    rows = [[f"e{i}", cell, *ROWS[i][2:]] for i, cell in enumerate(cells)]
+    read = source(write(tmp_path, text_of(rows)), f'time_zone = "{zone}"\n')
+    later = 3600.0 if zone == "UTC" else 0.0
+    assert sorted(e[1] - 1767571200.0 for e in events(read)) == [0.0, 0.0, later]
+    word = f"column 'at': 1 of 3 times have no offset, as '2026-01-05 01:00:00': taken to be of {zone}"
+    assert word in read.decisions
+    alike = source(write(tmp_path, text_of(rows[::2])), f'time_zone = "{zone}"\n')
+    assert not any("offset" in line for line in alike.decisions)
+
+
 @pytest.mark.parametrize(
     ("toml", "by"),
     [

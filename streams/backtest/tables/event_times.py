@@ -133,15 +133,20 @@ def _texts(cells: Cells, time_format: str, time_zone: str) -> FloatVector:
                 except pa.ArrowInvalid:
                     continue
     coded = pc.dictionary_encode(texts.combine_chunks())
-    read = _Reader(time_format, time_zone, time_format == "auto" and _month_first(cells))
-    found = [_moment(read, text, cells) for text in coded.dictionary.to_pylist()]
+    read, words = _Reader(time_format, time_format == "auto" and _month_first(cells)), coded.dictionary.to_pylist()
+    found = [_moment(read, text, cells) for text in words]
+    place = np.asarray(pc.fill_null(coded.indices, len(found)))
     seconds = np.full(len(found) + 1, np.nan)
-    for zone in {zone for _, zone in filter(None, found)}:
+    zones = {zone for _, zone in filter(None, found)}
+    for zone in zones:
         mine = [one[0] if one and one[1] == zone else None for one in found]
-        stamps = _epoch(pa.array(mine, pa.timestamp("us")), zone)
+        stamps = _epoch(pa.array(mine, pa.timestamp("us")), zone or time_zone)
         seconds[:-1] = np.where(np.isnan(stamps), seconds[:-1], stamps)
-    rows: FloatVector = seconds[np.asarray(pc.fill_null(coded.indices, len(found)))]
-    return rows
+    if "" in zones and len(zones) > 1:
+        bare = np.array([*(one is not None and not one[1] for one in found), False])
+        example, rows = words[int(bare.argmax())], int(np.count_nonzero(bare[place]))
+        cells.say(f"{rows:,} of {len(place):,} times have no offset, as {example!r}: taken to be of {time_zone}")
+    return np.asarray(seconds[place], np.float64)
 
 
 def _moment(read: _Reader, text: str, cells: Cells) -> tuple[datetime, str] | None:
@@ -183,14 +188,13 @@ def _month_first(cells: Cells) -> bool:
 class _Reader:
     """Reads one time at a time, such as ``Jan 5, 2026``, RFC 2822 or a web server's log."""
 
-    def __init__(self, time_format: str, time_zone: str, month_first: bool) -> None:
+    def __init__(self, time_format: str, month_first: bool) -> None:
         self._format = time_format if "%" in time_format else ""
-        self._time_zone = time_zone
         self._order = "ba" if month_first else "ab"
         self._dates = list(_DATES[:1] if time_format == "iso" else _DATES)
 
     def __call__(self, text: str) -> tuple[datetime, str]:
-        """The time on the clock, and the zone of the clock; raises ``ValueError`` for what is no time."""
+        """The time on the clock, and the zone of the clock, "" where none is told; ``ValueError`` for what is no time."""
         try:
             moment = datetime.strptime(text, self._format) if self._format else datetime.fromisoformat(text)
         except ValueError:
@@ -198,7 +202,7 @@ class _Reader:
                 raise
             return self._in_words(_UNIX_DATE.sub(r"\1 \4 \2\3", " ".join(text.lstrip("[").split())))
         if moment.tzinfo is None:
-            return moment, self._time_zone
+            return moment, ""
         return moment.astimezone(UTC).replace(tzinfo=None), "UTC"
 
     def _in_words(self, text: str) -> tuple[datetime, str]:
@@ -206,7 +210,7 @@ class _Reader:
             if (date := pattern.match(text)) and (clock := _CLOCK.fullmatch(text, date.end())):
                 self._dates.insert(0, self._dates.pop(at))  # the next is written alike
                 day = _day(date.groupdict(), self._order)
-                return _zoned(day + _since_midnight(clock), (clock["zone"] or "").strip(" []()"), self._time_zone)
+                return _zoned(day + _since_midnight(clock), (clock["zone"] or "").strip(" []()"))
         raise ValueError(text)
 
 
@@ -226,9 +230,9 @@ def _since_midnight(clock: re.Match[str]) -> timedelta:
     return timedelta(hours=hour, minutes=minute, seconds=second, microseconds=int((clock["f"] or "")[:6].ljust(6, "0")))
 
 
-def _zoned(moment: datetime, zone: str, time_zone: str) -> tuple[datetime, str]:
+def _zoned(moment: datetime, zone: str) -> tuple[datetime, str]:
     if not zone:
-        return moment, time_zone
+        return moment, ""
     if zone.upper() in ("Z", "UTC", "GMT", "Z[UTC"):
         return moment, "UTC"
     if offset := _OFFSET.fullmatch(zone):

@@ -31,7 +31,8 @@ Ask = Callable[[str, str, Sequence[str]], str] | None
 """Called with a question, the guess, and the answers that there are (any where there are none); gives the answer. Where
 there is nobody to ask the guess is taken, and the plan says so."""
 _CLOCK: Final = r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?( ?[AaPp][Mm])?$"
-_OFFSET: Final = re.compile(r"(Z|UTC|GMT|[+-]\d\d:?\d\d)\W*$")
+_OFFSET: Final = r":\d\d\S*? ?(Z|UTC|GMT|[+-]\d\d(:?\d\d)?)\W*$"
+"""A clock with an offset behind it; that of a date alone, as in 05-01-2026, is a year."""
 _NONE, _EACH = "none", "each event"
 _MOST_NUMBERS, _MOST_TEXTS, _MOST_SECOND, _MOST_WORTH = 40, 12, 3, 4
 """Inputs that a task begins with: a member of ``auto`` takes the square of their number a row."""
@@ -108,9 +109,13 @@ def _choose_time(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
         if _answer(plan, ask, "time_format", why, question, first, ["day", "month"]) != first:
             other = f"{form[3:5]}{form[2]}{form[:2]}{form[5:]}"  # %d and %m change places
             plan.time = replace(time, time_format=other)
-    if time is not None and time.kind == "times" and not _OFFSET.search(time.spoken(1)[0][0]):
+    if time is not None and time.kind == "times" and not _all_have_offsets(time):
         question, why = "Of which time zone are times without an offset?", "a guess, of times without an offset"
         plan.time_zone = _answer(plan, ask, "time_zone", why, question, plan.time_zone)
+
+
+def _all_have_offsets(time: Column) -> bool:
+    return bool(pc.all(pc.match_substring_regex(time.texts, _OFFSET)).as_py())
 
 
 def _choose_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
