@@ -30,7 +30,7 @@ class FixedThreshold(FrozenModel):
 
     kind: Literal["fixed"] = "fixed"
     value: float = Field(ge=0.0, le=1.0)
-    """Scores over it alert."""
+    """Scores from it on alert; before anything is learned every score is 0.5."""
 
 
 class CostThreshold(FrozenModel):

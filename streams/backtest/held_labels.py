@@ -282,4 +282,11 @@ class LabelInput:
             yield "labels late", f"{what}, and they come {usual} late", fix
         if joiner.stats.corrections > 0.1 * given:
             what = f"{joiner.stats.corrections:,} labels contradict an earlier one of the same event; the last counts"
-            yield "labels contradict", what, "give each event one label"
+            fix = "give each event one label"
+            if (after_s := join.negative_after_s) is not None:
+                what = (
+                    f"{joiner.stats.corrections:,} labels came when their event had been taken for a 0, or contradict "
+                )
+                what += f"an earlier one; the last counts, but the 0 was learned, too: after {format_duration(after_s)}"
+                fix = "raise negative_after_s in [labels.join], and maturity in [labels] with it"
+            yield "labels contradict", what, fix

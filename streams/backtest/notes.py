@@ -21,6 +21,7 @@ Kind = Literal[
     "types", "not scored", "no labels", "labels refused", "one class", "labels unknown", "labels without event",
     "labels late", "labels contradict", "labels uneven", "rows refused", "no readings", "sentinel", "repeats",
     "entity key", "missing", "clock", "pause", "constant", "one entity", "unlabelled start",
+    "early alerts",
 ]  # fmt: skip
 """What a note is about, the gravest first."""
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from weir.online.batch import EventBatch, FloatVector, LabelBatch
 from weir.online.codec.accept import Reject
+from weir.online.decisions.threshold_policy import FixedThreshold
 from weir.online.durations import format_duration
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
@@ -243,6 +244,10 @@ def run_backtest(
     return result
 
 
+UNKNOWN: Final = 0.5
+"""The score of every event before a model has learned anything."""
+
+
 class _Run:
     """What happens to each batch of one run."""
 
@@ -253,6 +258,10 @@ class _Run:
         self.result, self.pipeline, self.outputs = result, result.pipeline, outputs
         self.given, self.watch = given, watch
         self._refused: Counter[str] = Counter()
+        task = result.task
+        self._fixed = isinstance(task.threshold, FixedThreshold) and task.model.kind != "column"
+        self._early = set[str]()
+        """Alerts of rows that were scored before anything was learned."""
         self._field, self._full, self._watcher = field, full, watcher
         if watcher is not None:
             watcher.begin(self.pipeline, watch)
@@ -322,6 +331,9 @@ class _Run:
             self._watcher.add(out)
         if self._full is not None:
             self._full.observe(out, batch, now)
+        if (p := out.predictions) is not None and self._fixed:
+            unlearned = (row for row in out.decided if p.model_version[row] == 0 and p.score[row] == UNKNOWN)
+            self._early.update(out.decided[row].alert_id for row in unlearned)
         result.alert_records += len(out.alerts)
         result.requests += len(out.requests)
         result.detections += [{"ts": d.ts, "what": d.words} for d in out.detections]
@@ -336,6 +348,10 @@ class _Run:
             fix = "they count as missing: correct them, or list their words in `missing` of [source]"
             yield from (Note("missing", what, fix) for what in source.unreadable())
         yield from self.given.notes(self.pipeline.joiner, self.watch) if self.pipeline.scored else []
+        if self._early:
+            alerts = "1 alert" if len(self._early) == 1 else f"{len(self._early):,} alerts"
+            what = f"{alerts} opened before anything was learned, when every score is {UNKNOWN}"
+            yield Note("early alerts", what, f"set value above {UNKNOWN} in [threshold]")
 
 
 def _batches(source: FileSource | WireSource, spec: SourceSpec) -> Iterator[SourceBatch]:

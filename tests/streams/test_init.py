@@ -113,9 +113,7 @@ def test_labels_that_are_known_later_say_how_long_predictions_wait(drafts: Draft
 @pytest.mark.parametrize(
     ("ends", "asked"), [(["Z", "+02:00", " +0100"], False), (["Z", "Z", ""], True), (["", "", ""], True)]
 )
-def test_the_time_zone_is_asked_where_any_time_has_no_offset(
-    tmp_path: Path, ends: list[str], *, asked: bool
-) -> None:
+def test_the_time_zone_is_asked_where_any_time_has_no_offset(tmp_path: Path, ends: list[str], *, asked: bool) -> None:
     at = [f"{awkward.START + timedelta(minutes=10 * i):%Y-%m-%dT%H:%M:%S}{ends[i % 3]}" for i in range(N)]
     assert ("time_zone" in drafted(written(tmp_path, rows() | {"time": at}))[0].plan.guesses) == asked
 
@@ -384,6 +382,23 @@ def test_a_date_or_nothing_is_a_label_that_says_when_it_was_known(tmp_path: Path
     known = result.outcomes.known_at - result.outcomes.ts
     assert np.nanmin(known[result.outcomes.label == 1]) >= 6 * 3600  # a day's beginning, of an event before noon
     assert np.nanmin(known[result.outcomes.label == 0]) > wait_s - 6 * 3600  # the join says when the row before came
+
+
+def test_data_that_is_too_short_for_its_dates_says_so(tmp_path: Path) -> None:
+    """The dates of a few weeks that come up to two months later are corrections of zeros, not contradictions."""
+    table, span = rows(600), timedelta(hours=600)
+    at = [datetime.fromisoformat(t) for t in table["time"]]
+    table["chargeback_on"] = [
+        f"{t + span * (0.1 + i % 10 / 10)}" if bad else ""
+        for i, (t, bad) in enumerate(zip(at, table.pop("fraud"), strict=True))
+    ]
+    draft, task = drafted(paths := written(tmp_path, table))
+    assert "the data is too short for more, and " in draft.plan.guesses["label_delay"]
+    assert task.labels.join.negative_after_s is not None
+    notes = run_backtest(TaskSpec.from_toml(draft.text.replace('kind = "auto"', 'kind = "logistic"')), paths).notes
+    (note,) = [note for note in notes if note.kind == "labels contradict"]
+    assert "had been taken for a 0" in note.what
+    assert note.fix.startswith("raise negative_after_s")
 
 
 def test_a_later_time_of_another_name_is_told_as_a_label_to_be(tmp_path: Path) -> None:

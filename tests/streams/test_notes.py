@@ -258,6 +258,24 @@ def test_labels_that_contradict_each_other_are_said(tmp_path: Path) -> None:
     assert kinds(wire(tmp_path, labels=both)) == ["labels contradict"]
 
 
+@pytest.mark.parametrize(("value", "kind", "early"), [(0.5, "logistic", True), (0.51, "logistic", False),
+                                                       (0.5, "column", False)])  # fmt: skip
+def test_alerts_of_a_model_that_has_learned_nothing_are_said(
+    tmp_path: Path, value: float, kind: str, *, early: bool
+) -> None:
+    task = TASK.replace('"logistic"', f'"{kind}"') + ('params = { column = "amount" }\n' if kind == "column" else "")
+    task += f'[threshold]\nkind = "fixed"\nvalue = {value}\n[alerts]\nresolve_after_s = "9d"\n'
+    table = rows() | {"eur": [0.5] * N} if kind == "column" else rows()
+    notes = [note for note in run(tmp_path, table, task + SOURCE.replace("= 64", "= 1")).notes
+             if note.kind == "early alerts"]  # fmt: skip
+    assert bool(notes) == early
+    if early:
+        opened = {r["who"] for r in (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True))
+                  if r["at"] < T0 + 2 * DAY}  # fmt: skip
+        assert notes[0].what.startswith(f"{len(opened)} alerts opened before anything was learned")
+        assert notes[0].fix == "set value above 0.5 in [threshold]"
+
+
 def test_what_feeds_a_missing_column_is_said(tmp_path: Path) -> None:
     result = wire(tmp_path, 'numbers = ["basket"]\n' + TASK)
     assert "basket is missing, or no number, in all rows; look at basket in the events" in said(result, "missing")

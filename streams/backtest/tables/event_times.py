@@ -194,7 +194,7 @@ class _Reader:
         self._dates = list(_DATES[:1] if time_format == "iso" else _DATES)
 
     def __call__(self, text: str) -> tuple[datetime, str]:
-        """The time on the clock, and the zone of the clock, "" where none is told; ``ValueError`` for what is no time."""
+        """The time on the clock, and its zone, "" where none is told; raises ``ValueError`` for what is no time."""
         try:
             moment = datetime.strptime(text, self._format) if self._format else datetime.fromisoformat(text)
         except ValueError:

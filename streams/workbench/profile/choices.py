@@ -33,6 +33,8 @@ there is nobody to ask the guess is taken, and the plan says so."""
 _CLOCK: Final = r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?( ?[AaPp][Mm])?$"
 _OFFSET: Final = r":\d\d\S*? ?(Z|UTC|GMT|[+-]\d\d(:?\d\d)?)\W*$"
 """A clock with an offset behind it; that of a date alone, as in 05-01-2026, is a year."""
+_FEW_LATER: Final = 0.02
+"""Of the dates that say a 1: so many may come after the event was taken for a 0, without a word."""
 _NONE, _EACH = "none", "each event"
 _MOST_NUMBERS, _MOST_TEXTS, _MOST_SECOND, _MOST_WORTH = 40, 12, 3, 4
 """Inputs that a task begins with: a member of ``auto`` takes the square of their number a row."""
@@ -156,8 +158,11 @@ def _choose_dated_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None
     late = late[np.isfinite(late)]
     most_s = min(float(np.quantile(late, 0.99)), plan.span_s / 3)
     unit_s = DAY_S if most_s > DAY_S else 3600.0
-    guess = format_duration(max(np.ceil(most_s / unit_s), 1.0) * unit_s)
+    guess_s = max(np.ceil(most_s / unit_s), 1.0) * unit_s
+    guess, later = format_duration(guess_s), float(np.mean(late > guess_s))
     question, why = "After how long without such a date is the event a 0?", "a guess: nearly all dates come sooner"
+    if later > _FEW_LATER:
+        why = f"a guess: the data is too short for more, and {later:.0%} of its dates come later"
     plan.delay_s = _duration("label delay", _answer(plan, ask, "label_delay", why, question, guess))
     plan.latest_s = max(float(late.max()), plan.delay_s)
 
