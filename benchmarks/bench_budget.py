@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from weir.online.batch import PredictionBatch
 from weir.online.decisions.alert_cap import DAY_S
-from weir.online.decisions.alerts import AlertBook, AlertPolicy
+from weir.online.decisions.alert_policy import AlertPolicy
+from weir.online.decisions.alerts import AlertBook
 from weir.online.decisions.threshold import Threshold
 from weir.online.decisions.threshold_policy import BudgetThreshold
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weir.online.batch import IntVector, LabelBatch, PredictionBatch
+from weir.online.decisions.alert_policy import AlertPolicy
 from weir.online.decisions.alert_state import Reason
-from weir.online.decisions.alerts import AlertBook, AlertPolicy
+from weir.online.decisions.alerts import AlertBook
 from weir.online.decisions.reasons import ReasonWriter
 from weir.online.decisions.threshold import Threshold
 from weir.online.decisions.threshold_policy import BudgetThreshold, PrecisionThreshold

@@ -7,69 +7,21 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from pydantic import Field, model_validator
 
 from weir.online.batch import FloatVector, IntVector, LabelBatch, PredictionBatch
+from weir.online.decisions.alert_policy import AlertPolicy
 from weir.online.decisions.alert_state import SEVERITIES, AlertState, Reason, Verdict
 from weir.online.decisions.threshold import Decide
-from weir.online.durations import Seconds
 from weir.online.errors import StateError, stored
-from weir.online.frozen import FrozenModel
 
-VerdictReason = Annotated[str, Field(min_length=1, max_length=32)]
-"""As long as a word of the wire may be."""
 ReasonsOf = Callable[[IntVector], list[list[Reason]]]
 """Explains rows of the batch being decided: ``(k,) int64`` row numbers to ``k`` lists of reasons."""
 Admit = Callable[[float, float, int], bool]
 """Whether an alert may open at a watermark, by a row of a time: `Threshold.admit`."""
-PROBABLE: Final = 0.2
-"""No alert below it is critical by how far it is over the line, for lines may be very low."""
-
-
-class AlertPolicy(FrozenModel):
-    """How one task's alerts open, escalate and end. All times are event time."""
-
-    resolve_after_s: Seconds = Field(default=86400.0, gt=0.0)
-    """Quiet time after which an alert resolves by itself."""
-    cooldown_s: Seconds = Field(default=3600.0, ge=0.0)
-    """Time after a resolution during which the entity opens no new alert."""
-    escalate_at: tuple[int, int, int] = (3, 10, 30)
-    """Numbers of events at which an alert is at least medium, high and critical."""
-    margin_step: float = Field(default=2.0, gt=0.0)
-    """Log-odds over the threshold that raise the severity by one step, to critical only from a score of .2 on."""
-    severity_by: Literal["events", "probability", "expected_loss"] = Field(
-        default="events", exclude_if=lambda value: value == "events"
-    )
-    """``events``: by ``escalate_at`` and ``margin_step``; else by ``severity_at`` alone."""
-    severity_at: tuple[float, float, float] | None = Field(default=None, exclude_if=lambda value: value is None)
-    """From where on an alert is medium, high and critical: its probability (.2, .5 and .8 when not given), or its
-    expected loss, the probability times the amount of the event."""
-    told_every_events: int = Field(default=100, ge=1, exclude_if=lambda value: value == 100)
-    """A record tells of repeats when their number has doubled since the last one, or by so many more at the latest; and
-    of the last event that it lists."""
-    told_every_s: Seconds = Field(default=3600.0, gt=0.0, exclude_if=lambda value: value == 3600.0)
-    """A repeat so long after the last record is told."""
-    max_event_ids: int = Field(default=20, ge=1, le=1000)
-    """Events that an alert lists at most, the first ones."""
-    max_open: int = Field(default=10_000, ge=1)
-    """Open alerts; beyond, the one that has been quiet longest is resolved to make room."""
-    remember_events: int = Field(default=100_000, ge=1)
-    """How many of the last event ids over the threshold are remembered to ignore repeats."""
-    # Left out of a dump where it is empty, so that task files of before have the digest of before.
-    verdict_reasons: tuple[VerdictReason, ...] = Field(default=(), max_length=32, exclude_if=lambda value: not value)
-    """The reasons that a verdict may have; any short text without them."""
-
-    @model_validator(mode="after")
-    def _graded(self) -> Self:
-        if self.severity_by == "expected_loss" and self.severity_at is None:
-            raise ValueError('severity_by = "expected_loss" needs severity_at, three losses such as [100, 1000, 10000]')
-        if self.severity_at is not None and [*self.severity_at] != sorted(self.severity_at):
-            raise ValueError(f"severity_at = {[*self.severity_at]} falls; give the smallest first")
-        return self
 
 
 @dataclass(slots=True)
@@ -352,7 +304,7 @@ class AlertBook:
             task=self.task,
             entity_id=entity_id,
             status="open",
-            severity=SEVERITIES[self._step(1, score, threshold, amount)],
+            severity=SEVERITIES[self.policy.step(1, score, threshold, amount)],
             score=score,
             threshold=threshold,
             reasons=(),
@@ -374,7 +326,7 @@ class AlertBook:
     ) -> None:
         self.stats.repeats += 1
         alert, events = entry.alert, entry.alert.events + 1
-        step = max(SEVERITIES.index(alert.severity), self._step(events, score, threshold, amount))
+        step = max(SEVERITIES.index(alert.severity), self.policy.step(events, score, threshold, amount))
         listed = alert.event_ids
         if len(listed) < self.policy.max_event_ids:
             listed = (*listed, event_id)
@@ -395,15 +347,6 @@ class AlertBook:
     def _reached(self, ts: float) -> float:
         """A time told from outside as far as it has come: nothing stays open or cools down beyond the watermark."""
         return ts if self.watermark == -math.inf else min(ts, self.watermark)
-
-    def _step(self, events: int, score: float, threshold: float, amount: float | None) -> int:
-        policy = self.policy
-        if policy.severity_by != "events":
-            value = score if policy.severity_by == "probability" else score * (amount or 0.0)
-            return sum(value >= at for at in policy.severity_at or (0.2, 0.5, 0.8))
-        by_count = sum(events >= number for number in policy.escalate_at)
-        by_margin = int((_logit(score) - _logit(threshold)) / policy.margin_step)
-        return max(by_count, min(by_margin, len(SEVERITIES) - (1 if score >= PROBABLE else 2)))
 
     def _move(self, mark: float, changed: list[_Change]) -> None:
         self.watermark = max(self.watermark, mark)
@@ -478,8 +421,3 @@ def _with_reasons(changed: list[_Change], reasons: ReasonsOf | None) -> BookDeci
         if change.row >= 0:
             out.of_rows[change.row] = state
     return out
-
-
-def _logit(probability: float) -> float:
-    bounded = min(max(probability, 1e-9), 1.0 - 1e-9)
-    return math.log(bounded / (1.0 - bounded))

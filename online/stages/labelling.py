@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import floor
 
 import numpy as np
 
@@ -28,20 +27,21 @@ from weir.online.decisions.alert_state import AlertState, Reason
 from weir.online.decisions.alerts import AlertBook
 from weir.online.decisions.reasons import ReasonWriter
 from weir.online.decisions.segments import SegmentedThreshold
-from weir.online.decisions.threshold import Threshold
-from weir.online.decisions.threshold_policy import BudgetThreshold, PrecisionThreshold, ThresholdPolicy
+from weir.online.decisions.threshold_policy import PrecisionThreshold
 from weir.online.decisions.typical import TypicalValues
 from weir.online.drift.detection import Detection
 from weir.online.drift.monitor import DriftMonitor
 from weir.online.errors import TaskError
 from weir.online.event_time import EventTime
-from weir.online.features.plan import LabelFeed, label_feeds
+from weir.online.features.plan import label_feeds
 from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinResult
 from weir.online.labels.logged_predictions import RowsToRead
 from weir.online.labels.sampling import NegativeSampler
 from weir.online.mistakes import did_you_mean
 from weir.online.stages.evaluation import Evaluation
+from weir.online.stages.label_updates import updates_of
+from weir.online.stages.lane_threshold import threshold_of
 from weir.online.stages.reasons_full import FullReasons
 from weir.online.stages.retrain_policy import RetrainAsked, RetrainTrigger
 from weir.online.stages.seen import SeenPredictions
@@ -121,7 +121,7 @@ class LabellingStage:
         """What came before."""
         self._amount = features.index("amount") if "amount" in features else None
         _check_amount(task, self._amount)
-        self.threshold = _threshold_of(task, features, share, int(lane or 0))
+        self.threshold = threshold_of(task, features, share, int(lane or 0))
         self.book = AlertBook(task.alerts, task.name, self._amount, self.threshold.admit)
         self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity, subjects_of(task))
         self._full = FullReasons(task.full, features)
@@ -317,7 +317,7 @@ class LabellingStage:
         out.told = told = joined.take(joined.new)
         joined = joined.take(joined.ripe)
         e, known = joined.examples, joined.label_ts_known
-        out.updates = self._updates(told.examples, told)
+        out.updates = updates_of(told, self._feeds, self.task.key)
         if len(e):
             self.counts.labelled += len(e)
             self.evaluation.update(e, joined.extra[:, 0], self.joiner.watermark if marks is None else marks)
@@ -329,29 +329,6 @@ class LabellingStage:
         if marks is None and (len(e) or out.detections):
             now = max(self.joiner.watermark, float(known.max()) if len(e) else -np.inf)
             out.requests += self._trigger.update(now, len(e), out.detections)
-
-    def _updates(self, e: ExampleBatch, joined: JoinResult) -> dict[str, UpdateBatch]:
-        """What labels feed; a correction moves one label to the other side."""
-        if not self._feeds or not len(e):
-            return {}
-        y = np.where(e.correction, np.where(e.y, 1.0, -1.0), e.y.astype(np.float64))
-        unit = np.where(e.correction, 0.0, 1.0)
-        ids = [f"{event_id}#{n}" for event_id, n in zip(e.event_id, e.n.tolist(), strict=True)]
-        out: dict[str, UpdateBatch] = {}
-        for feed in self._feeds:
-            entities = self._entities(feed, joined)
-            values = np.column_stack([y, unit, joined.extra[:, 1 + feed.first : 1 + feed.stop]])
-            batch = UpdateBatch(ids, [entity or "" for entity in entities], joined.label_ts_known, values)
-            if None in entities:
-                batch = batch.take(np.array([i for i, key in enumerate(entities) if key is not None], dtype=np.int64))
-            if len(batch):
-                out[feed.layout] = batch
-        return out
-
-    def _entities(self, feed: LabelFeed, joined: JoinResult) -> Sequence[str | None]:
-        if feed.key == "*":
-            return ["*"] * len(joined)
-        return joined.entity_id if feed.key == self.task.key else joined.entities[feed.key]
 
     def snapshot(self) -> bytes:
         """Everything it remembers but what can be read back, as MessagePack."""
@@ -389,51 +366,6 @@ class LabellingStage:
             "counts": self.counts,
         }
         return {name: part for name, part in parts.items() if part is not None}
-
-
-def _threshold_of(task: TaskSpec, features: tuple[str, ...], share: float, lane: int) -> Threshold | SegmentedThreshold:
-    """The line of one lane; one for each budget where there are several."""
-    policy = task.threshold
-    if not isinstance(policy, BudgetThreshold) or not policy.budgets:
-        return Threshold(share_of(policy, share, lane))
-    for each in policy.budgets:
-        if each.input not in features:
-            raise TaskError(
-                f"task {task.name}: budget {each.name!r} is for a range of {each.input!r}, which is no input of the "
-                f"model; {did_you_mean(each.input, features)}"
-            )
-    parts = [part for each in policy.parts if isinstance(part := share_of(each, share, lane), BudgetThreshold)]
-    return SegmentedThreshold(policy, parts, [features.index(each.input) for each in policy.budgets])
-
-
-def share_of(policy: ThresholdPolicy, share: float, lane: int = 0) -> ThresholdPolicy:
-    """The policy of one lane among several: a budget is split, other thresholds need no splitting.
-
-    The whole alerts of all lanes come to those of the task, so that its cap holds. Where there are fewer alerts than
-    lanes, each lane has its part: one alert in so many more days, so that the task's cap holds on average alone.
-
-    >>> [share_of(BudgetThreshold(alerts_per_day=10), 0.25, lane).alerts_per_day for lane in range(4)]
-    [2.0, 3.0, 2.0, 3.0]
-    """
-    if share == 1.0:
-        return policy
-    if not 0.0 < share <= 1.0:
-        raise ValueError(f"share is {share}; it must be in (0, 1], such as 1 / lanes")
-    if isinstance(policy, BudgetThreshold):
-        hourly = policy.alerts_per_hour
-        split = {"alerts_per_day": _part(policy.alerts_per_day, share, lane)}
-        return policy.model_copy(
-            update=split | ({} if hourly is None else {"alerts_per_hour": _part(hourly, share, lane)})
-        )
-    if isinstance(policy, PrecisionThreshold) and policy.fallback is not None:
-        return policy.model_copy(update={"fallback": share_of(policy.fallback, share, lane)})
-    return policy
-
-
-def _part(alerts: float, share: float, lane: int) -> float:
-    """What a lane has of the alerts of all; the little more makes up for shares such as a third."""
-    upto = [floor(alerts * share * n + 1e-6) for n in (lane, lane + 1)]
-    return float(upto[1] - upto[0]) if alerts * share >= 1.0 else alerts * share
 
 
 def _check_amount(task: TaskSpec, amount: int | None) -> None:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from weir.online.codec.wire import FEATURE_MAX, NEGATIVE_RATE_MIN, Word
-from weir.online.decisions.alerts import AlertPolicy
+from weir.online.decisions.alert_policy import AlertPolicy
 from weir.online.decisions.reasons import ReasonPolicy
 from weir.online.decisions.threshold_policy import BudgetThreshold, ThresholdPolicy
 from weir.online.drift.drift_policy import DriftPolicy

@@ -16,8 +16,9 @@ from weir.online.batch import IntVector, LabelBatch, PredictionBatch
 from weir.online.codec.wire import Alert
 from weir.online.decisions.alert_cap import DAY_S as DAY
 from weir.online.decisions.alert_cap import AlertCap
+from weir.online.decisions.alert_policy import AlertPolicy
 from weir.online.decisions.alert_state import AlertState, Reason
-from weir.online.decisions.alerts import AlertBook, AlertPolicy
+from weir.online.decisions.alerts import AlertBook
 from weir.online.errors import StateError
 
 Row = tuple[str, str, float, float]

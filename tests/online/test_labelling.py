@@ -17,7 +17,8 @@ from tests.online.task_streams import DAY, FRAUD, T0, seeds
 from weir.online.batch import PredictionBatch, ScoredBatch, UpdateBatch
 from weir.online.decisions.threshold_policy import BudgetThreshold, CostThreshold, PrecisionThreshold
 from weir.online.errors import StateError
-from weir.online.stages.labelling import LabellingStage, LabelOutput, share_of
+from weir.online.stages.labelling import LabellingStage, LabelOutput
+from weir.online.stages.lane_threshold import share_of
 from weir.online.task.spec import TaskSpec
 
 

@@ -16,7 +16,7 @@ from tests.streams.host_runs import PARTITIONS, host_on, inputs, outputs, straig
 from tests.streams.host_runs import run as run_host
 from weir.online.codec.decision_blocks import Decision, decode_decisions
 from weir.online.codec.wire import Alert, Prediction
-from weir.online.decisions.alerts import AlertPolicy
+from weir.online.decisions.alert_policy import AlertPolicy
 from weir.online.decisions.threshold_policy import ThresholdPolicy
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.streams.config import topics

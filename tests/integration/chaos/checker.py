@@ -34,7 +34,7 @@ from weir.online.codec.decode import decode_labels
 from weir.online.codec.example_log import decode_example_log
 from weir.online.codec.wire import Alert, DeadLetter
 from weir.online.decisions.threshold_policy import BudgetThreshold
-from weir.online.stages.labelling import share_of
+from weir.online.stages.lane_threshold import share_of
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
 from weir.streams.config import topics
