@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from weir.streams.backtest.runner import BacktestResult
+from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.errors import UsageError
 from weir.streams.workbench.outcome_report import outcome_report
 from weir.streams.workbench.report.page import RunWatcher, write_report

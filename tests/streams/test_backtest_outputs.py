@@ -19,7 +19,8 @@ from weir.online.batch import EventBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep, Outcomes
-from weir.streams.backtest.runner import BacktestResult, run_backtest
+from weir.streams.backtest.run_result import BacktestResult
+from weir.streams.backtest.runner import run_backtest
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.outputs import records_of

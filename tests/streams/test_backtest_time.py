@@ -11,7 +11,8 @@ import pytest
 
 from weir.online.batch import FloatVector
 from weir.online.task.spec import TaskSpec
-from weir.streams.backtest.runner import BacktestResult, run_backtest
+from weir.streams.backtest.run_result import BacktestResult
+from weir.streams.backtest.runner import run_backtest
 
 DAY = 86_400.0
 T0 = 1_767_571_200.0  # a Monday in 2026

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from weir.online.stages.pipeline import TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
-from weir.streams.backtest.runner import BacktestResult, run_backtest
+from weir.streams.backtest.run_result import BacktestResult
+from weir.streams.backtest.runner import run_backtest
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 T0 = 1_700_000_000.0

@@ -16,7 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from weir.online.task.spec import TaskSpec
-from weir.streams.backtest.runner import BacktestResult, run_backtest
+from weir.streams.backtest.run_result import BacktestResult
+from weir.streams.backtest.runner import run_backtest
 from weir.streams.cli.main import app
 from weir.streams.errors import UsageError
 

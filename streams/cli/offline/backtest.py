@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from weir.online.task.spec import TaskSpec
-    from weir.streams.backtest.runner import BacktestResult
+    from weir.streams.backtest.run_result import BacktestResult
     from weir.streams.workbench.full_training import BacktestTrainer
     from weir.streams.workbench.report.page import RunWatcher
 

@@ -21,7 +21,7 @@ from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.streams.backtest.alert_log import AlertLog, Outcome
 from weir.streams.backtest.notes import RunWatch
-from weir.streams.backtest.runner import BacktestResult
+from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.errors import UsageError
 from weir.streams.pages.values import FOLDER, percent
 from weir.streams.workbench.measures import at_line, measure, reliability

@@ -29,7 +29,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
-from weir.streams.backtest.runner import BacktestResult, run_backtest
+from weir.streams.backtest.run_result import BacktestResult
+from weir.streams.backtest.runner import run_backtest
 from weir.streams.errors import UsageError, WeirError
 from weir.streams.workbench.tuning.reference import BLOCKS, Reference, reference_of
 from weir.streams.workbench.tuning.space import AS_IS, Document, Facts, Space, built

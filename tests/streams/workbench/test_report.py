@@ -23,7 +23,8 @@ from weir.online.learners.logistic import ScaledLogistic
 from weir.online.stages.pipeline import StepOutput
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
-from weir.streams.backtest.runner import BacktestResult, run_backtest
+from weir.streams.backtest.run_result import BacktestResult
+from weir.streams.backtest.runner import run_backtest
 from weir.streams.cli.main import app
 from weir.streams.errors import UsageError
 from weir.streams.pages.values import FOLDER
