@@ -344,6 +344,41 @@ def test_monthly_snapshots_are_no_odd_clock(tmp_path: Path) -> None:
     assert not {"clock", "pause"} & {check.name for check in doubts_of(task, paths)}
 
 
+@pytest.mark.parametrize(
+    ("tells", "inputs"),
+    [("all along", {"hour"}), ("at first", set()), ("never", set()), ("of weekdays", {"weekday"})],
+)
+def test_the_clock_is_an_input_where_earlier_labels_foretell_later_ones_by_it(
+    tmp_path: Path, tells: str, inputs: set[str]
+) -> None:
+    table = rows(1200, seed=11)
+    moments, rng = [datetime.fromisoformat(t) for t in table["time"]], np.random.default_rng(11)
+    night = [t.weekday() > 4 if tells == "of weekdays" else t.hour < 6 for t in moments]
+    odd = [
+        n and (tells in ("all along", "of weekdays") or (tells == "at first" and k < 600)) for k, n in enumerate(night)
+    ]
+    table["fraud"] = (rng.random(1200) < np.where(odd, 0.6, 0.1)).astype(int).tolist()
+    _, task = drafted(written(tmp_path, table))
+    assert {*(task.inputs or ())} & {"hour", "weekday"} == inputs
+    few = {name: values[:150] for name, values in table.items()}  # five days
+    assert "weekday" not in (drafted(written(tmp_path, few))[1].inputs or ())
+
+
+@pytest.mark.parametrize("lowest", [0.0, -5.0])
+def test_labels_that_no_amount_explains_are_counted_for_whom_events_share(tmp_path: Path, lowest: float) -> None:
+    table = rows(600, seed=12)
+    table["merchant"] = [f"m{k % 40:02d}" for k in range(600)]
+    table["amount"][7] = lowest
+    draft, task = drafted(paths := written(tmp_path, table))
+    made = {
+        f"{e.name}.{each.name}": each.where for e in task.entities for each in (*e.labels, *e.aggregates) if each.where
+    }
+    usual = "customer.amount_over_ewmean"  # a ratio to what is below 0 says nothing
+    assert made == ({} if lowest < 0.0 else {"merchant.usual": f"{usual} <= 2", "customer.high": f"{usual} > 2"})
+    text = draft.text.replace('kind = "auto"', 'kind = "logistic"')
+    assert run_backtest(TaskSpec.from_toml(text), paths).rejected == 0
+
+
 def test_repeated_rows_are_repeats_and_versions_of_a_row_are_not(tmp_path: Path) -> None:
     table = {name: values + values[::5] for name, values in rows().items()}
     draft, _ = drafted(paths := written(tmp_path, table))

@@ -13,14 +13,18 @@ import pyarrow.compute as pc
 
 from weir.online.batch import FloatVector
 from weir.online.durations import format_duration, parse_duration
-from weir.streams.workbench.profile import roles
+from weir.streams.workbench.profile import roles, terms
 from weir.streams.workbench.profile.columns import Column
 from weir.streams.workbench.profile.sampled import Sample
 
 DAY_S: Final = 86_400.0
 _NEGATIVES, _LEAST_NEGATIVES = 10, 100_000
 """So many negatives for each positive tell nearly as much as all, where there are many."""
+TELLS: Final = 0.51
+"""What has no higher ROC AUC alone tells nothing of the label."""
 ROW_INTERVAL_S: Final = 60.0
+_WEEKS: Final = 14
+"""Days with rows after which a weekday is no name of one date."""
 LADDER_S: Final = tuple(parse_duration(w) for w in ("1m", "10m", "1h", "6h", "1d", "7d", "30d", "90d", "365d"))
 
 
@@ -119,6 +123,15 @@ class Plan:
         return "oddest" if len(self.worth) > 1 else f"{self.entity}.{self.worth[0]}_odd"
 
     @property
+    def paid(self) -> str:
+        """The number that says how much an event is about, if there is one: an amount that is never below 0."""
+        for name in self.worth:
+            numbers = self.columns[name].numbers
+            if numbers is not None and self.columns[name].words & terms.WORTH and not np.nanmin(numbers) < 0.0:
+                return name
+        return ""
+
+    @property
     def lag_free(self) -> bool:
         """Whether each label is known before the next row comes."""
         return self.time is None and self.label is not None and self.sample.rows <= 60_000
@@ -128,6 +141,21 @@ class Plan:
         if self.main is None:
             return self.span_s / max(self.sample.rows, 1)
         return self.span_s * self.main.distinct / max(self.sample.rows, 1)
+
+    def clock(self) -> list[str]:
+        """Of the hour and the weekday what tells of the label; a weekday of few days is but another name of a date."""
+        if self.time is None:
+            return []
+        dated = np.isfinite(self.ts)
+        hours = (self.ts[dated] // 3600.0).astype(np.int64)
+        codes = {"hour": hours % 24, "weekday": hours // 24 % 7}
+        days = {"hour": 3, "weekday": _WEEKS}
+        there = [name for name, least in days.items() if len(np.unique(hours // 24)) >= least]
+        if self.label is None:
+            return there
+        order = np.argsort(self.ts[dated], kind="stable")
+        y = self.label.y[dated][order]
+        return [name for name in there if roles.foretells(codes[name][order], y) >= TELLS]
 
     def windows(self) -> list[str]:
         """Up to three windows, by how often an entity has events and how long the data is, or it is observed."""

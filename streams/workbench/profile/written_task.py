@@ -17,8 +17,9 @@ from weir.online.labels.join_policy import JoinPolicy
 from weir.streams.workbench.profile.task_plan import DAY_S, ROW_INTERVAL_S, Plan
 from weir.streams.workbench.tuning.task_text import value_text
 
-_UNEVEN, _FEW_ROWS, _CUT = 1.2, 2_000, 100
-"""Delays of labels 0 and 1 with medians so far apart wait for a maturity; fewer rows fill no budget; longest reason."""
+_UNEVEN, _FEW_ROWS, _CUT, _HIGH = 1.2, 2_000, 100, 2
+"""Delays of labels 0 and 1 with medians so far apart wait for a maturity; fewer rows fill no budget; longest reason;
+a number so many times its usual one is a high one."""
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ def _top(plan: Plan) -> Iterator[_Block]:
     inputs += [f"{entity}.*" for entity in (*kept, *plan.second.values())]
     inputs += [f"!{plan.entity}.{name}_last" for name in _followed(plan)]  # the change says the same
     inputs += [f"{name}.target_*" for name in plan.target]
-    inputs += ["hour", "weekday"] if plan.time is not None and plan.span_s > 2 * DAY_S else []
+    inputs += plan.clock()
     top = {"name": plan.name, "stream": plan.stream, "entity": plan.entity, "numbers": plan.numbers}
     top["inputs"] = [plan.score_column] if plan.score_column else inputs
     whys = {**plan.guesses, "indicators": "trees tell what is missing by the 0 that stands for it"}
@@ -104,14 +105,22 @@ def _entities(plan: Plan) -> Iterator[_Block]:
         yield _Block("[[entities.aggregates]]", course | {"windows": windows[-1:], "half_life": windows[-1]})
     if plan.label is None:
         return
+    usual = f"{plan.entity}.{plan.paid}_over_ewmean" if plan.paid in _followed(plan) and plan.second else ""
+    if usual:
+        high = {"name": "high", "where": f"{usual} > {_HIGH}", "ops": ["count"], "windows": windows}
+        yield _Block("[[entities.aggregates]]", high | {"include_current": False}, "far more than usual")
     why, few = "of the labels known by then", ["share", "last", "ewmean"]
-    many, ends = ["positives", "share", "since_positive", "last"], list(dict.fromkeys((windows[0], windows[-1])))
-    known: dict[str, Any] = {"name": "known", "ops": few if alone else many, "windows": ends}
+    many = ["positives", "share", "since_positive", "last"]
+    known: dict[str, Any] = {"name": "known", "ops": few if alone else many}
+    known |= {"windows": list(dict.fromkeys((windows[0], windows[-1]))) if alone else windows}
     known |= {"half_life": windows[0], "prior": 5, "prior_share": plan.rate}
     yield _Block("[[entities.labels]]", known, why)
     for key, name in plan.second.items():
         yield _Block("[[entities]]", {"name": name, "key": key})
         yield _Block("[[entities.labels]]", known | {"ops": many}, why)
+        if usual:
+            quiet = f"of events whose {plan.paid} explains nothing: the {name} itself may be the reason"
+            yield _Block("[[entities.labels]]", known | {"name": "usual", "where": f"{usual} <= {_HIGH}"}, quiet)
 
 
 def _categories(plan: Plan) -> Iterator[_Block]:
