@@ -210,7 +210,7 @@ class LaneHost(LaneTable):
         lanes = [(self.ctx.settings.topics.own(tp.topic) or tp.topic, tp.partition) for tp in sorted(tps)]
         self.ctx.id_bytes = self._share([own for own, _ in lanes])
         await self.ctx.topics.check_partitions(topics.PREDICTIONS)
-        await self.ctx.store.settle(self.row_lanes())
+        await self.ctx.store.tables.settle(self.row_lanes())
         if self.ctx.remote is not None:
             await self.ctx.remote.own({partition for own, partition in lanes if own in self._of_stream})
         starts = await self.ctx.pauses.open_or_pause(self._keys(tps))
@@ -359,7 +359,7 @@ class LaneHost(LaneTable):
         for stage in self._side.values():
             for table in stage.engine.tables:
                 if table.side:
-                    self.ctx.store.declare_side(table.name, topics.ENTITY_UPDATES, self.ctx.partitions)
+                    self.ctx.store.tables.declare_side(table.name, topics.ENTITY_UPDATES, self.ctx.partitions)
 
     async def _first_time(self, new: Sequence[TP]) -> dict[TP, int]:
         """Where partitions of which the store has nothing begin.

@@ -151,7 +151,7 @@ class _Rebuilder:
             async with self._reader(topic) as reader:
                 partitions = reader.partitions()
                 self._host.declare(len(partitions))
-                await self._ctx.store.settle((), anew=True)
+                await self._ctx.store.tables.settle((), anew=True)
                 if self._ctx.placement.partitioner is None:
                     self._ctx.placement.partitioner = await settle_partitioner(self._ctx)
                 with Strays() as strays:

@@ -98,7 +98,7 @@ async def feed(link: RedisClient, prefix: str, fill: int) -> None:
     for q in range(3):
         side = Worker(link, prefix, (SIDE, q))
         side.store.create("merchant", WIDTH, SCHEMA, TTL_S)
-        side.store.declare_side("merchant", SIDE, 3)
+        side.store.tables.declare_side("merchant", SIDE, 3)
         await side.open()
         keys = [m for m, p in zip(MERCHANTS, owner.tolist(), strict=True) if p == q]
         await side.store.prefetch(side.lane, {"merchant": keys})
@@ -115,7 +115,7 @@ async def test_rows_of_other_lanes_are_read_fresh_and_only_read(
         assert worker.link.cluster == cluster
         store = worker.store
         store.create("merchant", WIDTH, SCHEMA, TTL_S)
-        store.declare_side("merchant", SIDE, 3)
+        store.tables.declare_side("merchant", SIDE, 3)
         await worker.write(a=5)
         for fill in (0, 1, 2):
             if fill:

@@ -181,7 +181,7 @@ class Lanes:
         for task in tasks:
             for table in ScoringStage(task, ctx.store, side=True).engine.tables:
                 if table.side:
-                    ctx.store.declare_side(table.name, topics.ENTITY_UPDATES, lanes)
+                    ctx.store.tables.declare_side(table.name, topics.ENTITY_UPDATES, lanes)
         self.next = [0] * lanes
         self.scoring = Scoring(cast(Any, ctx), lambda rows: [stage(task, rows, side=True) for task in tasks])
         self.lanes = [

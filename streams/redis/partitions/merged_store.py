@@ -43,7 +43,7 @@ class JointRows:
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
         """Copies of the rows ``(len(keys), row_bytes)``; see `LaneStore.load`."""
-        if len(self._lanes) == 1 or not self._store.owned(self._lanes[0], table):
+        if len(self._lanes) == 1 or not self._store.tables.owned(self._lanes[0], table):
             self._store.use(self._lanes[0])
             return self._store.load(table, keys)
         parts = []

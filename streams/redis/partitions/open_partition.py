@@ -14,30 +14,10 @@ from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.flush import Change, Writes
 from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE, LaneRecord, decode_position
 from weir.streams.redis.partitions.row_cache import RowCache
+from weir.streams.redis.partitions.stored_tables import Table
 from weir.streams.redis.resp import command, framed_keys, mget
 from weir.streams.redis.store_errors import LaneMoved
 from weir.streams.redis.stored_rows import Lane, row_key, unpack_rows
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A declared table."""
-
-    name: str
-    row_bytes: int
-    schema: int
-    ttl_s: float
-    stored: str = ""
-    """Under which name its rows are kept, where that is settled."""
-
-    @property
-    def key(self) -> str:
-        """The name in keys and lane records."""
-        return self.stored or self.name
-
-    def beside(self) -> str:
-        """The name in keys where rows of another schema have the plain one."""
-        return f"{self.name}~{self.schema:08x}"
 
 
 class LaneState:

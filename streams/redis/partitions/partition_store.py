@@ -10,11 +10,8 @@ Compute is synchronous: ``prefetch`` before it brings the rows into memory, ``lo
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Final
 
@@ -25,9 +22,8 @@ from numpy.typing import NDArray
 from weir.online.errors import StateError
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.flush import FLUSH, Change, Writes, flush_arguments
-from weir.streams.redis.partitions.open_partition import Ask, LaneState, Table, fetch
+from weir.streams.redis.partitions.open_partition import Ask, LaneState, fetch
 from weir.streams.redis.partitions.partition_record import (
-    CLEARING,
     POSITION_AND_NONCE,
     LaneRecord,
     decode_position,
@@ -38,14 +34,12 @@ from weir.streams.redis.partitions.partition_record import (
     read_position,
 )
 from weir.streams.redis.partitions.row_cache import RowCache
+from weir.streams.redis.partitions.stored_tables import StoredTables
 from weir.streams.redis.store_errors import LaneMoved
-from weir.streams.redis.stored_rows import Lane, StoredRow, decode_row, lane_prefix, other_schema, row_key
-from weir.streams.redis.topic_identity import StoredIdentity
+from weir.streams.redis.stored_rows import Lane, StoredRow, decode_row, lane_prefix, row_key
 
 __all__ = ["Lane", "LaneRecord", "LaneStore", "Writes"]
 
-log = logging.getLogger(__name__)
-_NAME: Final = re.compile(r"[^\s:{}]+")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -76,8 +70,7 @@ class LaneStore:
             raise ValueError(f"prefix {prefix!r} may hold letters, digits, '.', '_' and '-', and must hold one of them")
         self.prefix, self.cache_rows = prefix, cache_rows
         self._link = link
-        self._tables: dict[str, Table] = {}
-        self._sides: dict[str, tuple[str, int]] = {}
+        self.tables = StoredTables(link, prefix)
         self._lanes: dict[Lane, LaneState] = {}
         self._used: LaneState | None = None
         self.wanted = self.missed = self.new = 0
@@ -88,65 +81,9 @@ class LaneStore:
         self.unkept = 0
         """Changes of new rows since the start that were not written, because ``takes_new`` was false."""
 
-    # -- tables --------------------------------------------------------------------------------------------------
-
     def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
         """Declare a table; raises ``StateError`` when it was declared with another width or schema."""
-        if not _NAME.fullmatch(table):
-            raise ValueError(f"table {table!r} must not be empty or hold space, colon or braces")
-        known = self._tables.setdefault(table, Table(table, row_bytes, schema, ttl_s))
-        if (known.row_bytes, known.schema) != (row_bytes, schema):
-            raise StateError(
-                f"table {table!r} is declared with rows of {known.row_bytes} B, schema {known.schema:08x}, but a task "
-                f"now wants {row_bytes} B, schema {schema:08x}: two tasks share its name; rename one"
-            )
-
-    async def settle(self, lanes: Sequence[Lane], *, anew: bool = False) -> None:
-        """Find out under which name the rows of each table are kept, before a lane is opened.
-
-        Rows of a task whose aggregates changed lie beside those of the task before, so that workers of both can run:
-        the first have the plain name, ``table~schema`` the others.
-
-        Parameters
-        ----------
-        lanes : those that may hold rows of before this was noted.
-        anew : whether these tables have the plain name from now on, as after a rebuild.
-        """
-        stored = StoredIdentity(self._link)
-        for name, table in self._tables.items():
-            if table.stored and not anew:
-                continue
-            if anew:
-                await stored.store({f"table:{name}": f"{table.schema:08x}"})
-            plain = await stored.schema_of(name, table.schema, partial(self._recorded, name, lanes))
-            self._tables[name] = replace(table, stored=name if plain == table.schema else table.beside())
-            if plain != table.schema:
-                log.warning(
-                    "table %s: the aggregates of its task changed (schema %08x, now %08x), or this version of Weir "
-                    "keeps them otherwise, so its rows begin anew beside the others, and windows fill from now on; "
-                    "'weir features rebuild' fills them from Kafka at once. Rows of the task before stay for workers "
-                    "that still run it, and expire",
-                    name, plain, table.schema,
-                )  # fmt: skip
-
-    async def _recorded(self, table: str, lanes: Sequence[Lane]) -> int | None:
-        """The schema that a table's rows have by the record of any of these lanes."""
-        for lane in lanes:
-            value = await self._link.execute("GET", f"{lane_prefix(self.prefix, lane)}lane")
-            if value is not None and value[:8] != CLEARING[:8]:
-                found = decode_record(value).schemas.get(table)
-                if found is not None:
-                    return found
-        return None
-
-    def declare_side(self, table: str, topic: str, partitions: int) -> None:
-        """Rows of ``table`` belong to the lanes of ``topic``: from other lanes they are read fresh, never written."""
-        self._sides[table] = (topic, partitions)
-
-    def owned(self, lane: Lane, table: str) -> bool:
-        """Whether the lane writes the rows of a table; else they are copies of rows of other lanes."""
-        side = self._sides.get(table)
-        return side is None or side[0] == lane[0]
+        self.tables.create(table, row_bytes, schema, ttl_s)
 
     # -- a lane's life -------------------------------------------------------------------------------------------
 
@@ -173,11 +110,7 @@ class LaneStore:
                 f"{lane[0]}-{lane[1]}: the journal in Redis has {len(journal)} entries, its record says {entries}: "
                 "someone deleted a key (or maxmemory-policy did): run 'weir features rebuild'"
             )
-        schemas = record.schemas if record is not None else {}
-        for table, known in self._tables.items():
-            schema = schemas.get(known.key, known.schema)
-            if known.schema != schema:
-                raise StateError(other_schema(table, (known.row_bytes, schema), (known.row_bytes, known.schema)))
+        self.tables.check({} if record is None else record.schemas)
 
     async def load_journal(self, lane: Lane) -> list[bytes]:
         """The journal as it was when the lane was opened, oldest entry first; it is handed out once."""
@@ -212,10 +145,7 @@ class LaneStore:
     def _cache(self, state: LaneState, table: str) -> RowCache:
         cache = state.caches.get(table)
         if cache is None:
-            declared = self._tables.get(table)
-            if declared is None:
-                raise LookupError(f"table {table!r} was not created; there are: {', '.join(sorted(self._tables))}")
-            cache = state.caches[table] = state.new_cache(declared, self._sides.get(table), self.prefix)
+            cache = state.caches[table] = state.new_cache(self.tables[table], self.tables.sides.get(table), self.prefix)
         return cache
 
     # -- a batch -------------------------------------------------------------------------------------------------
@@ -248,7 +178,7 @@ class LaneStore:
             for table, keys in wanted.items():
                 cache = self._cache(state, table)
                 if needed := cache.missing(keys) if cache.owned else list(dict.fromkeys(keys)):
-                    asks.append(Ask(self._tables[table], cache, needed, cache.framed(needed)))
+                    asks.append(Ask(self.tables[table], cache, needed, cache.framed(needed)))
                 self.wanted, self.missed = self.wanted + len(keys), self.missed + len(needed)
             if asks:
                 self.new += await fetch(self._link, state, asks)
@@ -300,14 +230,14 @@ class LaneStore:
         cache = self._cache(state, table)
         if not cache.owned:
             raise LookupError(
-                f"table {table!r} belongs to the lanes of {self._sides[table][0]}; {state.name} may only read it: "
-                "send an update there"
+                f"table {table!r} belongs to the lanes of {self.tables.sides[table][0]}; {state.name} may only read "
+                "it: send an update there"
             )
         try:
             slots = cache.save(keys, rows, now, state.step)
         except KeyError as exc:
             raise LookupError(_not_prefetched(state, table, exc.args[0])) from None
-        known = self._tables[table]
+        known = self.tables[table]
         if self.takes_new:
             cache.stored[slots] = True
         elif not (keep := cache.stored[slots]).all():
@@ -394,7 +324,7 @@ class LaneStore:
         There is one, unless the task, or the lane that owns the entity, changed.
         """
         found: list[StoredRow] = []
-        known = self._tables.get(table)
+        known = self.tables.get(table)
         names = (table,) if known is None else (table, known.beside())
         for lane, name in product(lanes, names):
             value = await self._link.execute("GET", row_key(self.prefix, lane, name, entity))

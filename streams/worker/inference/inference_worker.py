@@ -59,7 +59,7 @@ class InferenceHost(LaneTable):
         again, as that of a new entity.
         """
         await self.ctx.topics.look([OWN])
-        await self.ctx.store.settle([(OWN, tp.partition) for tp in tps])
+        await self.ctx.store.tables.settle([(OWN, tp.partition) for tp in tps])
         await self.revoked(tps)  # one that comes again without having been revoked has a lane of before
         keys = sorted((OWN, tp.partition) for tp in tps)
         starts = await self.ctx.pauses.open_or_pause(keys)
