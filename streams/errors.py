@@ -3,7 +3,7 @@
 WeirError (weir.online.errors)
 ├── TaskError          correct the task file
 ├── StateError         rebuild the state, or go back to the version that wrote it
-├── VersionNotKept     (weir.online.learners.timeline) rebuild that version from the log
+├── VersionNotKept     (weir.streams.model_replicas.timeline) rebuild that version from the log
 └── ShellError
     ├── UsageError     correct the command, the settings or the input file; exit status 2
     ├── BrokerError    reach the brokers, or get the right that they refused; exit status 2

@@ -19,10 +19,10 @@ from weir.online.codec.example_log import decode_example_log
 from weir.online.errors import StateError, TaskError
 from weir.online.learners.factory import LearnerSpec, build_learner
 from weir.online.learners.online_model import ModelSnapshot
-from weir.online.learners.timeline import ModelTimeline
 from weir.online.stages.quarantine import Quarantine, between, find_quarantines, taken_back
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
+from weir.streams.model_replicas.timeline import ModelTimeline
 
 # A label lane that starts again publishes its last examples again. Every replica must call the same records repeats, so
 # what is remembered depends on the examples learned and on nothing else: not on when a replica started, nor on how it

@@ -17,7 +17,6 @@ import numpy as np
 from weir.online.batch import ExampleBatch, IntVector
 from weir.online.codec.by_task import DecodedLog
 from weir.online.codec.example_log import TaskExamples, decode_example_log
-from weir.online.learners.timeline import ModelTimeline
 from weir.online.stages.quarantine import between, find_quarantines
 from weir.streams.config import topics
 from weir.streams.errors import FollowerBehind, StateError, UsageError
@@ -28,6 +27,7 @@ from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
 from weir.streams.model_replicas.past_models import ModelHistory, Progress, fold_again
 from weir.streams.model_replicas.snapshot_writer import ModelKeeper
+from weir.streams.model_replicas.timeline import ModelTimeline
 
 log = logging.getLogger(__name__)
 

@@ -26,13 +26,13 @@ from tests.integration.kafka_broker import Broker
 from weir.online.batch import PredictionBatch
 from weir.online.codec.encode import encode_examples, encode_predictions
 from weir.online.learners.factory import build_learner
-from weir.online.learners.timeline import ModelTimeline
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
 from weir.streams.cli.main import app
 from weir.streams.errors import FollowerBehind, UsageError
 from weir.streams.model_replicas import past_models as history
 from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.timeline import ModelTimeline
 from weir.streams.records import Record
 
 pytestmark = pytest.mark.integration
