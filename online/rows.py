@@ -97,6 +97,11 @@ class NumberedRows:
         """Every column of every row as it is now; those not ``changing`` are views, because rows only come and go."""
         return {name: self[name].copy() if name in changing else self[name] for name in self.buffers}
 
+    def unpacked(self, stored: Mapping[str, bytes]) -> dict[str, NDArray[Any]]:
+        """Those of the columns that a snapshot holds, as arrays."""
+        known = {name: (self.buffers[name], raw) for name, raw in stored.items() if name in self.buffers}
+        return {name: np.frombuffer(raw, of.dtype).reshape(-1, *of.shape[1:]) for name, (of, raw) in known.items()}
+
     def restore(self, first: int, columns: Mapping[str, NDArray[Any]]) -> None:
         """Replace everything by these rows, numbered from ``first``."""
         self.base = self.first = self.stop = first

@@ -14,7 +14,6 @@ from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.digests import Digests
 from weir.online.labels.join_policy import JoinPolicy, JoinStats
 from weir.online.labels.row_tables import FirstRows, RowChains
-from weir.online.labels.waiting import unpacked
 from weir.online.rows import NumberedRows
 
 NEVER_FULL: Final = 1 << 62
@@ -45,8 +44,7 @@ class PredictionIndex(NumberedRows):
 
     def __init__(self, policy: JoinPolicy, unlogged: int, matures: bool) -> None:
         self.policy, self.matures, self.ranged = policy, matures, policy.match == "entity_range"
-        self.columns = _columns_of(unlogged, self.ranged, matures)
-        super().__init__(self.columns)
+        super().__init__(_columns_of(unlogged, self.ranged, matures))
         self.stats = JoinStats()
         self.watermark = self.last_mark = self.cut_mark = -np.inf
         """That of now, of the newest row, and of the last row that had to leave early."""
@@ -63,7 +61,7 @@ class PredictionIndex(NumberedRows):
     @property
     def row_bytes(self) -> int:
         """What one row takes in memory, more or less: columns with their slack, and tables."""
-        width: int = sum(np.dtype(kind).itemsize * max(width, 1) for kind, width in self.columns.values())
+        width = sum(buffer[:1].nbytes for buffer in self.buffers.values())
         return width + width // 8 + (24 if self.ranged else 12)
 
     @property
@@ -108,7 +106,7 @@ class PredictionIndex(NumberedRows):
             "weight": 1.0,
             "ripens_s": 0.0 if ripens_s is None else np.minimum(ripens_s, self.policy.keep_s),
         }
-        for name in self.columns.keys() & filled.keys():
+        for name in self.buffers.keys() & filled.keys():
             self.buffers[name][first - self.base : self.stop - self.base] = filled[name]
         if self._by_entity is not None:
             self._by_entity.enter(first)
@@ -168,8 +166,7 @@ class PredictionIndex(NumberedRows):
 
     def unpack(self, first: int, packed: dict[str, bytes]) -> None:
         """Replace all rows by those of a snapshot, numbered from ``first``."""
-        known = {name: column for name, column in packed.items() if name in self.columns}
-        columns: dict[str, Any] = unpacked(self.columns, known)
+        columns = self.unpacked(packed)
         if self.matures and "weight" not in columns:  # of a task that did not wait: what was labelled is learned
             columns |= {"weight": np.ones(len(columns["ts"])), "ripens_s": np.zeros(len(columns["ts"]))}
         elif not self.matures:

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from weir.online.batch import BoolVector, FloatVector, IntVector, LabelBatch
 from weir.online.digests import Digests
@@ -150,18 +149,8 @@ class PendingLabels:
     def restore(self, stored: StoredWaiting) -> None:
         """Replace the contents by a snapshot's."""
         self.unmatched = stored.unmatched
-        self._rows.restore(stored.first, unpacked(_COLUMNS, stored.columns))
+        self._rows.restore(stored.first, self._rows.unpacked(stored.columns))
         self._table.rebuild()
-
-
-def unpacked(columns: dict[str, tuple[Any, int]], stored: dict[str, bytes]) -> dict[str, NDArray[Any]]:
-    """Columns as a snapshot holds them, as arrays."""
-    out: dict[str, NDArray[Any]] = {}
-    for name, raw in stored.items():
-        kind, width = columns[name]
-        flat = np.frombuffer(raw, kind)
-        out[name] = flat.reshape(-1, width) if width else flat
-    return out
 
 
 @njit(cache=True, nogil=True)
