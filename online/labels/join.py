@@ -159,6 +159,8 @@ class LabelJoiner:
         marks: FloatVector | None = None,
         offsets: IntVector | None = None,
         ripens_s: FloatVector | None = None,
+        *,
+        between: bool = False,
     ) -> JoinResult:
         """Keep what was scored and return the examples of labels that had come before.
 
@@ -170,6 +172,8 @@ class LabelJoiner:
         marks : ``(n,)`` watermark at each row; the largest prediction time so far when not given.
         offsets : ``(n,)`` by which each can be read back; without them all stay in memory.
         ripens_s : ``(n,)`` event time after which each is learned at the earliest, where the joiner ``matures``.
+        between : whether labels that became known between these rows are told next, by ``label``; nothing that they may
+            speak of leaves before.
 
         Raises
         ------
@@ -177,7 +181,8 @@ class LabelJoiner:
             When a matrix does not have the width the joiner was built with, or an identifier is unknown.
         """
         joined = self._logged_now(predictions, extra, entities or {}, marks, offsets, ripens_s)[0]
-        self._free()
+        if not between:
+            self._free()
         return joined
 
     def interleave(
@@ -208,7 +213,7 @@ class LabelJoiner:
         """
         at_label = np.maximum.accumulate(np.concatenate([[self.watermark], marks]))[before]
         _, first, rows = self._logged_now(predictions, extra, entities, marks, None, None)
-        pairs, of = self._pairs(labels, at_label if known_at is None else known_at, at_label)
+        pairs, of = self._pairs(labels, at_label if known_at is None else known_at, at_label, at_label)
         score(self._logged.examples(pairs).examples, before[of])
         self._index["unlogged"][first - self._index.first :] = extra[rows, : self.unlogged]
         self._logged.set_column(first, SCORE, predictions.score[rows])
@@ -262,29 +267,37 @@ class LabelJoiner:
 
     # -- labels --------------------------------------------------------------------------------------------------
 
-    def label(self, labels: LabelBatch, known_at: FloatVector | None = None) -> JoinResult:
+    def label(self, labels: LabelBatch, known_at: FloatVector | None = None, *, between: bool = False) -> JoinResult:
         """Join labels with what was logged; those that find nothing wait.
 
         Parameters
         ----------
         labels : in the order in which they became known.
         known_at : ``(n,)`` event time at which each became known, for ``label_ts_known``; the watermark if None.
+        between : whether they became known between the rows of the last ``log``, and so speak of what was kept then.
         """
         marks = np.full(len(labels), self.watermark)
-        joined = self._logged.examples(self._pairs(labels, marks if known_at is None else known_at, marks)[0])
+        known = marks if known_at is None else known_at
+        kept_at = np.minimum(known, marks) if between else marks
+        joined = self._logged.examples(self._pairs(labels, known, marks, kept_at)[0])
         self._free()
         return joined
 
-    def _pairs(self, labels: LabelBatch, known: FloatVector, marks: FloatVector) -> tuple[Pairs, IntVector]:
-        """Pairs of labels, known at ``known`` and told at watermarks ``marks (n,)``; and which label each is of."""
+    def _pairs(
+        self, labels: LabelBatch, known: FloatVector, marks: FloatVector, kept_at: FloatVector
+    ) -> tuple[Pairs, IntVector]:
+        """Pairs of labels, known at ``known`` and told at watermarks ``marks``; and which label each is of.
+
+        They speak of what is kept at watermarks ``kept_at (n,)``.
+        """
         fresh, stats = self._seen.new(digests(labels.label_id)), self._index.stats
         stats.labels += len(labels)
         stats.repeated_labels += len(labels) - len(fresh)
         if len(fresh) < len(labels):
-            labels, known, marks = labels.take(fresh), known[fresh], marks[fresh]
+            labels, known, marks, kept_at = labels.take(fresh), known[fresh], marks[fresh], kept_at[fresh]
         events, named = _event_digests(labels)
         owners = digests(labels.entity_id) if len(labels) else events
-        rows, of = self._index.find(labels.ts, events, owners, named, marks)
+        rows, of = self._index.find(labels.ts, events, owners, named, kept_at)
         now = np.maximum(known[of], marks[of])
         pairs, told = self._labels.give(rows, labels.value[of], labels.weight[of], known[of], now)
         matched = np.zeros(len(labels), np.bool_)

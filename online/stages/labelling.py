@@ -140,8 +140,11 @@ class LabellingStage:
         self._trigger = RetrainTrigger(task.name, task.retrain, lane)
         self.counts = Counts()
 
-    def scored(self, scored: ScoredBatch) -> LabelOutput:
-        """Take in scores in the order of their log: decide on them, and join labels that came before them."""
+    def scored(self, scored: ScoredBatch, *, between: bool = False) -> LabelOutput:
+        """Take in scores in the order of their log: decide on them, and join labels that came before them.
+
+        ``between`` says that labels which became known between them are told next, by ``labels``.
+        """
         out = LabelOutput()
         scored = self._new(scored)
         if len(scored) == 0:
@@ -151,7 +154,7 @@ class LabellingStage:
         out.scored, out.thresholds = scored, self._decide(scored, marks, out)
         self.typical.update(p.features)
         noted = np.column_stack([out.thresholds, scored.masks])
-        joined = self.joiner.log(p, noted, scored.entities, marks, scored.offsets, self._ripens_s(p))
+        joined = self.joiner.log(p, noted, scored.entities, marks, scored.offsets, self._ripens_s(p), between=between)
         self.counts.scored += len(scored)
         if self.drift is not None:
             out.detections += self.drift.update(marks, np.column_stack([scored.watched, p.score]))
@@ -244,10 +247,13 @@ class LabellingStage:
         out.alerts, out.decided, out.refused = made.alerts, made.of_rows, self.book.stats.refused - refused
         return met[0]
 
-    def labels(self, labels: LabelBatch, known_at: FloatVector | None = None) -> LabelOutput:
-        """Take in labels in the order in which they became known; at ``known_at (n,)``, now when not given."""
+    def labels(self, labels: LabelBatch, known_at: FloatVector | None = None, *, between: bool = False) -> LabelOutput:
+        """Take in labels in the order in which they became known; at ``known_at (n,)``, now when not given.
+
+        ``between`` says that they did so between the scores of the last call.
+        """
         out, labels = LabelOutput(), self._keyed(labels)
-        self._learn(self.joiner.label(labels, known_at), out)
+        self._learn(self.joiner.label(labels, known_at, between=between), out)
         out.alerts += self.book.resolve_labels(labels)
         return out
 

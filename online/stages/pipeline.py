@@ -127,16 +127,16 @@ class TaskPipeline:
         return out
 
     def _label(self, scored: ScoreOutput) -> StepOutput:
-        out = StepOutput()
+        out, told = StepOutput(), scored.timer_labels
         if scored.scored is not None:
             if self.on_scored is not None:
                 self.on_scored(scored.scored)
-            labelled = self.labelling.scored(scored.scored)
+            labelled = self.labelling.scored(scored.scored, between=told is not None)
             out.predictions, out.thresholds = scored.scored.predictions, labelled.thresholds
             out.decided = labelled.decided
             self._take(labelled, out)
-        if scored.timer_labels is not None:
-            self._take(self.labelling.labels(scored.timer_labels, scored.known_at), out)
+        if told is not None:
+            self._take(self.labelling.labels(told, scored.known_at, between=True), out)
         return out
 
     def _take(self, made: LabelOutput, out: StepOutput, *, learned: bool = False) -> None:

@@ -164,7 +164,12 @@ class LabelInput:
                 "[labels.join] to more than the delay"
             )
         self.between_rows = task.labels.act == "between rows"
-        self.span_s = slack_s if self.between_rows else min(self.delay_s / _CUTS_A_DELAY or np.inf, slack_s)
+        delays_s = [self.delay_s] if given else []
+        if (silence := task.labels.silence) is not None:
+            delays_s.append(silence.horizon_s + silence.lateness_s)
+            slack_s = min(slack_s, task.labels.join.keep_s - delays_s[-1])
+        cuts_s = [delay_s / _CUTS_A_DELAY or np.inf for delay_s in delays_s if not self.between_rows]
+        self.span_s = min([slack_s, *cuts_s])
         """Event time of one batch at most: labels are seen when the batch before is done, and must not be late then."""
         self.held = _LabelQueue(timed=self.spec.label_known is not None)
         self._paths, self._refused = paths, ""

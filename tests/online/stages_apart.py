@@ -83,9 +83,9 @@ class Apart:
         for layout, updates in out.updates.items():
             self.engine.apply(layout, updates)
         if out.scored is not None:
-            made.append(self.take(self.labelling.scored(out.scored)))
+            made.append(self.take(self.labelling.scored(out.scored, between=out.timer_labels is not None)))
         if out.timer_labels is not None:
-            made.append(self.take(self.labelling.labels(out.timer_labels, out.known_at)))
+            made.append(self.take(self.labelling.labels(out.timer_labels, out.known_at, between=True)))
         if not isinstance(given_, EventBatch):
             made.append(self.labelling.advance(given_))
         return out, made

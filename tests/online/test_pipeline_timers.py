@@ -56,6 +56,27 @@ def test_timers_score_and_label_like_the_oracle(gaps: list[tuple[str, int]], cut
     assert {e: y for e, (_, _, y) in expected.items() if y is not None} == known
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1800, 3600)), min_size=30, max_size=60),
+    st.lists(st.integers(1, 39), max_size=4),
+)
+def test_no_label_of_silence_is_lost_where_a_call_is_of_more_time_than_scores_are_kept(
+    gaps: list[tuple[str, int]], cuts: list[int]
+) -> None:
+    """They became known between the rows of the call, when their scores were there."""
+    toml = CHURN.replace('observe_s = "2h"', 'score = "each event"') + '[labels.join]\nkeep_s = "6h"\n'
+    ts = np.cumsum([float(gap) for _, gap in gaps]).tolist()
+    batch = plays([(user, at) for (user, _), at in zip(gaps, ts, strict=True)])
+    edges = sorted({0, len(gaps), *(c for c in cuts if c < len(gaps))})
+    pipeline = pipeline_of(toml)
+    outs = [pipeline.events(batch.slice(a, b)) for a, b in pairwise(edges)]
+    outs.append(pipeline.advance(T0 + ts[-1] + DAY))
+    scored = [e for out in outs if out.predictions is not None for e in out.predictions.event_id]
+    assert sorted(e for out in outs for b in out.examples for e in b.event_id) == sorted(scored)
+    assert pipeline.joiner.stats.expired_unlabelled == pipeline.joiner.waiting == 0
+
+
 def test_timers_survive_a_snapshot() -> None:
     rng = np.random.default_rng(4)
     ts = np.cumsum(rng.integers(0, 3000, 200)).astype(float).tolist()

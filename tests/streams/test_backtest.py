@@ -23,6 +23,7 @@ import weir.streams.backtest.runner
 from weir.online.batch import EventBatch, FloatVector, LabelBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import LabelSpec, TaskSpec
+from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.backtest.score_file import SCHEMA
 from weir.streams.cli.main import COMMANDS, app, run
@@ -230,6 +231,20 @@ def test_a_label_changes_no_score_before_its_delay_has_passed(tmp_path: Path) ->
     assert early.sum() > flipped + 5
     assert one[early].tolist() == two[early].tolist()
     assert (one[~early] != two[~early]).any()
+
+
+def test_silence_on_a_thin_stream_is_learned_as_soon_as_other_labels(tmp_path: Path) -> None:
+    """One batch of all rows would be scored before anything is learned, and lose most labels."""
+    silence = '[labels.silence]\nscore = "each event"\nhorizon_s = "4d"\n'
+    task = TaskSpec.from_toml(TASK.replace('label = "bad"\nlabel_delay = "6h"\n', "") + silence)
+    hours = [T0 + 6 * 3600.0 * i for i in range(400)]
+    result = run_backtest(task, [write(tmp_path / "x.csv", columns() | {"at": hours})], keep=Keep(outcomes=True))
+    assert result.outcomes is not None
+    late = result.outcomes.ts > T0 + 6 * 86_400.0
+    assert (result.outcomes.version[late] > 0).all()
+    stats = result.pipeline.joiner.stats
+    assert stats.labels == stats.joined > 350
+    assert "labels late" not in [note.kind for note in result.notes]
 
 
 def test_a_row_without_a_label_is_scored_and_not_learned(tmp_path: Path) -> None:
