@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 import weir.streams.backtest.runner
+from tests.streams.purchase_tasks import source
 from weir.online.batch import EventBatch, FloatVector, LabelBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import LabelSpec, TaskSpec
@@ -46,15 +47,7 @@ kind = "fixed"
 value = 0.6
 [metrics]
 every = "12h"
-[source]
-columns = { user_id = "user", amount = "eur" }
-constants = { type = "purchase" }
-event_id = "id"
-time = "at"
-label = "bad"
-label_delay = "6h"
-batch_size = 16
-"""
+""" + source("user", 'label_delay = "6h"\nbatch_size = 16\n')
 
 
 def columns(n: int = 400, seed: int = 2) -> dict[str, list[Any]]:

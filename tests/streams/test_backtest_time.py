@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pytest
 
+from tests.streams.purchase_tasks import purchases, source
 from weir.online.batch import FloatVector
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.run_result import BacktestResult
@@ -18,33 +19,13 @@ DAY = 86_400.0
 T0 = 1_767_571_200.0  # a Monday in 2026
 ROWS, DAYS, PER_DAY = 1_500, 45, 2
 
-TASK = TaskSpec.from_toml("""
-name = "fraud"
-entity = "user"
-inputs = ["amount", "user.*"]
-[[entities]]
-name = "user"
-key = "user_id"
-[[entities.aggregates]]
-name = "amount"
-value = "amount"
-ops = ["count", "mean"]
-windows = ["7d"]
-[model]
-kind = "logistic"
+BUDGET = """
 [threshold]
 kind = "budget"
 alerts_per_day = 2
 min_scores = 200
-[source]
-columns = { user_id = "customer", amount = "eur" }
-constants = { type = "purchase" }
-event_id = "id"
-time = "at"
-label = "bad"
-label_delay = "3d"
-order = "arrival"
-""")
+"""
+TASK = TaskSpec.from_toml(purchases(BUDGET) + source("customer", 'label_delay = "3d"\norder = "arrival"\n'))
 
 
 def run(folder: Path, at: FloatVector) -> BacktestResult:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.streams.purchase_tasks import source
 from weir.online.stages.pipeline import TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
@@ -36,13 +37,7 @@ kind = "logistic"
 params = { lr = 0.2 }
 [metrics]
 every = "12h"
-[source]
-columns = { user_id = "user", amount = "eur" }
-constants = { type = "purchase" }
-event_id = "id"
-time = "at"
-label = "bad"
-"""
+""" + source("user")
 ALERTS = PLAIN.replace("alerting = false\n", "") + '[threshold]\nkind = "precision"\nprecision = 0.4\nmin_labels = 20\n'
 RISK = PLAIN.replace("aggregates =", 'labels = [{ name = "bad", ops = ["positives"], windows = ["7d"] }]\naggregates =')
 TASKS = {

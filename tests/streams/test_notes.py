@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from tests.streams.purchase_tasks import purchases, source
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.backtest.runner import run_backtest
@@ -22,32 +23,8 @@ from weir.streams.cli.main import app
 from weir.streams.errors import UsageError
 
 DAY, T0, N = 86_400.0, 1_767_571_200.0, 600
-TASK = """
-name = "fraud"
-entity = "user"
-types = ["purchase"]
-inputs = ["amount", "user.*"]
-[[entities]]
-name = "user"
-key = "user_id"
-[[entities.aggregates]]
-name = "amount"
-value = "amount"
-ops = ["count", "mean"]
-windows = ["7d"]
-[model]
-kind = "logistic"
-"""
-SOURCE = """
-[source]
-columns = { user_id = "who", amount = "eur", basket = "basket" }
-constants = { type = "purchase" }
-event_id = "id"
-time = "at"
-label = "bad"
-label_delay = "2d"
-batch_size = 64
-"""
+TASK = purchases(top='types = ["purchase"]\ninputs = ["amount", "user.*"]\n')
+SOURCE = source("who", 'label_delay = "2d"\nbatch_size = 64\n', columns=', basket = "basket"')
 Table = dict[str, list[Any]]
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.streams.purchase_tasks import purchases, source
 from weir.online.batch import EventBatch, FloatVector, LabelBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
@@ -19,35 +20,12 @@ from weir.streams.backtest.wire_files import read_labels
 from weir.streams.errors import UsageError
 
 DAY, T0 = 86_400.0, 1_760_000_000.0
-TASK = """
-name = "fraud"
-entity = "user"
-inputs = ["amount", "user.*"]
-[[entities]]
-name = "user"
-key = "user_id"
-[[entities.aggregates]]
-name = "amount"
-value = "amount"
-ops = ["count", "mean"]
-windows = ["1d", "7d"]
-[model]
-kind = "logistic"
-"""
-SOURCE = """
-[source]
-columns = { user_id = "who", amount = "eur" }
-constants = { type = "purchase" }
-event_id = "id"
-time = "when"
-label = "bad"
-label_delay = "2d"
-batch_size = 64
-"""
+TASK = purchases(windows='"1d", "7d"')
+SOURCE = source("who", 'label_delay = "2d"\nbatch_size = 64\n', time="when")
 
 
-def task(source: str = "") -> TaskSpec:
-    return TaskSpec.from_toml(TASK + source)
+def task(more: str = "") -> TaskSpec:
+    return TaskSpec.from_toml(TASK + more)
 
 
 def rows(n: int = 400) -> list[dict[str, object]]:
