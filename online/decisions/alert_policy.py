@@ -1,13 +1,14 @@
-"""When alerts open, escalate and end, and how severe they are, as a task says it. It knows no alert."""
+"""What the alert book is told, how severe alerts are by that, and what it returns."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from weir.online.decisions.alert_state import SEVERITIES
+from weir.online.decisions.alert_state import SEVERITIES, AlertState
 from weir.online.durations import Seconds
 from weir.online.frozen import FrozenModel
 
@@ -66,6 +67,31 @@ class AlertPolicy(FrozenModel):
         by_count = sum(events >= number for number in self.escalate_at)
         by_margin = int((_logit(score) - _logit(threshold)) / self.margin_step)
         return max(by_count, min(by_margin, len(SEVERITIES) - (1 if score >= PROBABLE else 2)))
+
+
+@dataclass(slots=True)
+class AlertStats:
+    """What became of rows over the threshold since the start."""
+
+    opened: int = 0
+    repeats: int = 0
+    suppressed: int = 0
+    """In a cooldown."""
+    repeated_events: int = 0
+    resolved: int = 0
+    displaced: int = 0
+    refused: int = 0
+    """Would have opened an alert, but the budget had none left."""
+
+
+class BookDecision(NamedTuple):
+    """What one call of ``AlertBook.decide`` made."""
+
+    alerts: list[AlertState]
+    """Every changed state, in order."""
+    of_rows: dict[int, AlertState]
+    """By row over its threshold, the alert that it opened or belongs to, as it was after the row. In a cooldown that is
+    the resolved alert before it. A repeated event whose entity has no alert any more is left out."""
 
 
 def _logit(probability: float) -> float:

@@ -6,14 +6,13 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
-from typing import NamedTuple
+from dataclasses import astuple
 
 import msgspec
 import numpy as np
 
 from weir.online.batch import FloatVector, IntVector, LabelBatch, PredictionBatch
-from weir.online.decisions.alert_policy import AlertPolicy
+from weir.online.decisions.alert_policy import AlertPolicy, AlertStats, BookDecision
 from weir.online.decisions.alert_state import SEVERITIES, AlertState, Reason, Verdict
 from weir.online.decisions.threshold import Decide
 from weir.online.errors import StateError, stored
@@ -22,21 +21,6 @@ ReasonsOf = Callable[[IntVector], list[list[Reason]]]
 """Explains rows of the batch being decided: ``(k,) int64`` row numbers to ``k`` lists of reasons."""
 Admit = Callable[[float, float, int], bool]
 """Whether an alert may open at a watermark, by a row of a time: `Threshold.admit`."""
-
-
-@dataclass(slots=True)
-class AlertStats:
-    """What became of rows over the threshold since the start."""
-
-    opened: int = 0
-    repeats: int = 0
-    suppressed: int = 0
-    """In a cooldown."""
-    repeated_events: int = 0
-    resolved: int = 0
-    displaced: int = 0
-    refused: int = 0
-    """Would have opened an alert, but the budget had none left."""
 
 
 class _Entry(msgspec.Struct, array_like=True):
@@ -68,16 +52,6 @@ class _Change(msgspec.Struct):
     """Whether it carries the reasons of ``row``; else it keeps those it had."""
     told: bool = True
     """Whether it differs from the state before: one that does not is only for the row."""
-
-
-class BookDecision(NamedTuple):
-    """What one call of ``AlertBook.decide`` made."""
-
-    alerts: list[AlertState]
-    """Every changed state, in order."""
-    of_rows: dict[int, AlertState]
-    """By row over its threshold, the alert that it opened or belongs to, as it was after the row. In a cooldown that is
-    the resolved alert before it. A repeated event whose entity has no alert any more is left out."""
 
 
 class _State(msgspec.Struct, array_like=True):

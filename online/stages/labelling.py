@@ -70,7 +70,7 @@ class LabelOutput:
     """``(n,)`` in force at each of them; infinite while nothing was to alert."""
     alerts: list[AlertState] = field(default_factory=list)
     decided: dict[int, AlertState] = field(default_factory=dict)
-    """By row of ``scored`` that was over its threshold: its alert as it was then; see `Decided.of_rows`."""
+    """By row of ``scored`` that was over its threshold: its alert as it was then; see `BookDecision.of_rows`."""
     refused: int = 0
     """Rows that would have opened an alert, but the budget had none left."""
     told: JoinResult | None = None
