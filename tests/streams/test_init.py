@@ -436,6 +436,50 @@ def test_data_that_is_too_short_for_its_dates_says_so(tmp_path: Path) -> None:
     assert note.fix.startswith("raise negative_after_s")
 
 
+def dated(nothing: object, write: Callable[[datetime], object]) -> Rows:
+    """Payments of which the bad ones have a date of a chargeback two days later, all others ``nothing``."""
+    table = rows(600)
+    bad, late = table.pop("fraud"), timedelta(days=2)
+    at = [datetime.fromisoformat(t) for t in table["time"]]
+    return table | {"chargeback_at": [write(t + late) if y else nothing for t, y in zip(at, bad, strict=True)]}
+
+
+@pytest.mark.parametrize("per_s", [1, 1000])
+def test_a_label_may_be_a_number_that_is_a_time(tmp_path: Path, per_s: int) -> None:
+    draft, task = drafted(paths := written(tmp_path, dated("", lambda t: int(t.timestamp() * per_s))))
+    assert task.source is not None
+    assert (task.source.label, task.source.label_known) == ("chargeback_at", "chargeback_at")
+    text = draft.text.replace('kind = "auto"', 'kind = "logistic"')
+    outcomes = run_backtest(TaskSpec.from_toml(text), paths, keep=Keep(outcomes=True)).outcomes
+    assert outcomes is not None
+    positive = outcomes.label == 1
+    assert positive.sum() > 50
+    assert (outcomes.known_at - outcomes.ts)[positive].min() >= 2 * 86_400
+
+
+@pytest.mark.parametrize("nothing", ["-", "0000-00-00", "1970-01-01", "9999-12-31", "never", 0])
+def test_a_later_time_with_a_word_for_none_is_no_input(tmp_path: Path, nothing: str | int) -> None:
+    def write(t: datetime) -> object:
+        return int(t.timestamp()) if nothing == 0 else f"{t:%Y-%m-%d}"
+
+    draft, _ = drafted(written(tmp_path, dated(nothing, write)))
+    assert "leave that empty" in draft.plan.left["chargeback_at"]
+
+
+def test_versions_of_a_row_are_told(tmp_path: Path) -> None:
+    """A row with the label of then, and once more with that of now, would be two events that contradict each other."""
+    table = rows(600)
+    bad = [i for i, y in enumerate(table["fraud"]) if y]
+    again = {name: [values[i] for i in bad] for name, values in table.items()}
+    table["fraud"] = [0] * 600
+    plan = drafted(written(tmp_path, {name: table[name] + again[name] for name in table}))[0].plan
+    assert plan.event_id is None
+    assert plan.guesses["event_id"].startswith(f"none, for {len(bad)} rows repeat 'payment_id' with other values")
+    assert "payment_id" in plan.left
+    lines = rows(600) | {"payment_id": [f"p{i - i % 2}" for i in range(600)]}
+    assert "event_id" not in drafted(written(tmp_path, lines))[0].plan.guesses, "lines of an order are no versions"
+
+
 def test_a_later_time_of_another_name_is_told_as_a_label_to_be(tmp_path: Path) -> None:
     table = rows()
     table["updated_at"] = [

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from weir.online.batch import FloatVector, IntVector
@@ -71,6 +72,9 @@ def plan_of(name: str, sample: Sample, columns: Sequence[Column], ask: Ask) -> P
     rest = [c for c in rest if plan.label is None or c not in (plan.label.column, plan.label.known)]
     plan.event_id = roles.guess_event_id(rest) or roles.guess_repeated_id(rest, sample.table.table)
     rest = [c for c in rest if c is not plan.event_id]
+    if plan.event_id is None and plan.time is not None:
+        _tell_versions(plan, rest, sample.table.table)
+        rest = [c for c in rest if c.name not in plan.left]
     plan.left |= (leaks := roles.leaks(rest, plan.ts if plan.time is not None else None, plan.label))
     rest = [c for c in rest if c.name not in leaks]
     _choose_entities(plan, rest, ask)
@@ -165,6 +169,16 @@ def _choose_dated_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None
         why = f"a guess: the data is too short for more, and {later:.0%} of its dates come later"
     plan.delay_s = _duration("label delay", _answer(plan, ask, "label_delay", why, question, guess))
     plan.latest_s = max(float(late.max()), plan.delay_s)
+
+
+def _tell_versions(plan: Plan, columns: Sequence[Column], table: pa.Table) -> None:
+    """Say where rows are versions of others: each would be an event of its own."""
+    assert plan.time is not None
+    if (c := roles.guess_versions(columns, table, plan.time)) is not None:
+        more = len(c.texts) - c.distinct
+        why = "with other values at the same time: versions of a row? Then keep one of each"
+        plan.left[c.name] = f"{more:,} rows repeat it {why}"
+        plan.guesses["event_id"] = f"none, for {more:,} rows repeat {c.name!r} {why}"
 
 
 def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:

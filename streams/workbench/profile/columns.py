@@ -160,14 +160,14 @@ def _times(cells: Cells, texts: pa.ChunkedArray, time_zone: str) -> tuple[FloatV
     some = texts.drop_null()
     head = some.take(np.unique(np.linspace(0, len(some) - 1, min(_TRIED, len(some))).astype(int)))
     typed = pa.types.is_temporal(cells.values.type)
-    if not typed and not _plausible(_read(head, cells, "auto", time_zone)):
+    if not typed and not plausible(_read(head, cells, "auto", time_zone)):
         form, unsure = _pattern(head.to_pylist())
         return (_read(texts, cells, form, time_zone), form, unsure) if form else (None, "auto", "")
     try:
         times = read_times(Cells(cells.values, cells.name, MISSING, cells.where, []), "auto", time_zone)
     except (UsageError, pa.ArrowException):
         return None, "auto", ""
-    return (times, "auto", "") if _plausible(times[np.asarray(pc.is_valid(texts))]) else (None, "auto", "")
+    return (times, "auto", "") if plausible(times[np.asarray(pc.is_valid(texts))]) else (None, "auto", "")
 
 
 def _read(texts: pa.ChunkedArray, cells: Cells, form: str, time_zone: str) -> FloatVector:
@@ -177,7 +177,8 @@ def _read(texts: pa.ChunkedArray, cells: Cells, form: str, time_zone: str) -> Fl
         return np.full(len(texts), np.nan)
 
 
-def _plausible(times: FloatVector) -> bool:
+def plausible(times: FloatVector) -> bool:
+    """Whether most are times that an event may have."""
     return len(times) > 0 and float(np.mean((times >= TS_MIN) & (times <= TS_MAX))) >= _MOSTLY
 
 

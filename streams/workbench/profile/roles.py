@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weir.online.batch import BoolVector, FloatVector, IntVector
-from weir.online.codec.wire import ID_CHARS
+from weir.online.codec.wire import ID_CHARS, TS_MIN
+from weir.streams.backtest.tables.event_times import read_times
 from weir.streams.backtest.tables.label_words import FALSE, TRUE, UNKNOWN
 from weir.streams.backtest.tables.texts import MISSING, Cells, read_ids
 from weir.streams.errors import UsageError
 from weir.streams.workbench.measures import roc_auc
 from weir.streams.workbench.profile import terms
-from weir.streams.workbench.profile.columns import Column
+from weir.streams.workbench.profile.columns import Column, plausible
 
 LEAK_AUC: Final = 0.985
 """One column that separates the labels so well rather tells them."""
@@ -115,6 +116,15 @@ def guess_repeated_id(columns: Sequence[Column], table: pa.Table) -> Column | No
     return None
 
 
+def guess_versions(columns: Sequence[Column], table: pa.Table, time: Column) -> Column | None:
+    """An id of rows that comes again with the same time, in rows that are not alike: versions of one row."""
+    for c in (c for c in columns if c.useful and c.known == 1.0 and 0.7 * len(c.texts) <= c.distinct < len(c.texts)):
+        named = c.words <= terms.ROW | terms.ID and _is_id(c)
+        if named and len(table.group_by([c.name, time.name]).aggregate([])) == c.distinct:
+            return c
+    return None
+
+
 def guess_entities(columns: Sequence[Column]) -> list[tuple[float, Column]]:
     """Columns that name what events are about, best first: ids that come again."""
     found = []
@@ -151,7 +161,7 @@ def guess_label(columns: Sequence[Column]) -> Guess:
 def guess_dated_label(columns: Sequence[Column], ts: FloatVector) -> Guess:
     """The column that says when an event became a 1, such as a chargeback's date: a later time that few rows have."""
     scored = []
-    for c in (c for c in columns if c.kind == "times" and c.times is not None and c.known < 0.5):
+    for c in (c for c in columns if c.times is not None and c.known < 0.5):
         late = late_s(c, ts)
         late = late[np.isfinite(late)]
         if c.words & terms.NO_OUTCOME or len(late) < 10 or np.mean(late >= 0) < 0.95:
@@ -253,6 +263,25 @@ def _runs_with(numbers: FloatVector, times: FloatVector) -> bool:
     return together > 0.99 or (together > 0.9 and bool(np.all(np.diff(a[np.lexsort((a, b))]) >= 0)))
 
 
+def _without_zero_times(numbers: FloatVector) -> FloatVector:
+    """Without zeros that stand for no time: all other numbers are seconds since 1970, or a finer unit."""
+    zero = numbers == 0.0
+    return np.where(zero, np.nan, numbers) if zero.any() and np.nanmin(numbers[~zero]) >= TS_MIN else numbers
+
+
+def _word_for_no_time(c: Column) -> str:
+    """What most rows of a text column have where all others have a time, such as ``never``; "" where there is none."""
+    word, n = c.spoken(1)[0]
+    if c.kind != "texts" or n < 0.5 * len(c.texts):
+        return ""
+    others = c.texts.filter(pc.not_equal(c.texts, word))
+    try:
+        times = read_times(Cells(others, c.name, MISSING, c.cells.where, []), "auto", "UTC")
+    except (UsageError, pa.ArrowException):
+        return ""
+    return word if plausible(times) else ""
+
+
 def leaks(columns: Sequence[Column], ts: FloatVector | None, label: LabelGuess | None) -> dict[str, str]:
     """Columns that say what nobody knows when the event comes, or nothing but its time, each with the reason."""
     found = dict[str, str]()
@@ -264,8 +293,14 @@ def leaks(columns: Sequence[Column], ts: FloatVector | None, label: LabelGuess |
             )
             if after and label is None and c.known < 0.5:
                 found[c.name] += '; is it the label? Then name it `label`, with positive = ["*"] and negative = [""]'
-        elif ts is not None and c.numbers is not None and _runs_with(c.numbers, ts):
+        elif ts is not None and c.numbers is not None and _runs_with(filled := _without_zero_times(c.numbers), ts):
             found[c.name] = "it tells the time only"
+            if filled is not c.numbers:
+                found[c.name] += ", or 0: leave that empty; what is known later than the event may be the label"
+        elif ts is not None and (word := _word_for_no_time(c)):
+            found[c.name] = (
+                f"times, but {word!r} in most rows: leave that empty, to have it read as a time or the label"
+            )
         elif label is None:
             continue
         elif c.words & label.column.words & terms.LABEL:
