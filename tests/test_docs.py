@@ -34,10 +34,11 @@ CODE = re.compile(r"```(?:sh|console)?\n(.*?)```|`([^`\n]+)`", re.DOTALL)
 STARTS = re.compile(r"(?:.*/)?weir (.+)")
 
 
-CLASSES = {
-    name: source for source in map(Path.read_text, SOURCES) for name in re.findall(r"^ *class (\w+)", source, re.M)
-}
-"""Every class by its name, with the text of its module."""
+CLASSES: dict[str, str] = {}
+"""Every class by its name, with the text of its module, or of all that have one of that name."""
+for source in map(Path.read_text, SOURCES):
+    for name in re.findall(r"^ *class (\w+)", source, re.M):
+        CLASSES[name] = CLASSES.get(name, "") + source
 
 
 def named(path: Path) -> str:
@@ -98,17 +99,27 @@ def test_files_and_modules_that_are_named_exist() -> None:
 SETTING = r"`\[([a-z.]+)\] ([a-z_]+)[ =`]"
 
 
-def missing_classes(text: str) -> Iterator[str]:
-    """Names in backticks that look like a class, or its method, of which the code has none."""
-    for owner, method in re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:\.([a-z_]+))?`", text):
+PAGE_CLASS = r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:\.([a-z_]+))?`"
+DOCSTRING_CLASS = r"(?<![`\w])`([A-Z][a-z]\w*)(?:\.(\w+))?`(?!`)"
+
+
+def missing_classes(text: str, pattern: str = PAGE_CLASS) -> Iterator[str]:
+    """Names in backticks that look like a class, or what it has, of which the code has none."""
+    for owner, part in re.findall(pattern, text):
         found = CLASSES.get(owner)
-        if found is None or (method and not re.search(rf"def {method}\b", found)):
-            yield f"{owner}.{method}" if method else owner
+        if found is None or (part and not re.search(rf"^ +(?:async def |def |self\.)?{part}\b", found, re.M)):
+            yield f"{owner}.{part}" if part else owner
 
 
 @pytest.mark.parametrize("path", [page for page in PAGES if page.name != "TASKS.md"], ids=named)
 def test_classes_that_are_named_exist(path: Path) -> None:
     assert list(missing_classes(path.read_text())) == []
+
+
+def test_classes_that_docstrings_name_exist() -> None:
+    ours = [path for path in SOURCES if "kafka" not in path.parts]  # those of Kafka name the client's, too
+    found = {named(path): list(missing_classes(path.read_text(), DOCSTRING_CLASS)) for path in ours}
+    assert {name: missing for name, missing in found.items() if missing} == {}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=named)
@@ -172,3 +183,4 @@ def test_the_rule_of_names_can_fail() -> None:
     ]
     assert list(missing_paths("see streams/worker/gone.py", ROOT)) == ["streams/worker/gone.py"]
     assert list(missing_classes("`NoSuchClass` and `LabelJoiner.nothing`")) == ["NoSuchClass", "LabelJoiner.nothing"]
+    assert list(missing_classes("see `Gone.rows`, `Keep.features`, ``Gone``", DOCSTRING_CLASS)) == ["Gone.rows"]

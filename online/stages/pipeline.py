@@ -33,7 +33,7 @@ class StepOutput:
     """``(n,)`` in force at each prediction; infinite while nothing was to alert."""
     alerts: list[AlertState] = field(default_factory=list)
     decided: dict[int, AlertState] = field(default_factory=dict)
-    """By row of ``predictions`` that was over its threshold: its alert as it was then; see `Decided.of_rows`."""
+    """By row of ``predictions`` that was over its threshold: its alert as it was then; see `BookDecision.of_rows`."""
     told: list[JoinResult] = field(default_factory=list)
     """The labels that became known of predictions, before maturity and sampling."""
     examples: list[ExampleBatch] = field(default_factory=list)
