@@ -52,6 +52,31 @@ def test_rows_before_anything_was_learned_are_told_and_left_out(found: tuple[Any
     assert judged["brier"] == pytest.approx(np.mean((known.score - known.label) ** 2))
 
 
+@pytest.mark.parametrize(
+    ("labels", "wait_h"),
+    [
+        ('[labels.join]\nnegative_after_s = "12h"\n', 12),
+        ('[labels.silence]\nhorizon_s = "3h"\nobserve_s = "1h"\n', 3),
+    ],
+)
+def test_of_the_newest_events_no_label_counts_that_only_one_value_can_have(
+    tmp_path: Path, labels: str, wait_h: int
+) -> None:
+    """What came in the last hours is a 1 already, where it is one, and no 0 yet; or the other way round."""
+    table = columns(600)
+    table["bad"] = [1 if bad else "" for bad in table["bad"]]
+    text = TASK if "join" in labels else TASK.replace('label = "bad"\nlabel_delay = "6h"\n', "")
+    task, path = TaskSpec.from_toml(text + labels), write(tmp_path / "x.csv", table)
+    kept = run_backtest(task, [path], keep=Keep(outcomes=True, late_labels=True)).judged
+    assert kept is not None
+    young = kept.ts > kept.ts.max() - wait_h * 3600.0
+    assert (kept.labelled & young).any()
+    assert len(set(kept.label[kept.labelled & young])) == 1
+    report = outcome_report(task, kept)["judged"]
+    assert report["rows"] == np.count_nonzero(kept.labelled & kept.learned & ~young)
+    assert report["not_mature"] == np.count_nonzero(kept.labelled & young)
+
+
 def test_late_labels_are_in_no_file_and_teach_nothing(tmp_path: Path) -> None:
     task, path = TaskSpec.from_toml(TASK), write(tmp_path / "x.csv", columns(300))
     plain, late = (
