@@ -457,6 +457,21 @@ def test_a_label_may_be_a_number_that_is_a_time(tmp_path: Path, per_s: int) -> N
     assert (outcomes.known_at - outcomes.ts)[positive].min() >= 2 * 86_400
 
 
+@pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])
+@pytest.mark.parametrize("late_h", [30, 48, 96])
+def test_dates_that_all_come_as_late_as_each_other_come_before_the_zero(tmp_path: Path, form: str, late_h: int) -> None:
+    """An event that was a 0 for a moment is learned as one."""
+    table = rows(900)
+    bad, late = table.pop("fraud"), timedelta(hours=late_h)
+    at = [datetime.fromisoformat(t) for t in table["time"]]
+    table["time"] = [f"{t:{form}}" for t in at]
+    table["chargeback_on"] = [f"{t + late:{form}}" if y else "" for t, y in zip(at, bad, strict=True)]
+    draft, _ = drafted(paths := written(tmp_path, table))
+    result = run_backtest(TaskSpec.from_toml(draft.text.replace('kind = "auto"', 'kind = "logistic"')), paths)
+    assert result.pipeline.joiner.stats.joined > 50
+    assert result.pipeline.joiner.stats.corrections == 0
+
+
 @pytest.mark.parametrize("nothing", ["-", "0000-00-00", "1970-01-01", "9999-12-31", "never", 0])
 def test_a_later_time_with_a_word_for_none_is_no_input(tmp_path: Path, nothing: str | int) -> None:
     def write(t: datetime) -> object:

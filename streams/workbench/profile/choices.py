@@ -160,9 +160,12 @@ def _choose_dated_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None
         label.known = column
     late = roles.late_s(column, plan.ts)
     late = late[np.isfinite(late)]
-    most_s = min(float(np.quantile(late, 0.99)), plan.span_s / 3)
+    # A backtest sees a label an eighth of its delay late at most, and one of days with the next day, whose first rows
+    # are still of the day before: until then the event must not be a 0.
+    seen_s = 1.125 * float(np.quantile(late, 0.99)) + (0.0 if np.any(plan.ts % DAY_S) else DAY_S)
+    most_s = min(seen_s, plan.span_s / 3)
     unit_s = DAY_S if most_s > DAY_S else 3600.0
-    guess_s = max(np.ceil(most_s / unit_s), 1.0) * unit_s
+    guess_s = (np.floor(most_s / unit_s) + 1.0) * unit_s
     guess, later = format_duration(guess_s), float(np.mean(late > guess_s))
     question, why = "After how long without such a date is the event a 0?", "a guess: nearly all dates come sooner"
     if later > _FEW_LATER:
