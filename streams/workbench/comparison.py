@@ -36,7 +36,7 @@ from weir.streams.workbench.measures import (
     measure,
     row_costs,
 )
-from weir.streams.workbench.outcome_report import JudgedRows, judged_rows, maturity_of
+from weir.streams.workbench.outcome_report import JudgedRows, judged_rows, maturity_of, one_sided_of
 from weir.streams.workbench.slices import Cut, cut
 
 DAY_S, WEEK_S = 86_400.0, 604_800.0
@@ -63,6 +63,8 @@ class Run:
     """Whether it opens alerts."""
     maturity_s: float = 0.0
     """After which both labels of an event would be known."""
+    one_sided_s: float = 0.0
+    """How old those events are at most that can have a label of one value alone."""
 
     def labelled_by(self, other: Run) -> Run:
         """The same with the labels and the fields that another run knows of its events."""
@@ -149,7 +151,14 @@ def run_tasks(
             keep=Keep(outcomes=True, field=kept_field, late_labels=True),
         )
         assert done.judged is not None
-        yield Run(name, done.judged, done.seconds, alerting=task.alerting, maturity_s=maturity_of(task))
+        yield Run(
+            name,
+            done.judged,
+            done.seconds,
+            alerting=task.alerting,
+            maturity_s=maturity_of(task),
+            one_sided_s=one_sided_of(task),
+        )
 
 
 def costs_of(tasks: Sequence[TaskSpec]) -> CostThreshold | None:
@@ -170,7 +179,8 @@ def compared(
 
     Parameters
     ----------
-    since : only rows from this event time on count, epoch seconds, mature or not.
+    since : only rows from this event time on count, epoch seconds, mature or not; those of which a label of one value
+        alone can be known only where there are no others.
     costs : what mistakes cost, for the measure ``cost``: the mean a row, with ``value = "amount"`` by the amount.
     kept_field : name of the field that the runs kept, for slices.
     ids : whether its values are ids, whatever they look like.
@@ -260,8 +270,11 @@ def _paired(runs: Sequence[Run], since: float) -> tuple[list[IntVector], JudgedR
             places.append(_found(first, other))
             kept &= places[-1] >= 0
         learned |= other.learned[places[-1]] & (places[-1] >= 0)
-    # The newest rows are asked for where a time is given: a search judges by them.
-    judged = judged_rows(first, 0.0 if since > -np.inf else runs[0].maturity_s, learned, kept)
+    # The newest rows are asked for where a time is given: a search judges by them, mature or not.
+    newest = since > -np.inf
+    judged = judged_rows(first, runs[0].one_sided_s if newest else runs[0].maturity_s, learned, kept)
+    if newest and len(np.unique(first.label[judged.counted])) < 2:
+        judged = judged_rows(first, 0.0, learned, kept)
     rows = [at[judged.counted] for at in places]
     both = int((first.labelled & kept).sum())
     return rows, judged, [int((o.labelled & (o.ts >= since)).sum()) - both for o in outcomes]

@@ -75,10 +75,14 @@ def judged_rows(
 
 def maturity_of(task: TaskSpec) -> float:
     """After how many seconds both labels of an event would be known; 0 where the task does not say it for all."""
-    labels, silence = task.labels, task.labels.silence
-    said = labels.maturity if isinstance(labels.maturity, float) else 0.0
+    return max(task.labels.maturity if isinstance(task.labels.maturity, float) else 0.0, one_sided_of(task))
+
+
+def one_sided_of(task: TaskSpec) -> float:
+    """For how many seconds an event can have a label of one value alone, however late it is looked at; 0 for none."""
+    silence = task.labels.silence
     silent = 0.0 if silence is None else silence.horizon_s + silence.lateness_s
-    return max(said, labels.join.negative_after_s or 0.0, silent)
+    return max(task.labels.join.negative_after_s or 0.0, silent)
 
 
 def outcome_report(task: TaskSpec, outcomes: Outcomes, field: str | None = None) -> dict[str, Any]:

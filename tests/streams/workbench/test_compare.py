@@ -148,6 +148,22 @@ def test_rows_are_paired_by_event_whatever_their_order_and_number() -> None:
     assert late.rows == 90
 
 
+def test_the_newest_events_are_left_out_that_can_have_one_label_alone() -> None:
+    """A search judges by the newest rows; the newest of all would be 1, for what has no label is a 0 only later."""
+    n, ids = 400, np.arange(400)
+    label = np.where(ids % 3 == 0, 1.0, 0.0)
+    young = ids >= n - 50
+    label[young & (label == 0)] = np.nan
+    kept = outcomes(np.random.default_rng(3).random(n), ids, label)
+    runs = [Run(name, kept, one_sided_s=float(kept.ts[-1] - kept.ts[n - 51])) for name in "ab"]
+    assert compared(runs, since=float(kept.ts[n - 150]), resamples=100).rows == 100
+    label[n - 51 : n - 40] = [0.0, *[1.0, 0.0] * 5]  # all that there is since then is so new, but for one row
+    kept = outcomes(kept.score, ids, label)
+    runs = [Run(name, kept, one_sided_s=run.one_sided_s) for name, run in zip("ab", runs, strict=True)]
+    since = float(kept.ts[n - 51])
+    assert compared(runs, since=since, resamples=100).rows == np.count_nonzero(~np.isnan(label[n - 51 :]))
+
+
 def test_nothing_to_compare_by_is_an_error() -> None:
     ids = np.arange(20)
     runs = [Run(n, outcomes(np.full(20, 0.5), ids, np.zeros(20))) for n in ("a.toml", "b.toml")]
