@@ -26,7 +26,7 @@ from weir.streams.errors import UsageError
 from weir.streams.workbench.profile import roles, terms
 from weir.streams.workbench.profile.columns import Column
 from weir.streams.workbench.profile.sampled import Sample
-from weir.streams.workbench.profile.task_plan import DAY_S, TELLS, Plan
+from weir.streams.workbench.profile.task_plan import DAY_S, Plan
 
 Ask = Callable[[str, str, Sequence[str]], str] | None
 """Called with a question, the guess, and the answers that there are (any where there are none); gives the answer. Where
@@ -44,8 +44,8 @@ _TAKEN: Final = {*UserEvent.model_fields, *DeviceEvent.model_fields, *TIME_COLUM
 _MANY, _OFTEN = 30, 200
 """So many entities, none with more events on average, are rather people who come again than sensors that are read."""
 _MARK: Final = re.compile(r"[\w .:+-]+")
-_NEARLY_ALL: Final = 0.999
-"""A value in so many rows, of a column that alone tells nothing, is left out."""
+_NEARLY_ALL, _NOTHING = 0.999, 0.51
+"""A value in so many rows, of a column that alone has no higher ROC AUC, is left out."""
 _SHOWN: Final = 4
 _MOST_HASHED: Final = 16
 """Different texts beyond which a text is an input by the share of positives known of it."""
@@ -231,7 +231,7 @@ def _choose_inputs(plan: Plan, columns: Sequence[Column]) -> None:
     for c in columns:
         if (first := same.setdefault(hash(_told(c).tobytes()), c.name)) != c.name:
             plan.left[c.name] = f"it tells the same as {first}"
-        elif tells[c.name] < TELLS and c.spoken(1)[0][1] > _NEARLY_ALL * n:
+        elif tells[c.name] < _NOTHING and c.spoken(1)[0][1] > _NEARLY_ALL * n:
             plan.left[c.name] = f"it is {c.spoken(1)[0][0]!r} in more than {_NEARLY_ALL:.1%} of the rows"
         elif c.numbers is not None and c.whole and c.distinct >= 0.95 * n and c.words & terms.ID:
             plan.left[c.name] = "an id of its own for each row"

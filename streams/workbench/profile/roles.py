@@ -231,18 +231,6 @@ def separation(column: Column, y: FloatVector) -> float:
     return max(max(auc, 1.0 - auc) for auc in aucs)
 
 
-def foretells(codes: IntVector, y: FloatVector) -> float:
-    """ROC AUC over the later half of the labels of the share of positives that a row's code, 0 or more, had before."""
-    labelled = np.isfinite(y)
-    codes, positive = codes[labelled], y[labelled] > 0
-    half = len(positive) // 2
-    if not 10 <= int(positive[half:].sum()) <= len(positive) - half - 10:
-        return 0.5
-    n = np.bincount(codes[:half], minlength=int(codes.max()) + 1)
-    share = (np.bincount(codes[:half], positive[:half], minlength=len(n)) + positive.mean()) / (n + 1.0)
-    return roc_auc(positive[half:], share[codes[half:]])
-
-
 def _share_elsewhere(codes: IntVector, y: BoolVector) -> FloatVector:
     """The share of positives among the rows of the other half that have the same code."""
     half, share = np.arange(len(y)) % 2, np.zeros(len(y))

@@ -20,8 +20,6 @@ from weir.streams.workbench.profile.sampled import Sample
 DAY_S: Final = 86_400.0
 _NEGATIVES, _LEAST_NEGATIVES = 10, 100_000
 """So many negatives for each positive tell nearly as much as all, where there are many."""
-TELLS: Final = 0.51
-"""What has no higher ROC AUC alone tells nothing of the label."""
 ROW_INTERVAL_S: Final = 60.0
 _WEEKS: Final = 14
 """Days with rows after which a weekday is no name of one date."""
@@ -143,19 +141,12 @@ class Plan:
         return self.span_s * self.main.distinct / max(self.sample.rows, 1)
 
     def clock(self) -> list[str]:
-        """Of the hour and the weekday what tells of the label; a weekday of few days is but another name of a date."""
+        """The hour and the weekday, where there are several, and more than another name of a date."""
         if self.time is None:
             return []
-        dated = np.isfinite(self.ts)
-        hours = (self.ts[dated] // 3600.0).astype(np.int64)
-        codes = {"hour": hours % 24, "weekday": hours // 24 % 7}
-        days = {"hour": 3, "weekday": _WEEKS}
-        there = [name for name, least in days.items() if len(np.unique(hours // 24)) >= least]
-        if self.label is None:
-            return there
-        order = np.argsort(self.ts[dated], kind="stable")
-        y = self.label.y[dated][order]
-        return [name for name in there if roles.foretells(codes[name][order], y) >= TELLS]
+        hours = np.unique(self.ts[np.isfinite(self.ts)] // 3600.0)
+        days = len(np.unique(hours // 24.0))
+        return ["hour"] * (days > 2 and len(np.unique(hours % 24.0)) > 1) + ["weekday"] * (days >= _WEEKS)
 
     def windows(self) -> list[str]:
         """Up to three windows, by how often an entity has events and how long the data is, or it is observed."""

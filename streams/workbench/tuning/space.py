@@ -36,6 +36,7 @@ _FEW: Final = (24, 12)
 """So many inputs may stay of more, the most telling ones."""
 _OWN: Final = "tuned"
 """Begins the names of what a search adds."""
+_CLOCK: Final = ("hour", "weekday")
 _SHARED: Final = {"half_life": [0.0, 500.0, 5_000.0, 50_000.0], "prior_std": (0.1, 3.0, 1.0)}
 PARAMS: Final[Mapping[str, Mapping[str, Any]]] = {
     "auto": {"rate": (0.03, 1.0, 0.1), "half_life": (1e4, 3e5, 1e5)},
@@ -173,6 +174,7 @@ def _options(task: TaskSpec, facts: Facts) -> dict[str, dict[str, Edit]]:
             "recent": partial(_categories, encode="target", share=facts.positive, windows=_label_windows(facts)[:1]),
             "off": partial(_categories, encode="off"),
         },
+        "clock": {"on": partial(_clock, seen=True), "off": partial(_clock, seen=False)},
         "maturity": {each: partial(_maturity, value=each) for each in ("none", delay)} if uneven else {},
         "missing marks": {"flipped": partial(_set, key="indicators", value=not task.indicators)},
     }
@@ -207,6 +209,14 @@ def _unsee(document: Document, begins: Sequence[str]) -> None:
     if "inputs" in document and begins:
         kept = [each for each in document["inputs"] if not each.removeprefix("!").startswith(tuple(begins))]
         document["inputs"] = kept or ["*"]
+
+
+def _clock(document: Document, seen: bool) -> None:
+    """Let the model see the hour and the weekday, or neither; a task without ``inputs`` sees no clock."""
+    if "inputs" in document:
+        there = document["inputs"]
+        added = [name for name in _CLOCK if name not in there]
+        document["inputs"] = [*there, *added] if seen else [each for each in there if each not in _CLOCK] or there
 
 
 def _see_all(document: Document, begins: str) -> None:

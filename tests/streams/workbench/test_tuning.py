@@ -287,6 +287,14 @@ def test_fewer_inputs_that_are_no_worse_are_taken_and_other_changes_only_where_c
     assert pick([both, lucky, as_is, worse], metric) == 0
 
 
+def test_the_clock_is_tried_as_inputs_and_without_it() -> None:
+    document = tomllib.loads(TASK.replace('["x"]', '["x", "hour"]'))
+    for name, inputs in (("on", ["x", "hour", "weekday"]), ("off", ["x"])):
+        changed = copy.deepcopy(document)
+        Space(document, SOME).knobs["clock"][name](changed)
+        assert changed["inputs"] == inputs
+
+
 def test_other_windows_of_columns_that_are_named_one_by_one() -> None:
     text = TASK.replace('["x"]', '["x", "user.seen_count_1d"]')
     text = text.replace(
