@@ -506,6 +506,15 @@ def test_a_day_and_a_time_of_day_are_told_to_be_one_time(tmp_path: Path) -> None
     assert any("time of these days" in line for line in _told(draft, Path("x.toml")))
 
 
+def test_a_column_of_times_of_which_some_are_none_is_told(tmp_path: Path) -> None:
+    table = rows()
+    table["time"][4::5] = ["soon"] * len(table["time"][4::5])
+    draft, _ = drafted(written(tmp_path, table))
+    assert draft.plan.time is None
+    assert "most of its values are times, and others, as 'soon', are not" in draft.plan.left["time"]
+    assert "'time' looks like it" in draft.plan.guesses["time"]
+
+
 def test_a_label_of_one_value_is_told_where_another_task_is_made(tmp_path: Path) -> None:
     table = rows() | {"customer": [f"c{i % 40:02d}" for i in range(N)], "fraud": [0] * N}
     draft, task = drafted(written(tmp_path, table))

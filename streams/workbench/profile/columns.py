@@ -170,6 +170,14 @@ def _times(cells: Cells, texts: pa.ChunkedArray, time_zone: str) -> tuple[FloatV
     return (times, "auto", "") if plausible(times[np.asarray(pc.is_valid(texts))]) else (None, "auto", "")
 
 
+def no_time_among_times(c: Column) -> str:
+    """The first value of a text column that is no time, where at least half of the others are; "" for another one."""
+    some = c.texts.drop_null()
+    head = some.take(np.unique(np.linspace(0, len(some) - 1, min(_TRIED, len(some))).astype(int)))
+    read = np.array([plausible(_read(pa.chunked_array([[text]]), c.cells, "auto", "UTC")) for text in head.to_pylist()])
+    return str(head[int(np.argmin(read))]) if 0.5 <= read.mean() < 1.0 else ""
+
+
 def _read(texts: pa.ChunkedArray, cells: Cells, form: str, time_zone: str) -> FloatVector:
     try:
         return read_times(Cells(texts, cells.name, MISSING, cells.where, []), form, time_zone)
