@@ -96,6 +96,16 @@ EVERY_S: Final = 10.0
 _PREFIXES: Final = ("aiokafka", "mode.timers")
 
 
+async def disconnect(consumer: Any) -> None:
+    """Close a consumer. While brokers are away aiokafka's own ``stop`` ends half-way, by the cancelling of a fetch."""
+    stopping = asyncio.ensure_future(consumer.stop())
+    await asyncio.wait([stopping])
+    if stopping.cancelled():
+        await consumer._client.close()
+    else:
+        stopping.result()
+
+
 def pace_connecting(client: Any) -> None:
     """Make an `AIOKafkaClient` wait for a moment after each attempt to connect that failed."""
     connect = client._get_conn

@@ -19,7 +19,7 @@ from weir.online.codec.wire import RetrainRequest
 from weir.streams.config import topics
 from weir.streams.errors import BrokerError, in_words
 from weir.streams.kafka.consume.range_reader import RangeReader
-from weir.streams.kafka.reachable import calm_logs
+from weir.streams.kafka.reachable import calm_logs, disconnect
 from weir.streams.trainer.job.live_examples import decode_live
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 
@@ -62,13 +62,13 @@ class RequestReader:
         try:
             await self._consumer.start()
         except KafkaError as error:
-            await self._consumer.stop()
+            await disconnect(self._consumer)
             raise BrokerError(f"{self._where}: {in_words(error)}; see [kafka] in the settings") from error
 
     async def stop(self) -> None:
         """Leave."""
         if self._consumer is not None:
-            await self._consumer.stop()
+            await disconnect(self._consumer)
 
     async def read(self, take: Callable[[RetrainRequest], Awaitable[None]]) -> int:
         """Give what came to ``take``, one after the other, then commit; returns how many records came."""

@@ -33,7 +33,7 @@ from weir.streams.kafka.consume.drained import PartitionRead, drain
 from weir.streams.kafka.consume.fetched import Unpacking
 from weir.streams.kafka.consume.membership import leave_static_member, report_errors, resolve
 from weir.streams.kafka.kafka_errors import RecordsDeleted
-from weir.streams.kafka.reachable import calm_logs, check_readable, pace_connecting
+from weir.streams.kafka.reachable import calm_logs, check_readable, disconnect, pace_connecting
 
 if TYPE_CHECKING:
     from weir.streams.kafka.consume.consumer import BatchConsumer
@@ -80,6 +80,19 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         if settings.instance_id is not None and settings.leave_on_stop:
             coordinator = self._ensure_consumer()._coordinator
             coordinator._maybe_leave_group = functools.partial(leave_static_member, coordinator)
+
+    async def on_thread_stop(self) -> None:
+        """Take no more calls and disconnect, as Faust does, also where aiokafka stops half-way."""
+        await super(AIOKafkaConsumerThread, self).on_thread_stop()
+        if self._consumer is not None:
+            await disconnect(self._consumer)
+
+    def _start_thread(self) -> None:
+        try:
+            super()._start_thread()
+        finally:  # Faust says so after an `Exception` only, and waits for ever for a thread that was cancelled
+            with contextlib.suppress(RuntimeError):  # the loop that waited has ended
+                self.set_shutdown()
 
     def heard_at(self, tp: TP) -> float | None:
         """When a broker last answered a fetch of a partition, epoch seconds; ``None`` where none has."""

@@ -21,6 +21,7 @@ from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.consume.fetched import Unpacking
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.kafka_errors import RecordsDeleted, said
+from weir.streams.kafka.reachable import disconnect
 
 log = logging.getLogger(__name__)
 
@@ -211,13 +212,3 @@ class RangeReader:
             yield
         except KafkaError as error:
             raise BrokerError(f"{self._where}: topic {self.topic} cannot be read: {said(error)}") from error
-
-
-async def disconnect(consumer: Any) -> None:
-    """Close a consumer. While brokers are away aiokafka's own ``stop`` ends half-way, by the cancelling of a fetch."""
-    stopping = asyncio.ensure_future(consumer.stop())
-    await asyncio.wait([stopping])
-    if stopping.cancelled():
-        await consumer._client.close()
-    else:
-        stopping.result()

@@ -12,8 +12,8 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from weir.online.codec.limits import InputLimits
 from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.consume.fetched import Unpacking
-from weir.streams.kafka.consume.range_reader import disconnect
 from weir.streams.kafka.kafka_errors import RecordsDeleted, said
+from weir.streams.kafka.reachable import disconnect
 from weir.streams.records import Record
 
 

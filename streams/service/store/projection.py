@@ -56,11 +56,12 @@ class Projection:
             held = c.execute(select(state.c.epoch).with_for_update()).scalar_one()
             if held == epoch and not rebuild:
                 return
-            why = "as asked" if held == epoch else f"they are of another log ({held}, this is {epoch})"
-            log.warning("alerts are made anew from the log: %s", why)
             for table in (*t.PROJECTED, notifications):
                 c.execute(delete(table))
             c.execute(update(state).values(epoch=epoch))
+        # Only now: who reads this line and then the tables must not find the old ones.
+        why = "as asked" if held == epoch else f"they are of another log ({held}, this is {epoch})"
+        log.warning("alerts are made anew from the log: %s", why)
 
     def lease(self, writer: str, now: float, for_s: float) -> bool:
         """Whether ``writer`` may write until ``now + for_s``: nobody else does.

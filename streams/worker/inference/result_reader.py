@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from weir.streams.errors import BrokerError, in_words
-from weir.streams.kafka.consume.range_reader import disconnect
+from weir.streams.kafka.reachable import disconnect
 
 log = logging.getLogger(__name__)
 
