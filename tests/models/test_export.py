@@ -59,6 +59,9 @@ def test_no_flipped_byte_passes_as_another_contract() -> None:
         (f"g {TWO} {{ a = Exp(x) logit = ReduceSum<keepdims = 0>(a, one) }}", "logit is not finite where inputs reach"),
         (f"g {TWO} {{ s = ReduceSum<keepdims = 0>(x, one) m = ReduceMax<keepdims = 0>(x) logit = Sub(s, m) }}",
          "depends on the other rows"),
+        ("g (float[n, 2] x) => (float[n] logit) <int64[1] rows = {0}, int64[1] one = {1}> { t = Tanh(x) "
+         "s = ReduceSum<keepdims = 0>(t, one) m = ReduceMean(s, rows) d = Sub(s, m) q = Mul(d, d) "
+         "v = ReduceMean(q, rows) r = Sqrt(v) logit = Div(d, r) }", "depends on the other rows"),
         (f"g {TWO} {{ u = RandomUniformLike<seed = 1.0>(x) v = Add(x, u) logit = ReduceSum<keepdims = 0>(v, one) }}",
          "other outputs when run twice"),
     ],
