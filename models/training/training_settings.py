@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -101,6 +102,14 @@ class EncoderSettings:
                      "surprise_events", "surprise_epochs"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        # `not >=`: a NaN, which TOML can say, is refused too. A warm-up below 0 would leave events unscored without a word.
+        for name in ("knots", "embedding", "warmup", "pretrain_epochs", "head_epochs", "warm_days", "weight_decay",
+                     "next_weight", "time_jitter", "negatives"):  # fmt: skip
+            if not getattr(self, name) >= 0:
+                raise ModelError(f"{name} is {getattr(self, name)}: 0 or more is needed")
+        for name in ("pretrain_rate", "rate", "warm_rate", "gradient_norm"):
+            if not getattr(self, name) > 0 or (name != "gradient_norm" and math.isinf(getattr(self, name))):
+                raise ModelError(f"{name} is {getattr(self, name)}: a number above 0 is needed")
         for name in ("dropout", "event_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ModelError(f"{name} is {getattr(self, name)}: 0 or more and below 1 is needed")

@@ -17,6 +17,7 @@ from weir.models.dataset.cut import train_rows
 from weir.models.dataset.sequences import next_events
 from weir.models.errors import ModelError
 from weir.models.evaluation.gate import quality
+from weir.models.training.child_process import read_progress
 from weir.models.training.checkpoints import Checkpoint, TrainingProgress, read
 from weir.models.training.chunks import Timeline, batches, cut
 from weir.models.training.feed import Feed
@@ -195,7 +196,11 @@ def test_a_damaged_checkpoint_says_so(tmp_path: Path) -> None:
         read(tmp_path, "mine")
 
 
-@pytest.mark.parametrize("wrong", [{"hidden": 0}, {"dropout": 1.0}, {"epochs": 0}, {"event_dropout": -0.1}])
+@pytest.mark.parametrize("wrong", [
+    {"hidden": 0}, {"dropout": 1.0}, {"epochs": 0}, {"event_dropout": -0.1}, {"warmup": -5}, {"warm_days": -1.0},
+    {"next_weight": float("nan")}, {"time_jitter": -0.1}, {"rate": float("nan")}, {"pretrain_rate": float("inf")},
+    {"warm_rate": 0.0}, {"gradient_norm": 0.0},
+])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ModelError, match=next(iter(wrong))):
         EncoderSettings(**wrong)  # type: ignore[arg-type]
@@ -214,3 +219,10 @@ def test_settings_of_a_task_file_have_their_types() -> None:
 def test_settings_of_a_task_file_that_cannot_be_are_named(name: str, value: float | str) -> None:
     with pytest.raises(ModelError, match=rf"\[full.training\] encoder: {name} = {value!r}: "):
         EncoderSettings.of({name: value})
+
+
+def test_what_libraries_print_among_the_progress_is_passed_over() -> None:
+    printed = [b"5\n", b"null\n", b'{"a": 1, "b": 2, "c": 3}\n', b"[1, 2]\n", b'["a", null, 2]\n', b"\xff\n", b"\n"]
+    told: list[tuple[str, int, int]] = []
+    read_progress([*printed, b'["head", 1, 2]\n', *printed], lambda *step: told.append(step))
+    assert told == [("head", 1, 2)]
