@@ -7,6 +7,7 @@ positive class, in float64. The model itself stays as it was, float64 or not, an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -88,10 +89,10 @@ class _Around:
 
     def made(self) -> bytes:
         """The whole graph."""
-        from onnx import TensorProto, compose, helper
+        from onnx import TensorProto, helper
 
         f = self._of
-        model = compose.add_prefix(f.model, "model.", rename_functions=False)
+        model = _prefixed(f.model)
         features = f.map.features
         columns = [column for given in f.map.inputs.values() for column in given]
         x = self._filled(columns, [features.index(column.feature) for column in columns])
@@ -243,7 +244,25 @@ def _needed(nodes: Any, output: str) -> list[Any]:
         if wanted.intersection(node.output):
             kept.append(node)
             wanted.update(node.input)
-            for attribute in node.attribute:  # what a loop or a branch takes from outside
-                for graph in (attribute.g, *attribute.graphs):
-                    wanted.update(name for inner in graph.node for name in inner.input)
+            wanted.update(_taken_from_outside(node))
     return kept[::-1]
+
+
+def _taken_from_outside(node: Any) -> Iterator[str]:
+    """Names that loops and branches of a node may take from around it, however deep; their own are among them."""
+    for graph in (graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)):
+        for inner in graph.node:
+            yield from inner.input
+            yield from _taken_from_outside(inner)
+
+
+def _prefixed(model: Any) -> Any:
+    """A copy with ``model.`` before every name, so that none is one of the nodes around it."""
+    from onnx import ModelProto, compose
+
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    # Told beforehand: `add_prefix` turns to weights only after the branches that use them, whose names for them stay.
+    weights = {weight.name: f"model.{weight.name}" for weight in model.graph.initializer}
+    compose.add_prefix_graph(copy.graph, "model.", inplace=True, name_map=weights)
+    return copy

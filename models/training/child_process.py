@@ -52,8 +52,8 @@ def tell_progress(what: str, done: int, of: int) -> None:
 def read_progress(lines: Iterable[bytes], progress: Progress) -> None:
     """Pass the progress among the ``lines`` of a child's standard output on, until its output ends."""
     for line in lines:
-        # Whatever else is JSON was printed by a library, such as a number alone on its line. An error here would end the
-        # reader, and with it the training: the child waits in its next write once the pipe is full.
+        # Whatever else is JSON was printed by a library, such as a number alone on its line. An error here would end
+        # the reader, and with it the training: the child waits in its next write once the pipe is full.
         try:
             told = json.loads(line)
         except ValueError:

@@ -102,7 +102,8 @@ class EncoderSettings:
                      "surprise_events", "surprise_epochs"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} is {getattr(self, name)}: at least 1 is needed")
-        # `not >=`: a NaN, which TOML can say, is refused too. A warm-up below 0 would leave events unscored without a word.
+        # `not >=`: a NaN, which TOML can say, is refused too. A warm-up below 0 would leave events unscored, without a
+        # word.
         for name in ("knots", "embedding", "warmup", "pretrain_epochs", "head_epochs", "warm_days", "weight_decay",
                      "next_weight", "time_jitter", "negatives"):  # fmt: skip
             if not getattr(self, name) >= 0:

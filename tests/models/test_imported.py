@@ -185,3 +185,18 @@ def test_a_graph_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weir.models.onnx.foreign.RUN_S", 0.05)
     with pytest.raises(ModelError, match=r"takes longer than 0\.05 s"):
         read_foreign(data, map_of(MAP))
+
+
+def test_what_branches_within_branches_take_from_outside_is_there() -> None:
+    """A weight, and a value that only the inner branch asks for."""
+    data = graph(
+        f"zero = Constant <value_float = 0.0> () {AXIS} {SUM} all = ReduceMax <keepdims = 0> (X) go = Less (all, all) "
+        "p = If (go) <then_branch = a () => (float[n] y) { y = Sigmoid(s) }, else_branch = b () => (float[n] z) "
+        "{ z = If (go) <then_branch = c () => (float[n] u) { u = Sigmoid(zero) }, else_branch = d () => (float[n] v) "
+        "{ t = Mul(s, w) v = Sigmoid(t) }> }>",
+    )  # fmt: skip
+    data = edited(data, lambda m: m.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "w")))
+    foreign = read_foreign(data, map_of(MAP))
+    rows = np.array([[1.0, 2.0], [-3.0, 0.5]], np.float32)
+    assert foreign.says(rows) == pytest.approx([1.5, -1.25], abs=1e-6)
+    assert largest_difference(foreign, adopt(foreign), rows) <= 1e-6

@@ -17,8 +17,8 @@ from weir.models.dataset.cut import train_rows
 from weir.models.dataset.sequences import next_events
 from weir.models.errors import ModelError
 from weir.models.evaluation.gate import quality
-from weir.models.training.child_process import read_progress
 from weir.models.training.checkpoints import Checkpoint, TrainingProgress, read
+from weir.models.training.child_process import read_progress
 from weir.models.training.chunks import Timeline, batches, cut
 from weir.models.training.feed import Feed
 from weir.models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
