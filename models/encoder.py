@@ -9,7 +9,7 @@ the task's own entity only. It knows neither labels nor how it is trained (``wei
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -214,6 +214,10 @@ class Encoder(nn.Module):
     def embedding(self) -> int:
         """E, the coordinates of the embedding; 0 for none."""
         return self.config.embedding
+
+    def drop_out(self, share: float) -> None:
+        """Drop this ``share`` of the last hidden layer in training from now on."""
+        self.config, self.drop.p = replace(self.config, dropout=share), share
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take in the next event of each of n entities.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -176,11 +176,15 @@ def _loop(
             f"no label was known before the validation begins at {data.valid_from:.0f}: "
             "lengthen window or shorten validation in [full.training]"
         )
-    served = load(warm_start) if warm_start is not None else None
+    # A blend that serves may have left the encoder out, at weight 0: then there is nothing to go on from.
+    holds = warm_start is not None and not {WEIGHTS, CONFIG}.isdisjoint(warm_start)
+    served = load(warm_start) if warm_start is not None and holds else None
     config = _config(settings, data.history.inputs)
-    warm = served is not None and served.encoder.config.inputs == config.inputs and _same_shape(served, config)
+    warm = served is not None and _same_shape(served, config)
     network = served if served is not None and warm else _fresh(settings, config, data)
-    if not warm:
+    if warm:
+        network.encoder.drop_out(config.dropout)  # no shape: what the task says now, not when the served one was made
+    else:
         network.start_at(float(np.average(learned.y, weights=learned.weight)))
     feed = Feed(data.history, learned, settings, network.heads.spec, warm)
     newest = float(data.history.ts[learned.row].max())
@@ -202,10 +206,8 @@ def _config(settings: EncoderSettings, inputs: tuple[str, ...]) -> EncoderConfig
 
 
 def _same_shape(served: TrainableNetwork, config: EncoderConfig) -> bool:
-    c = served.encoder.config
-    return (c.hidden, c.embedding, c.predicts, c.surprise_events) == (
-        config.hidden, config.embedding, config.predicts, config.surprise_events
-    )  # fmt: skip
+    # All but dropout, which no weight depends on; a setting left out here would have no effect while one serves.
+    return replace(served.encoder.config, dropout=config.dropout) == config
 
 
 def _fresh(settings: EncoderSettings, config: EncoderConfig, data: TrainingSet) -> TrainableNetwork:

@@ -193,6 +193,20 @@ def test_a_warm_start_of_other_inputs_is_not_used(data: TrainingSet, whole: Loop
     assert loop.network.encoder.inputs[-1] == "other"
 
 
+def test_a_warm_start_of_another_shape_is_not_used_and_dropout_is_what_the_task_says(
+    data: TrainingSet, whole: Loop, tmp_path: Path
+) -> None:
+    other = fit(data, tmp_path / "a", replace(TINY, knots=4), warm_start=files(whole))
+    assert (metrics_of(other)["warm_start"], other.network.encoder.config.knots) == (0, 4)
+    calm = fit(data, tmp_path / "b", replace(TINY, dropout=0.3), warm_start=files(whole))
+    assert metrics_of(calm)["warm_start"] == 1
+    assert load(files(calm)).encoder.drop.p == 0.3
+
+
+def test_a_blend_that_left_the_encoder_out_is_no_warm_start(data: TrainingSet, tmp_path: Path) -> None:
+    assert metrics_of(fit(data, tmp_path, warm_start={"model.txt": b"tree"}))["warm_start"] == 0
+
+
 def test_a_warm_start_finds_types_by_name(data: TrainingSet, whole: Loop, tmp_path: Path) -> None:
     more = replace(data.history, types=("buy", "play", "view"), type=data.history.type + 1)
     moved = fit(replace(data, history=more), tmp_path / "a", warm_start=files(whole))
