@@ -20,7 +20,7 @@ from weir.models.errors import ModelError
 from weir.models.types import FloatVector
 
 _KNOTS = 32
-_FARTHEST = 64.0
+_FARTHEST = 64.0  # its square still fits into float16, which ends at 65,504
 _TAIL = 1.5
 _LEAST = 16.0
 
@@ -77,6 +77,7 @@ class Normaliser(nn.Module):
         super().__init__()
         self.clip = clip
         self.width = width * (1 + knots)
+        # Set once, when the network is new: one that is trained on keeps the scale that its weights were learned on.
         self.register_buffer("log", torch.zeros(width))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
@@ -85,6 +86,7 @@ class Normaliser(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(..., D)`` raw to normalised columns ``(..., D)``, and these with their pieces ``(..., D * (1 + K))``."""
+        # With its sign: a refund is below -1, where the logarithm has no value.
         squeezed = torch.sign(x) * torch.log1p(torch.abs(x))
         v = (torch.where(self.log > 0, squeezed, x) - self.mean) * self.scale
         # One absurd amount must not drown the other columns, nor what comes later through the state.
@@ -151,6 +153,7 @@ class Surprise(nn.Module):
 
     def taken(self, course: Tensor, error: Tensor, there: Tensor) -> Tensor:
         """The running mean ``(...,)`` after an event."""
+        # A product, as `weir.models.onnx.translate` knows no division.
         return course + there * (error - course) * (1.0 / self.events)
 
     def told(self, course: Tensor, there: Tensor) -> Tensor:
@@ -166,6 +169,8 @@ class Surprise(nn.Module):
         """
         if len(usual) == 0:
             raise ModelError("no event of validation is usual, so none can surprise: lengthen validation")
+        # Equal steps of the logarithm that is told: equal steps of the share would spend all pieces but one on what is
+        # ordinary.
         share = np.geomspace(1.0, 1.0 / (len(usual) + 1.0), _KNOTS + 1)
         # Of equal values the first: as many as that are as large.
         edges, first = np.unique(np.quantile(usual, 1.0 - share), return_index=True)
@@ -173,6 +178,7 @@ class Surprise(nn.Module):
         for buffer in (self.low, self.slope, self.rise):
             buffer.zero_()
         self.low[:n] = torch.from_numpy(edges[:-1])
+        # Two edges may be as near as floats are; an infinite slope times a distance of 0 would be NaN.
         self.slope[:n] = torch.from_numpy(1.0 / np.maximum(np.diff(edges), 1e-6))
         self.rise[:n] = torch.from_numpy(np.diff(told))
         self.end.fill_(float(edges[-1]))
@@ -236,6 +242,7 @@ class Encoder(nn.Module):
         if self.surprise is None:
             h = self._cell(e, state)
             return self.logit(h, e, v), h, self._embedding(h)
+        # The error is of the state before: the one after has seen the event.
         before, course = torch.split(state, [self.config.hidden, 1], -1)
         h, (error, there) = self._cell(e, before), self.surprise.errors(x, v, before)
         mean = self.surprise.taken(course.squeeze(-1), error, there)
@@ -288,6 +295,7 @@ class Encoder(nn.Module):
         """``(b, L, D)`` to the states after each event ``(b, L, S)``, the events' codes and the normalised columns."""
         v, pieces = self.normalise(x)
         e = functional.gelu(self.enter(pieces))
+        # cuDNN takes no view: with a surprise the state is one float wider than what the network carries.
         out, _ = self.gru(e, state[:, : self.config.hidden].unsqueeze(0).contiguous())
         return out, e, v
 
@@ -295,6 +303,8 @@ class Encoder(nn.Module):
         w_in, w_state, b_in, b_state = self.gru.all_weights[0]
         given = functional.linear(e, w_in, b_in)  # (n, 3H): reset, update, new
         carried = functional.linear(state, w_state, b_state)
+        # The bias of the state is within the product with the reset gate (cn): so does torch, whose weights these are.
+        # Cho et al. reset the state itself.
         gr, gz, gn = given.chunk(3, -1)
         cr, cz, cn = carried.chunk(3, -1)
         update = torch.sigmoid(gz + cz)

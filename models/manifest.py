@@ -25,8 +25,11 @@ GRAPH = "model.onnx"
 """The file that every artefact has."""
 MANIFEST = "manifest.json"
 
+# orjson writes NaN as null, which would not be read back.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# No slash, and no dot in front: a name cannot leave the version's folder, nor look like a file that is still being
+# written (`LocalFiles.names`).
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 MetricName = Annotated[str, Field(min_length=1, max_length=64)]
 Metrics = Annotated[dict[MetricName, Finite], Field(max_length=256)]

@@ -71,6 +71,7 @@ def cut(
     kept = _newest(history, labels, rows, cutoff)
     # Most of the labels: waiting for the slowest would leave nothing new to learn from.
     delay = _delay(history, kept) if label_delay is None else label_delay
+    # Labels point into the history that was given; after the cut its rows have other numbers.
     place = np.full(len(history), -1, np.int64)
     place[rows] = np.arange(len(rows))
     moved = Labels(place[kept.row], kept.y, kept.weight, kept.known_at)
@@ -125,6 +126,8 @@ def _newest(history: History, labels: Labels, rows: IntVector, cutoff: float) ->
     there = np.zeros(len(history), np.bool_)
     there[rows] = True
     known_at = _known_at(history, labels)
+    # A label that was told before its event counts from the event on; of several such the one that was told last is the
+    # newest.
     at = np.flatnonzero(there[labels.row] & (known_at <= cutoff))
     at = at[np.lexsort((labels.known_at[at], known_at[at]))]
     newest = np.full(len(history), -1, np.int64)

@@ -108,6 +108,7 @@ def compare(
     champion, candidate = float(of_champion(whole)[0]), float(of_candidate(whole)[0])
     drawn = [of_candidate(w) - of_champion(w) for w in _resamples(weight, seed, resamples, groups)]
     tail = 50 * (1 - confidence)  # percent, on either side
+    # NaN is a resample that drew no positive, or no negative.
     low, high = np.nanpercentile(np.concatenate(drawn), [tail, 100 - tail])
     outcome = _outcome(candidate - champion, low, high, champion_logit is not None)
     reason = _words(outcome, metric, champion, candidate, low, high, confidence, n, positives)
@@ -136,6 +137,7 @@ def choose(
         of = measure(metric, y, logits[name])
         value = float(of(weight[None, :].astype(np.float64))[0])
         drawn = [] if few else [of(w) for w in _resamples(weight, seed, resamples, groups)]
+        # One tail only: nobody asks how good the candidate may be at best.
         low = float(np.nanpercentile(np.concatenate(drawn), 100 * (1 - confidence))) if drawn else value
         found[name] = value, low
     return dict(sorted(found.items(), key=lambda item: (-item[1][1], item[0])))
@@ -199,6 +201,7 @@ def _resamples(weight: FloatVector, seed: int, resamples: int, groups: IntVector
     rng = np.random.default_rng(seed)
     codes = None if groups is None else np.unique(groups, return_inverse=True)[1]
     units = len(weight) if codes is None else int(codes.max()) + 1
+    # How many are drawn at a time changes nothing: the generator gives the same numbers in the same order.
     some = max(1, _CELLS // max(len(weight), 1))
     for start in range(0, resamples, some):
         drawn = rng.poisson(1.0, (min(some, resamples - start), units)).astype(np.float64)

@@ -64,7 +64,9 @@ def _checked(foreign: Foreign, onnx: bytes, x: Float32Matrix) -> bytes:
 def largest_difference(foreign: Foreign, onnx: bytes, x: Float32Matrix) -> float:
     """How far probabilities for rows ``x (n, D)`` are from the original's; ``ModelError`` beyond ``TOLERANCE``."""
     served = run_graph(open_session(onnx), x)["logit"].astype(np.float64)
+    # Of probabilities: near 0 and 1 the last bits of a float32 probability are whole units of its logit.
     gap = np.abs(_probability(served) - _probability(foreign.says(x)))
+    # `not <=`: NaN is refused too.
     if not (worst := float(gap.max(initial=0.0))) <= TOLERANCE:
         row = int(np.argmax(np.where(np.isnan(gap), np.inf, gap)))
         raise ModelError(
@@ -105,6 +107,7 @@ class _Around:
         graph = helper.make_graph(
             self._nodes, "imported", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", len(features)])],
             [helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["n"])], self._constants,
+            # Row by row they are weights of the Scan's body.
             sparse_initializer=[] if self._by_row else model.graph.sparse_initializer,
         )  # fmt: skip
         imports = [helper.make_opsetid(domain, number) for domain, number in sorted(self._versions().items())]
@@ -176,6 +179,7 @@ class _Around:
         value = self._op("Gather", x, self._constant([place], np.int64), axis=1)
         size, zero = self._constant(k, np.float32), self._constant(0, np.float32)
         inside = self._op("And", self._op("Less", value, size), self._op("Not", self._op("Less", value, zero)))
+        # First what is outside is put aside: a float beyond int64 has no cast that all runtimes agree on.
         number = self._op("Cast", self._op("Where", inside, value, size), to_type=7)
         return self._op("Gather", self._constant([*column.categories, last], object), number, axis=0)
 

@@ -83,6 +83,7 @@ def _newton(
     pull = np.array([1e-9] + [PRIOR] * len(held))  # the bias is free, but for what keeps the matrix invertible
     theta, loss = prior.copy(), np.inf
     for _ in range(_STEPS):
+        # Beyond 709 the exponential of a float64 overflows; at 500 the probability is 0 or 1 already.
         p = 1 / (1 + np.exp(-np.clip(design @ theta, -500, 500)))
         gradient = design.T @ (w * (p - y)) + pull * (theta - prior)
         # The floor keeps the matrix invertible where the parts are certain of every row.
@@ -107,6 +108,7 @@ def _descend(
         margin = design @ at
         return float(w @ (np.logaddexp(0, margin) - y * margin) + 0.5 * pull @ (at - prior) ** 2)
 
+    # A full step can overshoot where nearly all rows are certain, as the curvature is next to nothing there.
     now = loss(theta)
     for _ in range(30):
         after = loss(theta - step)

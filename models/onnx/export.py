@@ -51,6 +51,8 @@ def _translate(encoder: Any) -> bytes:
     """Translate one step into a graph."""
     import torch
 
+    # The step as a module's forward, which is all that `torch.fx` traces; with those outputs only that this encoder
+    # has.
     class Step(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -88,6 +90,7 @@ def check_export(encoder: Any, data: bytes) -> GraphSpec:
             want = wanted[name]
             if got.shape != want.shape:
                 raise ModelError(f"{name} of {len(x)} rows is {got.shape} in ONNX and {want.shape} in torch")
+            # A logit of the largest inputs is large, and its last bits are more than the tolerance.
             gap = np.abs(got - want) / np.maximum(1.0, np.abs(want))
             if gap.size and not gap.max() <= TOLERANCE:
                 raise ModelError(f"{name} differs from torch by {gap.max():.3g}; the limit is {TOLERANCE:g}")

@@ -55,6 +55,7 @@ class _Halving:
                 self._take(node, self.single)
         self.graph.ClearField("node")
         self.graph.node.extend(self.nodes)
+        # They say float32 of what is float16 now.
         self.graph.ClearField("value_info")
         used = {name for node in self.nodes for name in node.input}
         # Float32 copies that nobody uses any more would keep the file as large as before.

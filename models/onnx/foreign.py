@@ -49,6 +49,7 @@ class Foreign:
         some, parts = self.rows or max(len(x), 1), []
         for start in range(0, len(x), some):
             piece = x[start : start + some]
+            # Padded with a row that is asked anyway: zeros may be what the model cannot take.
             whole = np.concatenate([piece, np.repeat(piece[-1:], some - len(piece), 0)]) if self.rows else piece
             feeds = {name: feed(given, self.map.inputs[name], self.map, whole) for name, given in self.inputs.items()}
             parts.append(as_columns(run_feeds(self.session, feeds, RUN_S)[self.output.name])[: len(piece)])
@@ -104,6 +105,7 @@ def _loaded(model: Any) -> tuple[Any, Any]:
     try:
         return model, open_session(model.SerializeToString())
     except ModelError as refused:
+        # In the runtime's own words: our message holds the beginning of them only.
         if (found := _LIMIT.search(str(refused.__cause__))) is None:
             raise
     domain, limit = found[2], int(found[3])

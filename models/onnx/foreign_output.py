@@ -104,6 +104,7 @@ def read_output(model: Any, name: str, raw: NDArray[Any], mapping: InputMap) -> 
     asked = mapping.positive
     if labels:
         positive = _named(classes, asked) if classes else asked if asked is not None else 1
+        # Else no label would ever be the positive one, and every probability 0.
         if isinstance(positive, str) is not (raw.dtype.kind in "OUS"):
             raise ModelError(f"positive is {positive!r}; labels are like {raw[0, 0]!r}: give the label as it is there")
     elif width == 1:

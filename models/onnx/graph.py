@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from weir.models.errors import ModelError
 from weir.models.types import Float32Matrix
 
-INPUTS_MAX: Final = 1024
-STATE_MAX: Final = 1024
-EMBEDDING_MAX: Final = 64
+INPUTS_MAX: Final = 1024  # as many names as a manifest holds
+STATE_MAX: Final = 1024  # no task can grant more: FullSpec.state
+EMBEDDING_MAX: Final = 64  # FullSpec.embedding ends here too
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Operators of ONNX, and those that ONNX Runtime brings along; others would need a library of their own."""
 EXTREME: Final = 1e12
@@ -107,6 +107,7 @@ def _graphs(model: Any) -> Iterator[Any]:
 
 def _nodes(model: Any) -> Iterator[Any]:
     """All nodes that are no calls of the model's own functions."""
+    # What a function calls in turn is looked at where `_graphs` goes through the functions.
     local = {function.domain for function in model.functions}
     return (node for graph in _graphs(model) for node in graph.node if node.domain not in local)
 
@@ -175,9 +176,10 @@ def probe_rows(spec: GraphSpec) -> tuple[Float32Matrix, Float32Matrix]:
     rng = np.random.default_rng(0)
     scale = np.array([0, 1e-30, 1e-3, 1, 1, 1, 1, 10, 10, 100, 1e3, 1e4, 1e6, 1e9, EXTREME, -EXTREME])
     x = rng.normal(size=(len(scale), spec.inputs))
+    # At the extremes exactly, in all columns at once.
     x[-2:] = 1.0
     state = np.clip(rng.normal(size=(len(scale), spec.state)), -1, 1)
-    state[:3] = 0.0
+    state[:3] = 0.0  # an entity never seen
     return (x * scale[:, None]).astype(np.float32), state.astype(np.float32)
 
 
@@ -198,6 +200,7 @@ def probe(session: Any, spec: GraphSpec, independent: bool = True) -> None:
         raise ModelError("the graph gives other outputs when run twice on the same rows; export it in eval mode")
     if not independent:
         return
+    # Zeros, an ordinary row, and an extreme.
     for i in (0, 5, len(x) - 1):
         for name, values in run_graph(session, x[i : i + 1], state[i : i + 1], PROBE_S).items():
             gap = float(np.max(np.abs(values[0] - out[name][i]) / np.maximum(1, np.abs(values[0]))))
@@ -223,6 +226,7 @@ def run_feeds(session: Any, feeds: Mapping[str, NDArray[Any]], limit_s: float) -
     options = onnxruntime.RunOptions()
     # ONNX Runtime has no time limit of its own; it looks at the flag between two operators.
     overdue = threading.Timer(limit_s, lambda: setattr(options, "terminate", True))
+    # A process that wants to end does not wait for it.
     overdue.daemon = True
     overdue.start()
     try:

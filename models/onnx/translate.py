@@ -177,6 +177,7 @@ def _chunk(c: _Call) -> tuple[str, ...]:
     axis = c.kwargs.get("dim", c.args[2] if len(c.args) > 2 else 0)
     sizes = [meta.shape[axis] for meta in c.node.meta["tensor_meta"]]
     rank = len(c.node.meta["tensor_meta"][0].shape)
+    # `split` comes here too: what torch made of its sizes is in the shapes, so its argument need not be understood.
     names = tuple(f"{c.name}_{i}" for i in range(len(sizes)))
     given = [c.args[0], c.to.array(np.array(sizes, np.int64))]
     c.to.nodes.append(helper.make_node("Split", given, list(names), name=f"Split_{c.name}", axis=axis % rank))

@@ -55,6 +55,7 @@ def check_graphs(
     for file, variant in variants.items():
         if file not in files:
             raise ModelError(f"{name}: variant {file} is not among the files {sorted(files)}; add it or leave it out")
+        # int8 scales activations by the range of the whole batch (`weir.models.evaluation.quantise`).
         _check_widths(name, file, check_graph(files[file], independent=variant.precision != "int8"), widths)
     return found
 

@@ -80,6 +80,7 @@ def is_exclusive(files: Files) -> bool:
     path = f"exclusive-{secrets.token_hex(8)}.probe"
     try:
         files.create(path, b"1")
+        # Other bytes: `ObjectFiles.create` takes the same ones for its own first attempt.
         files.create(path, b"2")
     except FileExistsError:
         return True
@@ -149,6 +150,7 @@ class ObjectFiles:
                 self._fs.invalidate_cache(where)  # a listing from before knows nothing of the other writer
                 if not isinstance(exc, FileExistsError) and not self._fs.exists(where):
                     raise
+                # In memory no answer is ever lost, so equal bytes there are another writer's.
                 if self._fs.protocol == "memory" or self._fs.cat_file(where) != data:
                     raise FileExistsError(where) from exc
 
@@ -158,6 +160,7 @@ class ObjectFiles:
         with _store_explained(where):
             self._fs.invalidate_cache(where)
             try:
+                # Fsspec remembers listings, and other processes write here.
                 found = self._fs.ls(where, detail=False)
             except FileNotFoundError:
                 return []

@@ -76,6 +76,7 @@ class Registry(Versions):
 
     def stages(self, task: str) -> Stages:
         """What serves and what shadows now."""
+        # The newest alone: each entry holds the stages after it.
         names = self._moves(task)
         return self._entry(task, names[-1]).stages if names else Stages()
 

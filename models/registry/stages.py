@@ -77,6 +77,7 @@ def move(now: Stages, action: Action, version: int, task: str) -> Stages:
             raise ModelError(f"{task} v{version} serves; promote or roll back to another version before it shadows")
         shadow = version
     elif action == "promote":
+        # Each once: two rollbacks in a row must not come back to where they began.
         previous = tuple(v for v in previous if v != version) + ((champion,) if champion is not None else ())
         champion = version
     elif action == "rollback":

@@ -95,6 +95,7 @@ class Versions:
     def _claim(self, task: str, now: float) -> int:
         """Take the next number; each is taken once."""
         claim = orjson.dumps({"at": now, "by": secrets.token_hex(8)})
+        # Over all numbers, those that were abandoned too: none is used again.
         number = max(self._numbers(task), default=0)
         for _ in range(_CLAIM_TRIES):
             number += 1
@@ -119,6 +120,7 @@ class Versions:
         try:
             data = self._files.read(_path(task, version, MANIFEST))
         except FileNotFoundError:
+            # Two mistakes with two remedies: a number that nobody took, and one whose writer has not finished.
             if version not in self._numbers(task):
                 usable = ", ".join(f"v{v}" for v in self.versions(task)) or "none"
                 raise ArtefactError(f"{where}: no such version; usable are: {usable}") from None
@@ -194,6 +196,8 @@ class Versions:
                 except FileExistsError:
                     continue
                 cleared.append(version)
+            # An abandoned version of which more than the mark is left is one whose clearing broke off: it is gone on
+            # with.
             elif MANIFEST not in held or self._usable(task, version) or held == [MANIFEST]:
                 continue
             for name in self._files.names(f"{task}/{version}"):
@@ -205,6 +209,7 @@ class Versions:
         try:
             return float(orjson.loads(self._files.read(_path(task, version, CLAIM)))["at"])
         except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            # The claim is written first, and whole: without one nobody is at work here.
             return 0.0
 
 

@@ -78,6 +78,7 @@ class ModelSlots:
 
     def columns(self, model: StepModel) -> IntVector | None:
         """Return which of the inputs ``model`` takes, in its order; ``None`` where it takes all as they are."""
+        # Not all of their numbers: an index copies every batch.
         if model.inputs == self.inputs:
             return None
         return np.array([self.inputs.index(name) for name in model.inputs], np.int64)

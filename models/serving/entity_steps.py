@@ -37,6 +37,7 @@ def as_inputs(x: NDArray[np.floating]) -> Float32Matrix:
     >>> as_inputs(np.array([[1.0, np.nan, 1e300]])).tolist()
     [[1.0, 0.0, 0.0]]
     """
+    # A float64 beyond float32 becomes infinite, and then 0: no reason to warn.
     with np.errstate(over="ignore"):
         out = x.astype(np.float32)
     if not np.isfinite(out).all():
@@ -60,6 +61,7 @@ def run_rounds(
     columns : which columns of ``x`` the model takes, all when not given.
     occlusion : explains what is high.
     """
+    # Rows of one entity need not wait for each other.
     if not model.state:
         order, state = PackedSequence.distinct(len(x)), np.empty((len(x), 0), np.float32)
     given = x if columns is None else x[:, columns]
@@ -76,6 +78,7 @@ def run_rounds(
             finite[part] = _finite_rows(np.column_stack([logit[part], after, embedding[part]]))
             bad = ~finite[part]
             logit[part][bad], after[bad], embedding[part][bad] = 0.0, 0.0, 0.0
+        # Before the state goes on: an explanation starts from the one that the logit came from.
         if occlusion is not None and len(high := np.flatnonzero(occlusion.wanted(logit[part]) & finite[part])):
             why[start + high] = occlusion.explain(model, given[part][high], state[:m][high])
         state[:m] = after  # the next round is of the same entities, or of the first of them
@@ -96,6 +99,7 @@ def rebuild(
     columns: IntVector | None = None,
 ) -> None:
     """Make ``state (U, S)`` of ``rows`` what the model makes of the inputs that they remember, from zero."""
+    # So that those which have a j-th input are the first ones (`StateLayout.remembered`).
     rows = rows[np.argsort(-layout.held(record)[rows], kind="stable")]
     fresh = np.zeros((len(rows), model.state), np.float32)
     for inputs, m in layout.remembered(record[rows]):
@@ -125,6 +129,7 @@ def replay(model: StepModel, history: History) -> Float32Vector:
     known, codes = np.unique(history.entity, return_inverse=True)
     state = np.zeros((len(known), model.state), np.float32)
     stepped = run_rounds(model, PackedSequence.of(codes, len(known)), history.x, state, columns)
+    # Serving goes on with a 0; a comparison with zeros that no model said would mean nothing.
     if not stepped.finite.all():
         first = int(np.argmin(stepped.finite))
         raise ModelError(

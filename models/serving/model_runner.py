@@ -84,6 +84,7 @@ class FullRunner:
 
     def score(self, table: str, store: RowStore, keys: Sequence[str], ts: FloatVector, x: FloatMatrix) -> FloatMatrix:
         """See ``FullScorer``: ``x (n, D)`` in order to ``(n, width)``, states taken on in the store."""
+        # The pair is taken once: what was adopted for it must not be stepped by another.
         pair, out = self.slots.pair, np.zeros((len(keys), self.width))
         if not len(keys):
             return out
@@ -106,6 +107,7 @@ class FullRunner:
 
     def _rebuild(self, place: int, model: StepModel, record: Record, rows: IntVector) -> None:
         """Make the states of ``rows`` again, of those that remember any inputs."""
+        # The others are zero since `adopt`, which is an entity never seen.
         rows = rows[self.layout.held(record)[rows] > 0]
         if len(rows) and model.state:
             self.counts.rebuilt += len(rows)
@@ -133,6 +135,7 @@ class FullRunner:
     def _occlusion(self, place: int, model: StepModel, columns: IntVector | None) -> Occlusion | None:
         """What explains a champion; ``None`` where nothing is to be told, or its artefact has no usual values."""
         usual: Baseline | None = getattr(model, "usual", None)
+        # A shadow opens no alert, and an explanation costs as much as scoring D events.
         if place == SHADOW or not self._reasons or usual is None:
             return None
         return Occlusion(usual, self._reasons, (np.arange(len(self.inputs)) if columns is None else columns) + 1)
@@ -142,6 +145,7 @@ class FullRunner:
         if place == SHADOW:
             out[:, logged + 2], out[:, logged + 3] = said.logit, model.version
             return
+        # The task says how many columns are logged; a model that was built for another number fills or is cut.
         width = min(self.embedding, model.embedding)
         out[:, 0], out[:, 1], out[:, 2 : 2 + width] = said.logit, said.finite, said.embedding[:, :width]
         if self._surprise:

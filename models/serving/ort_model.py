@@ -66,6 +66,7 @@ class Buckets:
             below = max((size for size in self.sizes if size < n), default=0)
             if below:
                 cost, pieces = self._cheapest(n - below)
+                # At equal cost the pieces are compared: the same plan in every process.
                 best = min(best, (below + self.call_rows + cost, ((below, below), *pieces)))
             self._plans[n] = best
         return self._plans[n]
@@ -215,6 +216,8 @@ class OrtModel:
         from onnxruntime import OrtValue
 
         given = {"x": self._x[:size], "state": self._state[:size]} if self.state else {"x": self._x[:size]}
+        # On a CPU a value is the array itself: what `_run` writes to it is what the session reads. On CUDA it is a
+        # copy, which `update_inplace` writes again.
         inputs = {name: OrtValue.ortvalue_from_numpy(a, self.provider, 0) for name, a in given.items()}
         outputs = {name: OrtValue.ortvalue_from_numpy(a[:size], self.provider, 0) for name, a in self._out.items()}
         binding = self._session.io_binding()

@@ -55,6 +55,7 @@ class PackedSequence:
     def distinct(cls, n: int) -> PackedSequence:
         """Order n rows of as many entities: one round."""
         each = np.arange(n)
+        # No rows are no round, not a round of none: a model is not called for it.
         return cls(each, each, np.zeros(n, np.int64), np.ones(n, np.int64), each, np.full(min(n, 1), n), True)
 
 

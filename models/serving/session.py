@@ -84,6 +84,7 @@ def open_session(onnx: bytes, provider: str = "auto", threads: int = 1) -> tuple
 def _start(ort: Any, onnx: bytes, provider: str, threads: int) -> Any:
     """A session on one provider; raises ``ModelError`` where that, or the graph, does not start."""
     try:
+        # Without a fallback: the package would print the error and take the CPU by itself.
         return ort.InferenceSession(onnx, _options(ort, threads), providers=_providers(provider), enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's errors have no base of their own
         raise ModelError(
@@ -96,6 +97,7 @@ def _options(ort: Any, threads: int) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Errors only: that some nodes run on the CPU is a warning of its own, and usual here.
     options.log_severity_level = 3
     # Threads that spin between two calls take the cores of everything else on the machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -107,8 +109,10 @@ def _providers(chosen: str) -> list[Any]:
         return [_NAMES["cpu"]]
     cuda = {
         "device_id": 0,
+        # The default rounds each extension up to a power of two.
         "arena_extend_strategy": "kSameAsRequested",
         "gpu_mem_limit": GPU_MEM_LIMIT,
         "use_tf32": 0,  # a state is carried over thousands of steps: CPU and GPU should stay together
     }
+    # The CPU too: tree ensembles have no CUDA kernel, and a blend holds them.
     return [(_NAMES["cuda"], cuda), _NAMES["cpu"]]

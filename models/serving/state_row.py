@@ -53,12 +53,14 @@ class StateLayout:
         self.row_bytes = -(-size // 8) * 8 if state else 0
         """Bytes of a row in the store; 0 where nothing is kept."""
         # Rows of another layout are told by it, and begin anew.
+        # The 1 is of the layout itself.
         self.schema = zlib.crc32(repr((1, self.state, self.history, self.inputs)).encode())
         self.dtype = np.dtype(
             {
                 "names": ["version", "count", "state", "ring"],
                 "formats": formats,
                 "offsets": [0, 16, 24, ring_at],
+                # Without a state no row is ever viewed, but a dtype has to hold its fields.
                 "itemsize": max(self.row_bytes, size),
             }
         )
@@ -79,6 +81,7 @@ class StateLayout:
             moved = ~own & (held[:, ::-1] == wanted) & (wanted != 0)
             if moved.any():
                 state = record["state"]
+                # From a copy, which `where` makes: champion and shadow may have changed places.
                 state[...] = np.where(moved[:, :, None], state[:, ::-1], state)
             stale &= ~moved
             record["state"][stale] = 0.0  # a state of another version means nothing to this one
@@ -107,6 +110,8 @@ class StateLayout:
         """Remember the inputs ``x (n, D)`` of the rows of ``order``."""
         if self.history:
             kept: slice | IntVector = slice(None)
+            # Of more rows than places only the newest: of two that are assigned to one place NumPy does not say which
+            # stays.
             if len(order.sizes) > self.history:
                 kept = np.flatnonzero(order.ranks >= order.counts[order.slots] - self.history)
             slots = order.slots[kept]

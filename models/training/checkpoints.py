@@ -52,6 +52,7 @@ class Checkpoint:
     def write(self, folder: Path) -> None:
         """Replace the checkpoint in ``folder``; a reader sees the old one or the new one."""
         parts = (("model", self.model), ("best", self.best), ("optimiser", self.optimiser))
+        # safetensors refuses what is not contiguous.
         tensors = {f"{part}/{name}": v.cpu().contiguous() for part, of in parts for name, v in of.items()}
         header = {"fingerprint": self.fingerprint, "at": json.dumps(asdict(self.at))}
         write_durably(folder / NAME, lambda file: file.write(save(tensors, metadata=header)))
@@ -103,4 +104,5 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, saved: Mapping[str, Tens
     for key, value in saved.items():
         k, _, name = key.partition(".")
         state.setdefault(int(k), {})[name] = value
+    # Its rates are not stored: each step sets its own (`rate_at`).
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -38,6 +38,7 @@ def _watch(stop: threading.Event) -> None:
         pass
     stop.set()
     timer = threading.Timer(STOP_S, os._exit, [STOPPED])
+    # A training that writes its checkpoint in time ends by itself, with its own status.
     timer.daemon = True
     timer.start()
 

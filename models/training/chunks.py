@@ -72,6 +72,8 @@ def cut(timeline: Timeline, wanted: BoolVector, length: int, warmup: int) -> Chu
     if len(at) == 0:
         return Chunks(at, at, at)
     begin = starts[group[at]]
+    # Counted from the entity's first event, not from the first wanted one: an event is in the same piece whatever else
+    # is asked for.
     piece = (at - begin) // length
     new = np.r_[True, (piece[1:] != piece[:-1]) | (group[at][1:] != group[at][:-1])]
     ends = np.r_[np.flatnonzero(new)[1:], len(at)] - 1

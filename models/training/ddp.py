@@ -66,6 +66,7 @@ def launch(
     """
     job = work / "job"
     job.mkdir(parents=True, exist_ok=True)
+    # What an earlier run left would pass for what this one came to.
     for name in (_STOPPED, _FAILED, _BUILT):
         (job / name).unlink(missing_ok=True)
     warm = dict(warm_start) if warm_start is not None else None  # read-only views cannot be pickled
@@ -88,6 +89,7 @@ def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]
     command += ["-m", "weir.models.training.ddp", str(job)]
     # Nor may what torchrun starts import a folder `models` of the current directory.
     environ = os.environ | {"PYTHONSAFEPATH": "1"}
+    # Errors go to a file: nobody reads a pipe of them while it trains, and a full one would stop all processes.
     with (
         (job / "log").open("wb") as errors,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environ) as running,

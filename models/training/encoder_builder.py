@@ -54,6 +54,7 @@ class EncoderBuilder:
         TrainingStoppedError
             ``stop`` said so; the same call goes on from the checkpoint.
         """
+        # Not by importing it: with several processes this one never needs it.
         if find_spec("torch") is None:
             raise ModelError("the encoder needs torch, which is not installed: pip install 'weir[train]'")
         if self.processes > 1 and "RANK" not in os.environ:

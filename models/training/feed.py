@@ -61,7 +61,10 @@ class Feed:
         """Assemble a batch, of which ``share`` is this process's; every process draws the same random numbers."""
         rows, there, counted = self._kept(chunks, rng)
         weight = self._weight[rows] * counted
+        # Of the whole batch, before it is shared out: each process divides its part by the same sums.
         label_weight, events = float(weight.sum()), float(counted.sum())
+        # Drawn even where nothing is jittered and before the share is taken: what follows is then the same in every
+        # process.
         jitter = rng.integers(2**62)
         if len(rows[share]) == 0:  # fewer chunks than processes: one that does not count keeps the network defined
             rows, there, counted, weight = rows[:1], there[:1], counted[:1] & False, weight[:1] * 0

@@ -145,6 +145,8 @@ class Loop:
             self._save(optimiser)
         if phase.task and self.best:
             self.network.load_state_dict(self.best)
+        # The surprise's phase has no validation of its own: what is kept are the best weights and what it added to
+        # them.
         elif self.best:
             self.best = checkpoints.copied(self.network)
         self.at.phase, self.at.epoch, self.at.step, self.at.since_best = self.at.phase + 1, 0, 0, 0
@@ -160,6 +162,7 @@ class Loop:
         self, phase: Phase, module: nn.Module, optimiser: torch.optim.Optimizer, chunks: Chunks, steps: int
     ) -> None:
         for part in islice(self._batches(chunks), self.at.step, None):
+            # All ask at every step: a process that stopped alone would leave the others waiting in their next sum.
             if self.world.any(self.stop()):
                 self._save(optimiser)
                 raise TrainingStoppedError(f"stopped in {phase.name}, epoch {self.at.epoch}; {self.work} has the rest")
@@ -168,6 +171,7 @@ class Loop:
             self.at.loss += self._step(phase, module, optimiser, part)
             self.at.step += 1
             self.progress(phase.name, self.at.epoch * steps + self.at.step, phase.epochs * steps)
+            # The last step of an epoch is saved after its validation.
             if self.at.step % self.settings.checkpoint_steps == 0 and self.at.step < steps:
                 self._save(optimiser)
 
@@ -182,6 +186,7 @@ class Loop:
         device = self.world.device
         batch = self.feed.batch(part, rng, self.network.heads, self.world.share, device)
         module.train()
+        # bfloat16 has the exponents of float32, so that gradients need no scaling against underflow.
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             loss = module(batch, phase.next_weight, phase.task)
         optimiser.zero_grad(set_to_none=True)

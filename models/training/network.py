@@ -57,6 +57,7 @@ class TrainableNetwork(nn.Module):
         if self.probe is None or self.encoder.embed is None:
             return loss
         # Without it nothing would tell the embedding what to hold: the logit does not pass through it.
+        # In float32 again: under autocast a logit has eight bits.
         probed = self.probe(self.encoder.embed(hidden)).squeeze(-1).float()
         aside = functional.binary_cross_entropy_with_logits(probed, batch.y, reduction="none") * batch.weight
         return loss + _PROBE_WEIGHT * aside.sum()

@@ -89,6 +89,7 @@ class NextHeads(nn.Module):
         for k, v in enumerate((targets.log_gap, targets.log_amount)):
             there = v[np.isfinite(v)].astype(np.float64)
             if len(there):
+                # A target that never varies has no spread to divide by.
                 self.centre[k], self.spread[k] = float(there.mean()), max(float(there.std()), 1e-3)
         if self.spec.buckets:
             found = bucket(item, self.spec.buckets)
@@ -101,6 +102,7 @@ class NextHeads(nn.Module):
         if not self.spec.buckets:
             return np.zeros(0, np.int64)
         edges = np.cumsum(self.popularity.cpu().numpy().astype(np.float64))
+        # Shares in float32 do not add up to 1; the minimum below holds a draw that rounds to it.
         found = np.searchsorted(edges / edges[-1], rng.random(self.spec.negatives), side="right")
         return np.minimum(found, self.spec.buckets - 1).astype(np.int64)
 

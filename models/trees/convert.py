@@ -148,6 +148,7 @@ class _Nodes:
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of ``TreeEnsembleRegressor``."""
         of, trees, leaves = self._of, [t for t, _, _ in self._leaves], [n for _, n, _ in self._leaves]
+        # To the nearest, unlike thresholds: no row changes its side by it.
         values: NDArray[np.float32] = np.array([v for _, _, v in self._leaves], dtype=np.float32)
         return {
             "n_targets": 1,

@@ -160,6 +160,7 @@ class TreesBuilder:
         train = lgb.Dataset(history.x[learn.row], learn.y, weight=learn.weight, feature_name=names, params=quiet)
         if not _both(valid):
             return lgb.train(params, train, rounds, callbacks=[after])
+        # In the bins of what is learned from, as LightGBM evaluates by no others.
         held = lgb.Dataset(history.x[valid.row], valid.y, weight=valid.weight, reference=train)
         # By log loss, which moves with every tree; a ranking would be too coarse to stop by.
         ends = lgb.early_stopping(self.params.patience, verbose=False)
