@@ -15,6 +15,7 @@ from weir.online.batch import FloatVector
 from weir.online.durations import format_duration, parse_duration
 from weir.streams.workbench.profile import roles, terms
 from weir.streams.workbench.profile.columns import Column
+from weir.streams.workbench.profile.known_after import KnownAfter, known_after
 from weir.streams.workbench.profile.sampled import Sample
 
 DAY_S: Final = 86_400.0
@@ -154,6 +155,15 @@ class Plan:
             return [format_duration(w) for w in [*[w for w in LADDER_S if w < self.observe_s][-2:], self.observe_s]]
         fit = [w for w in LADDER_S if self.gap_s() <= w <= max(self.span_s / 2, LADDER_S[0])]
         return [format_duration(w) for w in (fit[:3] or [max(w for w in LADDER_S if w <= max(self.span_s, 60.0))])]
+
+    def known_after(self) -> KnownAfter | None:
+        """The numbers of an event that say when both of its outcomes are known, where they do."""
+        if not all(map(len, late := self.delays())) or not late:
+            return None
+        assert self.label is not None and self.label.known is not None and self.label.known.times is not None
+        slow = int(np.median(late[1]) > np.median(late[0]))
+        numbers = {name: found for name in self.numbers if (found := self.columns[name].numbers) is not None}
+        return known_after(numbers, self.label.known.times - self.ts, np.float64(self.label.y == slow))
 
     def delays(self) -> list[FloatVector]:
         """How late labels 0 and 1 became known; nothing where no column says it of both."""

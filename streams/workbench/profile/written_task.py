@@ -55,6 +55,11 @@ def task_text(plan: Plan) -> str:
     return "\n".join([*lines, *(line for of in blocks for block in of(plan) for line in block.lines())]) + "\n"
 
 
+def _ripe_name(plan: Plan) -> str:
+    """What the seconds are called after which both outcomes are known."""
+    return "known_after" if "known_after" not in plan.columns else "both_known_after"
+
+
 def _followed(plan: Plan) -> list[str]:
     """Numbers whose course for an entity is an input."""
     return [] if plan.score_column or plan.main is None else plan.worth
@@ -68,6 +73,8 @@ def _top(plan: Plan) -> Iterator[_Block]:
     inputs += [f"!{plan.entity}.{name}_last" for name in _followed(plan)]  # the change says the same
     inputs += [f"{name}.target_*" for name in plan.target]
     inputs += plan.clock()
+    ripe = plan.known_after()
+    inputs += [_ripe_name(plan)] if ripe is not None else []
     top = {"name": plan.name, "stream": plan.stream, "entity": plan.entity, "numbers": plan.numbers}
     top["inputs"] = [plan.score_column] if plan.score_column else inputs
     whys = {**plan.guesses, "indicators": "trees tell what is missing by the 0 that stands for it"}
@@ -77,6 +84,8 @@ def _top(plan: Plan) -> Iterator[_Block]:
         yield _Block("[missing]", marks, "numbers far from all others, which stand for no reading")
     values = {f"is_{name}": f"{name} == '{word}'" for name, word in plan.flags.items()}
     values |= {f"{name}_change": f"{name} - {plan.entity}.{name}_last" for name in _followed(plan)}
+    if ripe is not None:
+        values[_ripe_name(plan)] = ripe.formula
     if plan.score_column == "oddest":
         values["oddest"] = f"max({', '.join(f'{plan.entity}.{name}_odd' for name in plan.worth)})"
     if values:
@@ -157,7 +166,10 @@ def _model(plan: Plan) -> Iterator[_Block]:
         middle = [float(np.median(each)) for each in late]
         slow = int(middle[1] > middle[0])
         wait_s = math.ceil(float(np.quantile(late[slow], 0.95)) / 3600.0) * 3600.0
-        if max(middle) > _UNEVEN * min(middle) and wait_s < _UNEVEN * max(middle) + 3600.0:
+        if plan.known_after() is not None:
+            labels["maturity"] = _ripe_name(plan)
+            whys["maturity"] = f"so late is a {slow} known, by the event's own numbers: learned then, whatever it is"
+        elif max(middle) > _UNEVEN * min(middle) and wait_s < _UNEVEN * max(middle) + 3600.0:
             labels["maturity"] = format_duration(wait_s)
             whys["maturity"] = f"{('negatives', 'positives')[slow]} are known later than the others: both wait for it"
     wait, dated = format_duration(plan.delay_s), plan.label is not None and plan.label.dated and bool(plan.label.known)
