@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from weir.online.batch import FloatVector
+from weir.online.batch import BoolVector, FloatVector, IntVector
 
 _UNITS_S: Final = (86_400.0, 3_600.0, 60.0, 1.0)
 _MOST_SUMMED: Final = 4
@@ -44,17 +44,17 @@ class KnownAfter(NamedTuple):
         return f"{terms}{unit}" + (f" + {self.more_s:.0f}" if self.more_s else "")
 
 
-def known_after(numbers: Mapping[str, FloatVector], late: FloatVector, slow: FloatVector) -> KnownAfter | None:
+def known_after(numbers: Mapping[str, FloatVector], late: FloatVector, slow: BoolVector) -> KnownAfter | None:
     """The sum after which both values of the label are known, or ``None`` where no sum says it.
 
     Parameters
     ----------
     numbers : by name ``(n,)`` numbers of events, NaN where one is missing.
     late : ``(n,)`` seconds from an event to its label; NaN where it has none.
-    slow : ``(n,)`` 1 for labels of the value that is known later, 0 for the other.
+    slow : ``(n,)`` whether a label is of the value that is known later.
     """
     whole = {name: each for name, each in numbers.items() if np.isfinite(each).all()}
-    at = np.flatnonzero(np.isfinite(late) & (slow == 1))
+    at = np.flatnonzero(np.isfinite(late) & slow)
     at = at[:: max(len(at) // _LOOKED_AT, 1)]
     if len(at) < 100 or _spread(late[at]) <= _EVEN * float(np.median(late[at])):
         return None
@@ -74,7 +74,7 @@ def known_after(numbers: Mapping[str, FloatVector], late: FloatVector, slow: Flo
     return None
 
 
-def _next(whole: Mapping[str, FloatVector], names: Sequence[str], rest: FloatVector, at: np.ndarray) -> str:
+def _next(whole: Mapping[str, FloatVector], names: Sequence[str], rest: FloatVector, at: IntVector) -> str:
     """The number that explains most of the rest; empty where none makes it a fifth narrower on average."""
     left = {name: _wide(rest - each[at]) for name, each in whole.items() if name not in names}
     best = min(left, key=left.__getitem__, default="")

@@ -158,16 +158,23 @@ class Plan:
 
     def known_after(self) -> KnownAfter | None:
         """The numbers of an event that say when both of its outcomes are known, where they do."""
-        if not all(map(len, late := self.delays())) or not late:
+        late, y = self.late(), self.label.y if self.label is not None else np.empty(0)
+        by_value = self.delays()
+        if not by_value or not all(map(len, by_value)):
             return None
-        assert self.label is not None and self.label.known is not None and self.label.known.times is not None
-        slow = int(np.median(late[1]) > np.median(late[0]))
+        slow = float(np.median(by_value[1]) > np.median(by_value[0]))
         numbers = {name: found for name in self.numbers if (found := self.columns[name].numbers) is not None}
-        return known_after(numbers, self.label.known.times - self.ts, np.float64(self.label.y == slow))
+        return known_after(numbers, late, y == slow)
 
     def delays(self) -> list[FloatVector]:
         """How late labels 0 and 1 became known; nothing where no column says it of both."""
-        if self.label is None or self.label.known is None or self.label.known.times is None:
+        late = self.late()
+        if self.label is None or not len(late):
             return []
-        late = np.maximum(self.label.known.times - self.ts, 0.0)
         return [late[np.isfinite(late) & (self.label.y == value)] for value in (0, 1)]
+
+    def late(self) -> FloatVector:
+        """``(n,)`` seconds from each event to its label, NaN without one; empty where no column says it."""
+        if self.label is None or self.label.known is None or self.label.known.times is None:
+            return np.empty(0)
+        return np.maximum(self.label.known.times - self.ts, 0.0)
