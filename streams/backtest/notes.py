@@ -154,7 +154,8 @@ class RunWatch:
 
     def _of_columns(self) -> Iterator[tuple[Kind, str, str]]:
         keys = {entity.key for entity in self.task.entities}
-        common = [kind for kind, n in self.types.items() if n >= 0.01 * self.events]
+        # Of more than a hundred types none may be common; then all are alike.
+        common = [kind for kind, n in self.types.items() if n >= 0.01 * self.events] or [*self.types]
         for name, known in self.known.items():
             fed = max(known[kind] / self.types[kind] for kind in common)  # amounts are those of one type perhaps
             share = f"{1 - known.total() / self.events:.0%} of the" if known.total() else "all"

@@ -116,6 +116,15 @@ def test_what_is_odd_is_said(
         assert words in said(result, kind)
 
 
+def test_of_types_that_are_all_rare_columns_are_told(tmp_path: Path) -> None:
+    """Of 150 types none has one event in a hundred."""
+    task = (TASK + SOURCE).replace('types = ["purchase"]', "").replace("columns = {", 'columns = { type = "kind",')
+    task = task.replace('constants = { type = "purchase" }', "")
+    kind = [f"k{i % 150}" for i in range(N)]
+    assert run(tmp_path, rows() | {"kind": kind}, task).notes == []
+    assert kinds(run(tmp_path, changed(eur=lambda *_: None) | {"kind": kind}, task)) == ["missing"]
+
+
 def test_an_irregular_stream_has_no_pauses(tmp_path: Path) -> None:
     """Where days between rows are usual, they are not odd."""
     rng = np.random.default_rng(1)
