@@ -5,6 +5,7 @@ It knows results, not how they are made.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -48,13 +49,13 @@ class Backtest:
     @property
     def metrics(self) -> pa.Table:
         """The metrics at the end, one row each for ``cumulative``, ``rolling`` and ``fading``."""
-        return pa.Table.from_pylist([{"over": name, **found} for name, found in self.report["metrics"].items()])
+        return _table([{"over": name, **found} for name, found in self.report["metrics"].items()])
 
     @property
     def metrics_over_time(self) -> pa.Table:
         """The rolling metrics at the end of each interval of event time, and ``n`` rows that it brought."""
         points = self.report["metrics_over_time"]
-        return pa.Table.from_pylist([{"ts": each["ts"], "n": each["n"], **each["metrics"]} for each in points])
+        return _table([{"ts": each["ts"], "n": each["n"], **each["metrics"]} for each in points])
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -95,3 +96,10 @@ class Backtest:
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         odd = f"<details><summary>{len(self.notes)} notes</summary><ul>{notes}</ul></details>" if notes else ""
         return f"<table><caption>{escape(self.result.task.name)}</caption>{cells}</table>{odd}"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table, null where one lacks a column."""
+    # Arrow takes the columns of the first row alone: at the first interval there may be no metric of two classes yet.
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.Table.from_pylist([dict.fromkeys(names) | {**row} for row in rows])

@@ -79,6 +79,16 @@ class OnlyStream:
         return self._held.__arrow_c_stream__(requested_schema)
 
 
+def test_metrics_that_are_not_defined_at_first_are_columns_too() -> None:
+    """As long as all labels are alike there is no ROC AUC."""
+    rows = [{"user": "u", "eur": 1.0 * n, "at": 1.7e9 + 600 * n, "bad": n > 200 and n % 2 == 1} for n in range(600)]
+    run = weir.Task.from_toml(DELAYED).backtest(rows)
+    found = run.metrics_over_time["roc_auc"].to_pylist()
+    assert found[0] is None
+    assert found[-1] == run.report["metrics_over_time"][-1]["metrics"]["roc_auc"]
+    assert set(run.metrics.column_names) >= {name for each in run.report["metrics"].values() for name in each}
+
+
 @pytest.mark.parametrize("text", [DELAYED, KNOWN], ids=["delayed", "known"])
 def test_a_stream_has_the_scores_of_a_backtest_bit_for_bit(text: str) -> None:
     task = weir.Task.from_toml(text + "batch_size = 1\n")
