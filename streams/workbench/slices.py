@@ -102,7 +102,7 @@ def _readable(edge: float, span: float) -> float:
 def _values(codes: IntVector, words: list[str], numbers: FloatVector | None) -> Cut:
     """Each value with its rows, those of most rows first; the rest of many together, and last the rows without."""
     counts = np.bincount(codes, minlength=len(words) + 1)
-    rank = -counts if numbers is None else numbers
+    rank = -counts if numbers is None else np.nan_to_num(numbers, nan=np.inf)  # nothing is in order with a NaN
     order = sorted(range(len(words)), key=lambda k: (rank[k], words[k]))
     shown = order if len(order) <= MOST_VALUES else order[: MOST_VALUES - 1]
     names: list[str | None] = [words[k] for k in shown]

@@ -176,6 +176,10 @@ def test_a_value_that_most_rows_have_is_told_from_the_others(usual: int, names: 
     assert made.names == names
 
 
+def test_few_numbers_stand_in_order_and_a_word_for_none_behind_them() -> None:
+    assert cut(pa.chunked_array([["3", "?", "1", "2", None, "?"]])).names == ["1", "2", "3", "?", None]
+
+
 @example([*map(float, range(20)), np.inf, -np.inf])
 @given(
     st.lists(
