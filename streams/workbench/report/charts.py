@@ -163,6 +163,7 @@ def histogram(y: FloatVector, score: FloatVector, line: float) -> Chart:
     axis = odds(_LEAST, _MOST, "score")
     low, high = axis.scale(np.array([_LEAST, _MOST])).tolist()
     edges = 1.0 / (1.0 + np.exp(-np.linspace(low, high, _BINS + 1)))
+    edges[[0, -1]] = _LEAST, _MOST  # rounding puts the first edge above all scores that were clipped to it
     clipped = np.clip(score, _LEAST, _MOST)
     classes = {"negative": y == 0.0, "positive": y == 1.0} if np.isfinite(y).any() else {"all": np.isnan(y)}
     found = {

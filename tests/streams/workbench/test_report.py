@@ -31,7 +31,7 @@ from weir.streams.pages.values import FOLDER
 from weir.streams.workbench.desk import Task
 from weir.streams.workbench.outcome_report import outcome_report
 from weir.streams.workbench.report.axes import Axis, amounts, odds, shares, times
-from weir.streams.workbench.report.charts import known_until
+from weir.streams.workbench.report.charts import histogram, known_until
 from weir.streams.workbench.report.feature_parts import feature_parts
 from weir.streams.workbench.report.figure import MOST_POINTS, thinned
 from weir.streams.workbench.report.page import RunWatcher, write_report
@@ -205,6 +205,15 @@ def test_charts_are_whole_drawings_of_few_points_in_colours_that_are_there(tmp_p
         named = set(re.findall(r"var\((--[\w-]+)\)", text))
         for half in text.split("@media"):
             assert named <= set(re.findall(r"(--[\w-]+):", half)), file.name
+
+
+def test_every_score_is_in_the_histogram_also_the_surest() -> None:
+    """Its ends are made from log-odds, and rounding must not put the first one above the scores that are drawn there."""
+    y, score = np.array([0.0] * 6 + [1.0] * 4), np.array([0.0, 1e-9, 1e-4, 0.5, 0.9, 1.0] + [0.0, 0.3, 1.0 - 1e-5, 1.0])
+    drawn = histogram(y, score, 0.5)
+    for column in (1, 2):
+        shares_of = [float(row[column].rstrip(" %")) for row in drawn.rows]
+        assert sum(shares_of) == pytest.approx(100.0, abs=0.5)
 
 
 def test_dark_is_the_colours_of_the_console(tmp_path: Path) -> None:
