@@ -265,6 +265,28 @@ label_delay = "1d"
     }
 
 
+@pytest.mark.parametrize(
+    ("key", "join", "without"),
+    [("*", "", ""), ("user_id", 'match = "entity_range"\nrange_s = "9m"\n', "event_id"), ("user_id", "", "")],
+)
+def test_labels_of_files_are_found_as_the_join_finds_them(tmp_path: Path, key: str, join: str, without: str) -> None:
+    events = [{"event_id": f"e{n}", "user_id": f"u{n % 5}", "ts": 1.7e9 + 600 * n, "amount": n} for n in range(200)]
+    labels = [
+        {"label_id": f"l{n}", "task": "t", "entity_id": e["user_id"], "event_id": e["event_id"], "ts": e["ts"] + 60}
+        for n, e in enumerate(events)
+    ]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps({"v": 1, "type": "x", **e}) + "\n" for e in events))
+    lines = [{name: v for name, v in each.items() if name != without} for each in labels[:150]]
+    told = "".join(json.dumps({"v": 1, "value": int(n % 2), **each}) + "\n" for n, each in enumerate(lines))
+    (tmp_path / "labels.jsonl").write_text(told)
+    task = TaskSpec.from_toml(
+        'name = "t"\nentity = "e"\ninputs = ["hour"]\n[[entities]]\nname = "e"\n'
+        f'key = "{key}"\n[model]\nkind = "logistic"\n[labels.join]\n{join}'
+    )
+    checks = doubts_of(task, [tmp_path / "events.jsonl"], [tmp_path / "labels.jsonl"])
+    assert {check.name: check.found for check in checks}["labels"] == "150 labels, 75 (50.00%) positive"
+
+
 def test_the_commands_write_check_and_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path, rows())

@@ -6,6 +6,7 @@ here first, beside what only labels, windows and budgets tell.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from weir.online.batch import EventBatch, FloatVector
+from weir.online.batch import EventBatch, FloatVector, LabelBatch
 from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.durations import EVER, format_duration
 from weir.online.task.column_plan import columns_of
@@ -75,12 +76,37 @@ def doubts_of(task: TaskSpec, paths: Sequence[Path], labels: Sequence[Path] = ()
     return [check for of in checks[: None if seen.batches else 1] for check in of(seen)]
 
 
+class _GivenLabels:
+    """Labels of files, found for an event as the label join finds them."""
+
+    def __init__(self, task: TaskSpec, labels: LabelBatch | None) -> None:
+        join = task.labels.join
+        self._range_s = join.range_s if join.match == "entity_range" else -1.0
+        self._by_event: dict[tuple[str, str], float] = {}
+        self._by_owner: dict[str, tuple[list[float], list[float]]] = {}
+        for k in range(0 if labels is None else len(labels)):
+            assert labels is not None
+            # Where all events are of one entity, labels may name any.
+            owner, event = "*" if task.key == "*" else labels.entity_id[k], labels.event_id[k]
+            if event is not None:
+                self._by_event[owner, event] = float(labels.value[k])
+                continue
+            times, values = self._by_owner.setdefault(owner, ([], []))
+            times.append(float(labels.ts[k]))  # labels come by their time
+            values.append(float(labels.value[k]))
+
+    def of(self, owner: str, event: str, ts: float) -> float:
+        """1, 0, or NaN where no label speaks of the event; of several the last one counts."""
+        if (owner, event) in self._by_event:
+            return self._by_event[owner, event]
+        times, values = self._by_owner.get(owner, ([], []))
+        at = bisect_right(times, ts + self._range_s) - 1
+        return values[at] if at >= 0 and times[at] >= ts else np.nan
+
+
 def _look(seen: _Sample, labels: Sequence[Path]) -> None:
     """Read the sample once."""
-    told = dict[tuple[str, str | None], float]()
-    if labels:
-        given = read_labels(seen.task.name, labels)[0]
-        told = dict(zip(zip(given.entity_id, given.event_id, strict=True), given.value.tolist(), strict=True))
+    told = _GivenLabels(seen.task, read_labels(seen.task.name, labels)[0] if labels else None)
     y, late = list[FloatVector](), list[FloatVector]()
     for part in seen.source.batches(_BATCH):
         seen.refused += [reject.reason for reject in part.rejects]
@@ -93,7 +119,8 @@ def _look(seen: _Sample, labels: Sequence[Path]) -> None:
             y.append(np.where(part.labelled, part.label, np.nan))
         else:
             who = batch.entities[seen.task.key] if seen.task.key != "*" else ["*"] * len(batch)
-            y.append(np.array([told.get((w or "", e), np.nan) for w, e in zip(who, batch.event_id, strict=True)]))
+            rows = zip(who, batch.event_id, batch.ts.tolist(), strict=True)
+            y.append(np.array([told.of(w or "", event, ts) for w, event, ts in rows]))
         if part.known_at is not None:
             late.append((part.known_at - batch.ts)[np.isfinite(part.known_at)])
     seen.watch.look()
