@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -314,8 +314,15 @@ def test_the_other_order_of_day_and_month_is_read_when_a_person_says_so(tmp_path
         return "day" if "day" in answers else guess
 
     paths = awkward.day_or_month(tmp_path)
-    told = [drafted(paths, ask)[1].source for ask in (None, days)]
-    assert [source.time_format for source in told if source is not None] == ["%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M"]
+    told = [drafted(paths, ask) for ask in (None, days)]
+    formats = [task.source.time_format for _, task in told if task.source is not None]
+    assert formats == ["%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M"]
+    for (draft, _), form in zip(told, formats, strict=True):
+        time = draft.plan.time
+        assert time is not None
+        assert time.name not in draft.plan.left, "the time itself is no second time"
+        read = [datetime.strptime(text, form).replace(tzinfo=UTC).timestamp() for text in time.texts.to_pylist()]
+        assert draft.plan.ts.tolist() == read, "spans and windows are those of the order that was chosen"
 
 
 @pytest.mark.parametrize("step_s", [1, 3600, 86_400, 2 * 86_400])

@@ -9,7 +9,6 @@ import keyword
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -24,7 +23,7 @@ from weir.online.features.expression import FUNCTIONS
 from weir.online.features.timecolumns import TIME_COLUMNS
 from weir.streams.errors import UsageError
 from weir.streams.workbench.profile import roles, terms
-from weir.streams.workbench.profile.columns import Column, no_time_among_times
+from weir.streams.workbench.profile.columns import Column, no_time_among_times, read_anew
 from weir.streams.workbench.profile.sampled import Sample
 from weir.streams.workbench.profile.task_plan import DAY_S, Plan
 
@@ -67,7 +66,8 @@ def plan_of(name: str, sample: Sample, columns: Sequence[Column], ask: Ask) -> P
         plan.no_label = f"no label: {constant[0].name} might be it, but {_alike(constant[0])}"
     rest = [c for c in columns if not c.why]
     _choose_time(plan, rest, ask)
-    rest = [c for c in rest if c is not plan.time]
+    # By its name: where a person chose the other order of day and month, the plan holds a copy of the column.
+    rest = [c for c in rest if plan.time is None or c.name != plan.time.name]
     _choose_label(plan, rest, ask)
     rest = [c for c in rest if plan.label is None or c not in (plan.label.column, plan.label.known)]
     plan.event_id = roles.guess_event_id(rest) or roles.guess_repeated_id(rest, sample.table.table)
@@ -114,7 +114,7 @@ def _choose_time(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
         first, question = "day" if form.startswith("%d") else "month", f"Nothing tells {time.unsure}: which?"
         if _answer(plan, ask, "time_format", why, question, first, ["day", "month"]) != first:
             other = f"{form[3:5]}{form[2]}{form[:2]}{form[5:]}"  # %d and %m change places
-            plan.time = replace(time, time_format=other)
+            plan.time = read_anew(time, other)  # spans, windows and delays are those of the times it has then
     if time is not None and time.kind == "times" and not _all_have_offsets(time):
         question, why = "Of which time zone are times without an offset?", "a guess, of times without an offset"
         plan.time_zone = _answer(plan, ask, "time_zone", why, question, plan.time_zone)

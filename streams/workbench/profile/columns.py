@@ -185,6 +185,11 @@ def _read(texts: pa.ChunkedArray, cells: Cells, form: str, time_zone: str) -> Fl
         return np.full(len(texts), np.nan)
 
 
+def read_anew(c: Column, time_format: str) -> Column:
+    """A column of times, read by another format; times without an offset in UTC."""
+    return replace(c, time_format=time_format, times=_read(c.texts, c.cells, time_format, "UTC"))
+
+
 def plausible(times: FloatVector) -> bool:
     """Whether most are times that an event may have."""
     return len(times) > 0 and float(np.mean((times >= TS_MIN) & (times <= TS_MAX))) >= _MOSTLY
