@@ -21,6 +21,7 @@ from weir.online.task.column_plan import columns_of
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.event_files import FileSource
 from weir.streams.backtest.runner import run_backtest
+from weir.streams.backtest.tables.formats import read_files
 from weir.streams.errors import UsageError
 
 TASK = """
@@ -432,6 +433,14 @@ def test_a_file_without_any_object_is_told_by_its_first_line(tmp_path: Path, tex
     path = write(tmp_path, text, "rows.jsonl")
     with pytest.raises(UsageError, match=rf"{path}: no row is a JSON object; the first is "):
         list(source(path).batches(512))
+
+
+def test_half_a_surrogate_pair_refuses_no_file_and_keeps_ids_apart(tmp_path: Path) -> None:
+    cells = ["a\ud800", "a\ud801", "\U0001f600", "b"]
+    lines = [json.dumps({"who": cell, "deep": {"in": [cell]}}) for cell in cells]
+    found = read_files([write(tmp_path, "\n".join(lines), "rows.jsonl")], ["who", "deep.in"], ["who"]).table
+    assert found["who"].to_pylist() == ["a\\ud800", "a\\ud801", "\U0001f600", "b"]
+    assert found["deep.in"].to_pylist() == [["a\\ud800"], ["a\\ud801"], ["\U0001f600"], ["b"]]
 
 
 def test_lines_that_are_no_objects_are_refused_with_their_number(tmp_path: Path) -> None:

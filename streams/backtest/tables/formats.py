@@ -309,6 +309,20 @@ def _parsed(line: str) -> Any:
 def _column(cells: list[Any]) -> pa.Array:
     try:
         return pa.array(cells)
+    except UnicodeError:
+        return _column([_without_halves(cell) for cell in cells])
     except (pa.ArrowException, OverflowError):
         texts = [c if c is None or isinstance(c, str) else json.dumps(c, ensure_ascii=False) for c in cells]
         return pa.array(texts, pa.string())
+
+
+def _without_halves(value: Any) -> Any:
+    r"""The same with half surrogate pairs, which JSON may hold and Arrow cannot, as the text ``\ud800``.
+
+    Ids stay apart by it, and one such row does not refuse the file.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [_without_halves(each) for each in value]
+    return {name: _without_halves(each) for name, each in value.items()} if isinstance(value, dict) else value
