@@ -42,10 +42,13 @@ def redis_warnings(redis: RedisSettings) -> list[Check]:
     """Those of the link to Redis."""
     url = urlsplit(redis.url.get_secret_value())
     query = {name: values[-1].lower() for name, values in parse_qs(url.query).items()}
-    secret = url.password or redis.password or "password" in query
+    secret = url.password or redis.password or "password" in query or redis.sentinel_password
     out: list[Check] = []
-    if secret and url.scheme == "redis" and not is_loopback(url.hostname or ""):
-        found = f"redis:// sends the password in clear to {url.hostname}"
+    # With sentinels the host of the url, which may be left at localhost, is never asked.
+    hosts = [address.rpartition(":")[0] for address in redis.sentinels] or [url.hostname or ""]
+    if secret and url.scheme == "redis" and not all(map(is_loopback, hosts)):
+        found = f"redis:// sends the password in clear to {', '.join(hosts)}"
+        found += f" or the primary of {redis.service}" if redis.sentinels else ""
         out.append(Check("Redis link", "WARN", found, "Let the server speak TLS and write rediss:// in [redis] url."))
     for name in ("ssl_cert_reqs", "ssl_check_hostname"):
         if url.scheme == "rediss" and query.get(name) in _OFF:

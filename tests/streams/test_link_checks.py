@@ -29,6 +29,8 @@ def settings(kafka: dict[str, Any] | None = None, url: str | None = None, **redi
         (settings(url="redis://weir:hush@cache:6379/0"), "in clear to cache"),
         (settings(url="redis://cache:6379/0", **LOGIN), "in clear to cache"),
         (settings(url="redis://cache:6379/0?password=hush"), "in clear to cache"),
+        (settings(sentinels=("s1:26379", "s2:26379"), **LOGIN), "in clear to s1, s2 or the primary of mymaster"),
+        (settings(sentinels=("s1:26379",), sentinel_password="hush"), "in clear to s1"),
         (settings(url="rediss://cache:6379/0?ssl_cert_reqs=none", **LOGIN), "ssl_cert_reqs=none takes any server"),
         (settings(url="rediss://cache:6379/0?ssl_check_hostname=False", **LOGIN), "ssl_check_hostname=false takes any"),
     ],
@@ -53,6 +55,8 @@ def test_an_open_link_is_said_once_without_its_password(
         settings(url="redis://cache:6379/0"),
         settings(url="rediss://weir:hush@cache:6379/0?ssl_cert_reqs=required"),
         settings(url="unix:///run/redis.sock", **LOGIN),
+        settings(url="redis://cache:6379/0", sentinels=("localhost:26379", "[::1]:26379"), **LOGIN),
+        settings(url="rediss://cache:6379/0", sentinels=("s1:26379",), sentinel_password="hush", **LOGIN),
     ],
 )
 def test_a_closed_link_or_one_of_this_machine_is_not(found: Settings) -> None:
