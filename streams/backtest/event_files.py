@@ -117,6 +117,11 @@ class FileSource:
     def __len__(self) -> int:
         return int(self._table.num_rows) + len(self._files.lost)
 
+    def check_once(self) -> None:
+        """Raise ``UsageError`` where a file is given twice and no ``event_id`` tells that its rows are the same."""
+        if self.spec.event_id is None and len({path.resolve() for path, _ in self.sizes}) < len(self.sizes):
+            raise UsageError("a file is given twice, and without `event_id` in [source] its rows would count twice")
+
     def _is_text(self, name: str) -> bool:
         return name != "amount" and (name in self.model.model_fields or name in self._words)
 

@@ -23,6 +23,7 @@ from weir.online.task.next_spec import NextTask
 from weir.streams.backtest.distinct_ids import distinct
 from weir.streams.backtest.event_files import FileSource
 from weir.streams.backtest.notes import Note
+from weir.streams.backtest.score_file import written
 from weir.streams.backtest.tables.opening import place
 from weir.streams.backtest.wire_files import WireSource
 from weir.streams.errors import TooManyRejects, UsageError
@@ -116,23 +117,21 @@ def run_next(
             raise UsageError(f'nothing in [source] feeds {name!r}: add {name} = "COLUMN" to its columns')
     source = (WireSource if task.source is None else FileSource)(task, pipeline.columns, paths)
     result = NextResult(task, pipeline, sizes=source.sizes)
-    result.decisions += source.decisions if isinstance(source, FileSource) else []
+    if isinstance(source, FileSource):
+        source.check_once()
+        result.decisions += source.decisions
     if started is not None:
         started(result.decisions)
     batches = source.batches(512 if task.source is None else task.source.batch_size)
     if task.source is None or task.source.event_id is not None:
         batches = distinct(batches, 512, Deduper(math.inf, most_bytes=bytes_for(len(source))))
-    writer = pq.ParquetWriter(scores, _SCHEMA, compression="zstd") if scores is not None else None
-    held = _SCHEMA.empty_table()
+    lists = _ListFile(scores, task.name) if scores is not None else None
     start = time.perf_counter()
     try:
         for rows in batches:
             told = pipeline.events(rows.events)
-            if told is not None and writer is not None:
-                held = pa.concat_tables([held, _table(told, task.name)])
-                if len(held) >= _GROUP_ROWS:
-                    writer.write_table(held)
-                    held = _SCHEMA.empty_table()
+            if told is not None and lists is not None:
+                lists.add(told)
             result.rows += rows.rows
             result.repeats += len(rows.batch) - len(rows.events)
             result.rejected += len(rows.rejects)
@@ -144,13 +143,38 @@ def run_next(
                 break
     finally:
         result.seconds = time.perf_counter() - start
-        if writer is not None:
-            writer.write_table(held)
-            writer.close()
+        if lists is not None:
+            lists.close()
     if result.rejected > result.rows / 2:
         what = f"{result.rejected:,} of {result.rows:,} rows were refused, the limit is 50%"
         raise TooManyRejects(f"{what}; the first: {result.told(result.rejects[0])}")
     return result
+
+
+class _ListFile:
+    """The Parquet file of what was told, in groups of rows; raises ``UsageError`` where it cannot be written."""
+
+    def __init__(self, path: Path, task: str) -> None:
+        self._path, self._task, self._held = path, task, _SCHEMA.empty_table()
+        with written(path):
+            self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd")
+
+    def add(self, told: RankedBatch) -> None:
+        """Add rows in order."""
+        self._held = pa.concat_tables([self._held, _table(told, self._task)])
+        if len(self._held) >= _GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and finish the file."""
+        self._flush()
+        with written(self._path):
+            self._writer.close()
+
+    def _flush(self) -> None:
+        whole, self._held = self._held, _SCHEMA.empty_table()
+        with written(self._path):
+            self._writer.write_table(whole)
 
 
 def _table(told: RankedBatch, task: str) -> pa.Table:

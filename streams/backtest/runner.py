@@ -264,8 +264,7 @@ def _batches(source: FileSource | WireSource, spec: SourceSpec) -> Iterator[Sour
     """The rows of a source as they are scored together, repeats marked."""
     size = spec.batch_size
     if isinstance(source, FileSource) and spec.event_id is None:  # its ids are the numbers of rows
-        if len({path.resolve() for path, _ in source.sizes}) < len(source.sizes):
-            raise UsageError("a file is given twice, and without `event_id` in [source] its rows would count twice")
+        source.check_once()
         return source.batches(size)
     return distinct(source.batches(size), size, Deduper(math.inf, most_bytes=bytes_for(len(source))))
 

@@ -16,12 +16,14 @@ from tests.streams.host_runs import PARTITIONS, Call, outputs, run
 from weir.online.codec.wire import Prediction
 from weir.online.errors import TaskError, WeirError
 from weir.online.task.next_spec import NextTask
+from weir.streams.backtest.next_runner import run_next
 from weir.streams.cli.main import app
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.errors import UsageError
 from weir.streams.records import Record
-from weir.streams.task_files import load_task
+from weir.streams.task_files import load_any_task, load_task
 
 ONE = dict.fromkeys(PARTITIONS, 1)  # so that events are in the order of the file
 SOURCE = """[source]
@@ -138,3 +140,14 @@ def test_a_row_that_is_told_twice_counts_once(files: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "3 rows told" in result.output
     assert "1 repeated" in result.output
+
+
+def test_a_file_that_is_given_twice_is_refused_and_so_is_a_place_that_cannot_be_written(files: Path) -> None:
+    rows = ["--data", files / "rows.parquet"]
+    twice = invoke("backtest", files / "next.toml", *rows, *rows)
+    assert isinstance(twice.exception, UsageError)
+    assert "a file is given twice" in str(twice.exception)
+    task = load_any_task(files / "next.toml")
+    assert isinstance(task, NextTask)
+    with pytest.raises(UsageError, match=r"items\.parquet cannot be written"):
+        run_next(task, [files / "rows.parquet"], files / "gone" / "items.parquet")
