@@ -208,8 +208,9 @@ def test_charts_are_whole_drawings_of_few_points_in_colours_that_are_there(tmp_p
 
 
 def test_every_score_is_in_the_histogram_also_the_surest() -> None:
-    """Its ends are made from log-odds, and rounding must not put the first one above the scores that are drawn there."""
-    y, score = np.array([0.0] * 6 + [1.0] * 4), np.array([0.0, 1e-9, 1e-4, 0.5, 0.9, 1.0] + [0.0, 0.3, 1.0 - 1e-5, 1.0])
+    """Its ends are made from log-odds; rounding must not put the first one above the scores that are drawn there."""
+    y = np.array([0.0] * 6 + [1.0] * 4)
+    score = np.array([0.0, 1e-9, 1e-4, 0.5, 0.9, 1.0, 0.0, 0.3, 1.0 - 1e-5, 1.0])
     drawn = histogram(y, score, 0.5)
     for column in (1, 2):
         shares_of = [float(row[column].rstrip(" %")) for row in drawn.rows]
