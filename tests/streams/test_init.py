@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -270,7 +271,9 @@ label_delay = "1d"
     [("*", "", ""), ("user_id", 'match = "entity_range"\nrange_s = "9m"\n', "event_id"), ("user_id", "", "")],
 )
 def test_labels_of_files_are_found_as_the_join_finds_them(tmp_path: Path, key: str, join: str, without: str) -> None:
-    events = [{"event_id": f"e{n}", "user_id": f"u{n % 5}", "ts": 1.7e9 + 600 * n, "amount": n} for n in range(200)]
+    events: list[dict[str, Any]] = [
+        {"event_id": f"e{n}", "user_id": f"u{n % 5}", "ts": 1.7e9 + 600 * n, "amount": n} for n in range(200)
+    ]
     labels = [
         {"label_id": f"l{n}", "task": "t", "entity_id": e["user_id"], "event_id": e["event_id"], "ts": e["ts"] + 60}
         for n, e in enumerate(events)
