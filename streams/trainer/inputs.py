@@ -42,9 +42,17 @@ class RequestReader:
     options : of ``KafkaSettings.client_options``.
     topic : what ``retrain-requests`` is called on these brokers.
     group : the trainers'.
+    pause : waits for so many seconds.
     """
 
-    def __init__(self, options: Mapping[str, Any], topic: str, group: str) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        topic: str,
+        group: str,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._pause = pause
         self.topic, self._where = topic, ", ".join(options["bootstrap_servers"])
         self._options, self._group = dict(options), group
         self._consumer: Any = None
@@ -86,18 +94,24 @@ class RequestReader:
         except KafkaError as error:  # the group moved on, or brokers are away: what was not committed comes again
             self.trouble = f"{self._where}: {in_words(error)}"
             log.warning("%s: %s; trying again", self.topic, in_words(error))
+            # aiokafka may raise at once, and without end: its coordinator's task has failed, or a right is missing.
+            await self._pause(_WAIT_MS / 1e3)
             return 0
         finally:
             self._taking = False
         return len(records)
 
     async def behind(self) -> bool:
-        """Whether there are requests that are not in the journal yet."""
+        """Whether there are requests that are not in the journal yet, or it cannot be known now."""
         if self._taking:
             return True
         lanes = self._consumer.assignment()
-        ends = await self._consumer.end_offsets(lanes) if lanes else {}
-        return not lanes or any([await self._consumer.position(lane) < ends[lane] for lane in lanes])
+        try:
+            ends = await self._consumer.end_offsets(lanes) if lanes else {}
+            return not lanes or any([await self._consumer.position(lane) < ends[lane] for lane in lanes])
+        except KafkaError as error:  # the group moved on, or brokers are away: as in `read`
+            log.warning("%s: %s; asking again", self.topic, in_words(error))
+            return True
 
 
 def _parse(record: Any) -> RetrainRequest | None:
