@@ -58,6 +58,8 @@ class TaskSupervisor:
         measures.follow(lambda: self.state, lambda: self.held)
         self._jobs = JobRunner(self.trainer, shop, time or clock, self._stopping.is_set)
         self._thread: threading.Thread | None = None
+        self._resting = False
+        """Whether the job waits for the next beat, as a link was missing."""
         self.held = False
         """Whether this trainer holds the task, as of the last beat."""
         self.on_idle: Callable[[], None] = lambda: None
@@ -84,6 +86,7 @@ class TaskSupervisor:
 
     def beat(self) -> None:
         """Take the lease where there is something to do, or say that we are alive; see to the schedule."""
+        self._resting = False
         try:
             self.trainer.tick()
             if not self.held:
@@ -122,15 +125,20 @@ class TaskSupervisor:
             self.trainer.begin()
 
     def start(self) -> None:
-        """Begin to work in a thread, where there is something to do and nobody at it."""
-        if self.held and self.has_work and not self.working and not self._stopping.is_set():
+        """Begin to work in a thread, where there is something to do and nobody at it.
+
+        After a stage that failed for want of a link nothing begins before the next beat.
+        """
+        if self.held and self.has_work and not self.working and not self._resting and not self._stopping.is_set():
             self._thread = threading.Thread(target=self.work, name=f"job-{self.name}", daemon=True)
             self._thread.start()
 
     def work(self) -> None:
         """Do what there is to do, in this thread."""
         try:
-            self._jobs.work()
+            # The end of this thread wakes the host, which would begin again at once: three tries would be over while a
+            # broker restarts.
+            self._resting = self._jobs.work()
         except LeaseLostError as lost:
             self._lost(lost)
         except TrainingStoppedError as stopped:
@@ -147,9 +155,16 @@ class TaskSupervisor:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
-    def stop(self, timeout_s: float | None = None) -> None:
-        """Ask the job to stop after a checkpoint, wait for it, and let others have the task."""
+    def ask_to_stop(self) -> None:
+        """Have the job stop after a checkpoint, and begin none any more."""
         self._stopping.set()
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Ask the job to stop after a checkpoint, wait for it, and let others have the task.
+
+        Where the journal is away they have to wait for the end of the lease.
+        """
+        self.ask_to_stop()
         if self._thread is not None:
             self._thread.join(timeout_s)
         if self.held and not self.working:
@@ -158,3 +173,5 @@ class TaskSupervisor:
                 self.trainer.desk.release()
             except LeaseLostError as lost:
                 self._lost(lost)
+            except PASSING as error:  # or the jobs of other tasks would not be stopped
+                log.warning("task %s: not given back: %s", self.name, in_words(error))

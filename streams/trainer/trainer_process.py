@@ -235,6 +235,8 @@ class Trainer:
 
     async def _end_jobs(self) -> None:
         for bench in self.benches:
+            bench.ask_to_stop()  # all at once: each may take stop_s for its checkpoint
+        for bench in self.benches:
             await asyncio.to_thread(bench.stop, self._settings.trainer.stop_s + 10.0)
 
     def _wake(self) -> None:

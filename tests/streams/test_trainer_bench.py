@@ -7,12 +7,14 @@ from typing import Any
 
 from tests.streams.trainer_fakes import FakeShelf, World, fake_score, request, training_data
 from weir.models.errors import RegistryError
+from weir.streams.errors import BrokerError
 from weir.streams.trainer.job.job_files import JobWorkshop
+from weir.streams.trainer.state_journal import MemoryJournal
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 
 
-def bench(world: World, shelf: Any = None) -> TaskSupervisor:
-    shop = JobWorkshop(training_data, dict(world.builders), None, fake_score, world.runner, world.tmp / "work")
+def bench(world: World, shelf: Any = None, data: Any = training_data) -> TaskSupervisor:
+    shop = JobWorkshop(data, dict(world.builders), None, fake_score, world.runner, world.tmp / "work")
     return TaskSupervisor(
         world.task, world.journal, shelf or world.shelf, shop, world.updates.append,
         owner="bench", lease_s=30.0, clock=world.clock,
@@ -69,3 +71,45 @@ def test_a_bench_outlives_a_registry_that_is_away(tmp_path: Path) -> None:
     ours.beat()
     ours.work()
     assert shelf.told == [("shadow", 1), ("promote", 1)]
+
+
+def test_a_job_that_lacks_a_link_waits_for_the_next_beat(tmp_path: Path) -> None:
+    """Its thread ends at once and wakes the host: without a wait three tries would be over in no time."""
+
+    def away(*_: Any) -> Any:
+        raise BrokerError("k:9092: no answer")
+
+    world = World(tmp_path)
+    world.trainer.desk.release()
+    ours = bench(world, data=away)
+    ours.trainer.ask(request(1))
+    for beats in (1, 2):
+        ours.beat()
+        for _ in range(5):
+            ours.start()
+            ours.join()
+        assert ours.state.job is not None
+        assert (ours.state.job.stage, ours.state.job.tries) == ("accepted", beats)
+
+
+def test_a_bench_that_cannot_give_its_task_back_stops_all_the_same(tmp_path: Path) -> None:
+    class Away(MemoryJournal):
+        away = False
+
+        def append(self, task: str, number: int, document: bytes) -> bool:
+            if self.away:
+                raise OSError("the share is not mounted")
+            return super().append(task, number, document)
+
+    journal = Away()
+    world = World(tmp_path, journal=journal)
+    world.trainer.desk.release()
+    ours = bench(world)
+    ours.trainer.ask(request(1))
+    ours.beat()
+    assert ours.held
+    journal.away = True
+    ours.stop()
+    journal.away = False
+    ours.start()
+    assert not ours.working, "no job begins any more"

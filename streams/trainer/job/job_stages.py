@@ -53,10 +53,11 @@ class JobRunner:
             "registered": self._shadow,
         }  # fmt: skip
 
-    def work(self) -> None:
+    def work(self) -> bool:
         """Do everything there is to do now; returns when the job waits for labels, failed, or was asked to stop.
 
-        A stage that failed for want of a link is left for the next call.
+        A stage that failed for want of a link is left for the next call, which should come later: returns whether there
+        is one.
 
         Raises
         ------
@@ -68,13 +69,14 @@ class JobRunner:
                 self._task.tell()
                 job = self._begun()
                 if job is None or job.stage not in WORKING:
-                    return
+                    return False
                 self._do(job)
             except (LeaseLostError, TrainingStoppedError):
                 raise
             except PASSING as error:
                 log.warning("task %s: %s; trying again in a while", self._name, in_words(error))
-                return
+                return True
+        return False
 
     def _begun(self) -> Job | None:
         """The job under way, or a new one for what was asked."""
