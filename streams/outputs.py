@@ -115,6 +115,7 @@ def dead_letter(topic: str, partition: int, refused: RefusedRecord, now: float, 
     """One refused record, with where it came from, its key and why; of the record itself the first ``room`` bytes."""
     value, size, sha256 = refused.record.value, refused.size, refused.sha256
     if len(value) > room:
+        # A record that was cut when it was fetched comes with its whole size and digest; these are of the part.
         size = len(value) if size is None else size
         sha256 = hashlib.sha256(value).hexdigest() if sha256 is None else sha256
     letter = DeadLetter(
@@ -122,6 +123,7 @@ def dead_letter(topic: str, partition: int, refused: RefusedRecord, now: float, 
         partition=partition,
         offset=refused.offset,
         last_offset=refused.last_offset,
+        # A reason quotes the record, and half a surrogate pair in it could not be encoded: the letter would fail, too.
         reason=refused.reason.encode("utf-8", "backslashreplace").decode()[:REASON_CHARS],
         raw=value[:room],
         raw_bytes=size,

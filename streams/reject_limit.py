@@ -42,10 +42,12 @@ class RejectLimit:
         self._reason = last_reason or self._reason
         self._records += records
         self._rejected += rejected
+        # Whole batches fall out, so the window is a batch longer at most; the newest always stays.
         while len(self._batches) > 1 and self._records - self._batches[0][0] >= self.policy.window:
             old_records, old_rejected = self._batches.popleft()
             self._records -= old_records
             self._rejected -= old_rejected
+        # Not before the window is full: the first record of a partition may be the bad one.
         if self._records >= self.policy.window and self._rejected > self.policy.share * self._records:
             raise TooManyRejects(
                 f"{self._rejected} of the last {self._records} records were rejected, the limit is "

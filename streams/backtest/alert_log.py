@@ -60,6 +60,7 @@ class AlertLog:
         """Take from the labels what became of each alert."""
         alerted = outcomes.take(outcomes.alerted)
         labels: dict[str, list[float]] = {}
+        # A NaN is neither: an alert with one event that is not known, and no positive, stays open.
         for alert_id, label in zip(alerted.alert_ids.to_pylist(), alerted.label.tolist(), strict=True):
             labels.setdefault(alert_id, []).append(label)
         for alert_id, known in labels.items():
@@ -71,11 +72,13 @@ class AlertLog:
     def lines(self) -> Iterator[bytes]:
         """Each record with ``outcome`` at its end, as JSON; null while labels leave it open."""
         for alert_id, value in self._records:
+            # Into the record's bytes, not decoded and written anew: all else stays as it would have been sent.
             yield value[:-1] + b',"outcome":' + orjson.dumps(self.outcomes.get(alert_id)) + b"}"
 
     def table(self) -> pa.Table:
         """The same as columns."""
         lines = [*self.lines()]
+        # In parts: Python objects of all records at once would take many times their bytes.
         parts = [self._part(lines[at : at + _GROUP_ROWS]) for at in range(0, len(lines), _GROUP_ROWS)]
         return pa.concat_tables(parts) if parts else SCHEMA.empty_table()
 

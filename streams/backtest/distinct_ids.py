@@ -25,6 +25,7 @@ def distinct(batches: Iterator[SourceBatch], size: int, ids: Deduper) -> Iterato
     for batch in batches:
         b = batch.batch
         part = replace(batch, fresh=ids.keep(b.event_id, b.ts, entities_of(b)))
+        # Until a repeat comes nothing is copied.
         if held is None and part.events is b:
             yield part
             continue
@@ -47,6 +48,7 @@ def _joined(a: SourceBatch, b: SourceBatch) -> SourceBatch:
 def within(batches: Iterator[SourceBatch], span_s: float) -> Iterator[SourceBatch]:
     """The batches, cut where one spans more event time than ``span_s`` (0 for no limit)."""
     for part in batches:
+        # With `order = "arrival"` times may step back, and a search needs them sorted.
         ts = np.maximum.accumulate(part.batch.ts)
         start = 0
         while span_s > 0 and len(ts) and ts[-1] - ts[start] > span_s:

@@ -58,6 +58,7 @@ class SourceBatch:
     @property
     def events(self) -> EventBatch:
         """Those that did not come before."""
+        # Without repeats it is the same object: `distinct` passes such a batch on as it is.
         return self.batch if self.fresh is None or self.fresh.all() else self.batch.take(np.flatnonzero(self.fresh))
 
     def slice(self, start: int, stop: int | None) -> SourceBatch:
@@ -100,6 +101,7 @@ class FileSource:
         """What was decided of the files and their columns, one line each."""
         self.early_labels = 0
         """Labels whose ``label_known`` is before their event: taken to be known with it."""
+        # The user's list takes the place of ours, also where it is empty: then a text NA is a text.
         own = None if s.missing is None else frozenset(word.strip().lower() for word in s.missing)
         self._missing, self._missing_texts = MISSING if own is None else own, MISSING_TEXTS if own is None else own
         try:
@@ -167,18 +169,22 @@ class FileSource:
         if self.model is DeviceEvent and pa.types.is_boolean(self._table.column(column).type):
             return NumberColumn(pc.cast(pc.cast(self._table.column(column), pa.int8()), pa.float64()))  # as a metric
         try:
+            # Of a column that no feature reads as numbers nothing is told: its decisions go into a list that is thrown
+            # away.
             return read_numbers(
                 self._of(column, said=None if asked else []), self.spec.decimal_mark, self._files.semicolons
             )
         except UsageError:
             if asked:
                 raise
+            # Nobody asks for its numbers, so what was mapped may be a text.
             return NumberColumn(self._of(column, self._missing_texts).texts())
 
     def _ids(self, name: str, column: str) -> pa.ChunkedArray:
         """Text that keeps every digit; words for missing are told."""
         key = name in {"event_id", *self._columns.entities}
         cells = self._of(column, None if key else self._missing_texts)
+        # A key has more words for missing: an entity "not set" would be the busiest of all.
         ids, before = read_ids(cells), cells.values
         if ids.null_count > before.null_count and pa.types.is_string(before.type):
             lost = pc.utf8_trim_whitespace(before.filter(pc.is_null(ids)).drop_null())
@@ -197,6 +203,7 @@ class FileSource:
 
     def _arrival_order(self, key: str) -> IntVector:
         """A stable order by event time; with ``order = "arrival"`` an entity's rows never change places."""
+        # The running maximum below would carry a NaN on to all later rows of its entity.
         ts = np.where(np.isnan(self._ts), -np.inf, self._ts)
         if self.spec.order == "arrival" and key in self._cells:
             ids = pc.dictionary_encode(self._cells[key].values.combine_chunks()).indices
@@ -231,6 +238,7 @@ class FileSource:
                 yield rows, told, [None] * len(rows)
             else:
                 known = self._known_at[order].tolist()
+                # NaN: never known.
                 yield rows, [None if at != at else v for v, at in zip(told, known, strict=True)], known
 
     def _batch(self, order: IntVector) -> SourceBatch:
@@ -243,6 +251,7 @@ class FileSource:
         if self._label is not None:
             label, labelled = self._label[at] > 0, self._label[at] >= 0
             if known_at is not None:
+                # A label that never becomes known is none, whatever its value.
                 labelled &= ~np.isnan(known_at)
         rejects = [self._refused(r, int(order[r.index])) for r in decoded.rejects]
         return SourceBatch(decoded.batch, label, labelled, rejects, known_at)
@@ -261,6 +270,7 @@ class FileSource:
                 fix = "give ISO 8601 or epoch seconds, or set time_format (and time_zone) in [source]"
                 reason = f"ts: {what} is no time; {fix}"
             elif name == "ts":  # before 2000 or after 2100
+                # Clipped, because int() refuses an infinite time, and the day of one beyond cannot be written.
                 day = np.datetime64(int(np.clip(self._ts[row], -6e10, 1e15)), "s").astype("datetime64[D]")
                 reason = f"ts: {what} is read as {day}: only times of 2000 to 2100 are taken, for clocks that are not "
                 reason += "set write others; if it is in another unit or format, set time_format in [source]"
@@ -279,12 +289,16 @@ class FileSource:
         at = pa.array(order)
         if self._event_id is None:
             for row, i in zip(rows, order.tolist(), strict=True):
+                # By its place in the files, not in the batch: the same files give the same ids however they are
+                # batched.
                 row["event_id"] = f"row-{i}"
         else:
             _put(rows, "event_id", self._event_id.take(at).to_pylist())
         for name, column in self._cells.items():
             cells = column.values.take(at).to_pylist()
             if column.raw:
+                # The text itself and no null: the wire's judge then refuses the row for it, or counts the number as
+                # missing, and can say what it was.
                 cells = [column.raw.get(i, cell) for i, cell in zip(order.tolist(), cells, strict=True)]
             if name in fields:
                 _put(rows, name, cells)
@@ -305,5 +319,6 @@ def _in_one(column: Any) -> Any:
 
 def _put(rows: list[dict[str, Any]], name: str, cells: list[Any]) -> None:
     for row, value in zip(rows, cells, strict=True):
+        # Left out where it is missing, as a producer would: JSON has no NaN, and the judge refuses one.
         if value is not None and value == value:
             row[name] = value

@@ -57,6 +57,7 @@ class ScoreExplainer:
         x = p.features[row : row + 1]
         again, version = model.score(x)
         silence = self._pipeline.task.labels.silence
+        # Before anything is learned a task of silence says its prior, which the learner does not know.
         prior = None if silence is None or version else silence.prior
         added = model.learner.contributions(x)[0].tolist()
         parts = zip(self._pipeline.features, x[0].tolist(), added, strict=True)

@@ -70,6 +70,8 @@ class _LabelQueue:
         self._push(self._added, known_at, labels)
 
     def _push(self, number: int, known_at: FloatVector, labels: LabelBatch) -> None:
+        # The number tells pieces of the same time apart before arrays would be compared, which raises; it also keeps
+        # them in order.
         heapq.heappush(self._held, (float(known_at[0]), number, known_at, labels))
 
     def between(self, ts: FloatVector, known_at: FloatVector, labels: LabelBatch, after: IntVector) -> LabelsBetween:
@@ -81,11 +83,14 @@ class _LabelQueue:
         if not self.timed:
             known_at = np.maximum.accumulate(np.maximum(known_at, self._latest))
             self._latest = max([self._latest, *known_at[-1:].tolist()])
+        # By number, not in the order of the heap: of labels known at the same time the one that was added first acts
+        # first.
         held = [(known, old) for _, _, known, old in sorted(self._held, key=lambda piece: piece[1])]
         before_all = [np.full(len(old), -1) for _, old in held]
         known_at = np.concatenate([*(known for known, _ in held), known_at])
         labels = LabelBatch.concat([*(old for _, old in held), labels])
         first = np.searchsorted(np.maximum.accumulate(ts), known_at, side="right" if self.timed else "left")
+        # A label never acts before its own event is scored, whatever its time says.
         row = np.maximum(first, np.concatenate([*before_all, after]) + 1)
         for k in np.flatnonzero(row < len(ts)).tolist() if (np.diff(ts) < 0).any() else ():
             seen = ts[row[k] :] > known_at[k] if self.timed else ts[row[k] :] >= known_at[k]
@@ -96,6 +101,7 @@ class _LabelQueue:
         if len(left):
             self._added += 1
             self._push(self._added, known_at[left], labels.take(left))
+        # By row first: within a row they come as they became known.
         due = np.lexsort((known_at, row))[: len(row) - len(left)]
         return LabelsBetween(labels.take(due), known_at[due] if self.timed else None, row[due])
 
@@ -166,6 +172,7 @@ class LabelInput:
         self.between_rows = task.labels.act == "between rows"
         delays_s = [self.delay_s] if given else []
         if (silence := task.labels.silence) is not None:
+            # A label of silence is as late as that: its prediction must still wait, and a batch be shorter.
             delays_s.append(silence.horizon_s + silence.lateness_s)
             slack_s = min(slack_s, task.labels.join.keep_s - delays_s[-1])
         cuts_s = [delay_s / _CUTS_A_DELAY or np.inf for delay_s in delays_s if not self.between_rows]
@@ -183,6 +190,7 @@ class LabelInput:
             self.held.add(known.ts + self.delay_s, known)
             owners = ["*"] * len(known) if task.key == "*" else known.entity_id
             self._told, self._given = list(zip(owners, known.event_id, strict=True)), len(known)
+        # A set beside the list: membership is asked for each scored row, and the list keeps repeats for the counts.
         self._unscored = set(self._told)
 
     @property

@@ -35,6 +35,7 @@ def values_of(task: TaskSpec, batch: EventBatch, field: str) -> Mapping[tuple[st
         values = [f"{value:.15g}" if value == value else None for value in batch.numbers[field].tolist()]
     else:
         values = (batch.texts if field in batch.texts else batch.entities)[field]
+    # By entity and event, as predictions are told: rows of timers and of other types stand between those of the batch.
     owners = ["*"] * len(batch) if task.key == "*" else batch.entities[task.key]
     return dict(zip(((owner or "", event) for owner, event in zip(owners, batch.event_id, strict=True)), values,
                     strict=True))  # fmt: skip

@@ -123,6 +123,7 @@ def run_next(
     if started is not None:
         started(result.decisions)
     batches = source.batches(512 if task.source is None else task.source.batch_size)
+    # Without ids of its own a file's rows are told apart by their numbers, and none repeats.
     if task.source is None or task.source.event_id is not None:
         batches = distinct(batches, 512, Deduper(math.inf, most_bytes=bytes_for(len(source))))
     lists = _ListFile(scores, task.name) if scores is not None else None

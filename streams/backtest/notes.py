@@ -99,6 +99,7 @@ class RunWatch:
         if self.labels_from is None and labelled.any():
             at = int(labelled.argmax())
             self.labels_from = self.events + at, float(batch.ts[at])
+        # The jump between two looks counts, too.
         ts = np.append(self.last if self.events else batch.ts[0], batch.ts)
         jumps = np.flatnonzero(np.diff(ts) > DAY_S).tolist()
         self.jumps += [(self.events + i, float(ts[i]), float(ts[i + 1])) for i in jumps]
@@ -122,6 +123,7 @@ class RunWatch:
             self.known[name][kind] += len(values)
             marked = (values[:, None] == SENTINELS).any(axis=1)  # np.isin takes 0.15 ms for one row
             self.sentinels[name].update(values[marked].tolist())
+            # Marks are left out of the range that they are held against.
             values, (low, high) = values[~marked], self.spread[name]
             self.spread[name] = float(values.min(initial=low)), float(values.max(initial=high))
 

@@ -133,6 +133,7 @@ class Outcomes:
         """All of it for Arrow, pandas or Polars; what is not known is null."""
         numbers: dict[str, Any] = {
             "ts": self.ts, "score": self.score, "model_version": self.version,
+            # NaN has no int8; the mask hides what stands for it.
             "label": pa.array(np.nan_to_num(self.label).astype(np.int8), mask=~self.labelled),
             "known_at": pa.array(self.known_at, mask=~self.labelled),
             "threshold": self.threshold, "alerted": self.alerted,
@@ -194,6 +195,7 @@ class OutcomeLog:
         texts = (p.event_id, p.entity_id, ids, said, block.values or [None] * n)
         numbers = (p.ts, p.score, block.thresholds, alerted, p.model_version, amount)
         self._blocks.append(pa.table(dict(zip(_SCHEMA.names, (*texts, *numbers), strict=True)), schema=_SCHEMA))
+        # 16 bytes a row, however long its ids are; labels find their row by them.
         self._digests.append(pair_digests(p.entity_id, p.event_id))
 
     def tell(self, told: Sequence[JoinResult], delay_s: float = 0.0, now: float = np.inf) -> None:
@@ -215,6 +217,7 @@ class OutcomeLog:
 
     def later(self, outcomes: Outcomes, told: Sequence[JoinResult], delay_s: float) -> Outcomes:
         """``outcomes``, all of them, with the labels that become known after the last row."""
+        # Copied: the outcomes that files are made of must not learn of labels that come after the data.
         label, known_at = outcomes.label.copy(), outcomes.known_at.copy()
         self._note([_told(joined, delay_s, np.inf) for joined in told], label, known_at)
         return replace(outcomes, label=label, known_at=known_at)
@@ -238,6 +241,7 @@ def _told(joined: JoinResult, delay_s: float, now: float) -> _Told:
 
 def _rows_of(digests: Digests, wanted: Digests) -> IntVector:
     """The row of each digest wanted, -1 where there is none; of repeats the first one, as in the label join."""
+    # The join's own table, so that of two rows of one event both take the same one. Time plays no part here.
     table, zeros = FirstRows(NumberedRows({"digest": (np.uint64, 2), "ts": (np.float64, 0)})), np.zeros(len(digests))
     first, _ = table.claim(digests, zeros, zeros, np.inf, len(digests))
     found = table.find(wanted)

@@ -95,6 +95,7 @@ class Outputs:
     def __init__(self, task: str, features: Sequence[str], keep: Keep, files: OutputFiles) -> None:
         self._task, self._files = task, files
         self._field = keep.field is not None
+        # Alerts get their outcome from the labels of their rows.
         wanted = keep.outcomes or keep.alerts or files.scores is not None or files.alerts is not None
         reasons = keep.reasons or files.scores is not None
         self._outcomes = OutcomeLog(features, reasons=reasons) if wanted else None
@@ -122,6 +123,7 @@ class Outputs:
         if self._outcomes is not None:
             self._outcomes.tell(out.told, *held_back)
         p = out.predictions
+        # A step of labels alone has no rows.
         if p is None or out.thresholds is None or (self._outcomes is None and self.features is None):
             return
         keys = zip(p.entity_id, p.event_id, strict=True)

@@ -50,5 +50,6 @@ def write_scores(path: Path, task: str, outcomes: Outcomes) -> None:
     with written(path), pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for at in range(0, len(whole), _GROUP_ROWS):
             part = whole.slice(at, _GROUP_ROWS)
+            # Added a group at a time: the name in every row of millions would be held at once.
             part = part.append_column("task", pa.array([task] * len(part), pa.string()))
             writer.write_table(part.select(SCHEMA.names).cast(SCHEMA))

@@ -36,6 +36,7 @@ class WireSource:
         lines, self.sizes = _lines(paths)
         decoded = decode(lines, columns)
         self._rejects = decoded.rejects
+        # Stable: events of the same time stay in the order of the log.
         self._batch = decoded.batch.take(np.argsort(decoded.batch.ts, kind="stable"))
 
     def __len__(self) -> int:
@@ -97,6 +98,7 @@ def _lines(
                 f"{path}: {what} must be wire-format JSONL, as `weir simulate` and `weir tail --json | jq -c .value` "
                 "write; for other files of events add [source], see docs/TASKS.md"
             )
+        # Not splitlines, which also cuts at a carriage return; JSON allows one between tokens.
         mine = [line for line in raw.split(b"\n") if line.strip()]
         lines += mine
         sizes.append((path, len(mine)))

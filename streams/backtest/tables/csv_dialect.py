@@ -17,6 +17,7 @@ from weir.streams.backtest.tables.texts import BLANK
 
 SEPARATORS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'", "\x01": "Ctrl-A", "~": "'~'", "^": "'^'"}
 _BOMS = (
+    # UTF-32 before UTF-16: its mark begins with the other's.
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
@@ -71,6 +72,7 @@ def dialect_of(text: str, wanted: Collection[str], separator: str | None = None)
     escape = "\\" if f"\\{quote}" in body and quote * 2 not in body.replace(f"\\{quote}", "") else None
     tried = [_rows(body, mark, quote, escape) for mark in ([separator] if separator else SEPARATORS)]
     marks = [separator] if separator else list(SEPARATORS)
+    # Of equals the first is taken: a file of one column fits every separator, and is told with the comma.
     best = max(range(len(marks)), key=lambda i: _fit(tried[i][0], wanted))
     rows, header_lines = tried[best]
     names = [name.strip(BLANK) for name in rows[0]] if rows else []
@@ -116,6 +118,7 @@ def _rows(body: str, separator: str, quote: str, escape: str | None) -> tuple[li
         for row in islice(filter(None, reader), 41):
             header_lines = header_lines if rows else reader.line_num
             rows.append(row)
+    # The sample ends anywhere, so its last row may be torn.
     return (rows if len(rows) < 3 or len(rows) > 40 else rows[:-1]), header_lines
 
 

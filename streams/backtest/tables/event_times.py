@@ -56,6 +56,7 @@ def read_times(cells: Cells, time_format: str, time_zone: str) -> FloatVector:
     if pa.types.is_time(kind):
         raise cells.refuse(0, f"{kind}, a time of day without a date; give a column with date and time")
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        # Not safe: nanoseconds are cut to microseconds, which a safe cast would refuse.
         return _epoch(pc.cast(column, pa.timestamp("us", tz=getattr(kind, "tz", None)), safe=False), time_zone)
     if pa.types.is_duration(kind) or pa.types.is_boolean(kind):
         raise cells.refuse(0, f"{kind}, no time; give a column of times or epoch seconds")
@@ -83,6 +84,8 @@ def read_times(cells: Cells, time_format: str, time_zone: str) -> FloatVector:
 def _epoch(stamps: pa.ChunkedArray, time_zone: str) -> FloatVector:
     if stamps.type.tz is None and time_zone != "UTC":
         stamps = pc.assume_timezone(stamps, time_zone, ambiguous="earliest", nonexistent="latest")
+    # Not safe: above 2**53 us, the year 2255, a float64 rounds, and the safe cast would refuse the column for one such
+    # time.
     number = pc.cast(pc.cast(stamps, pa.int64()), pa.float64(), safe=False).fill_null(np.nan)
     return np.asarray(number, np.float64) / 1e6
 
@@ -93,13 +96,17 @@ def _numbers(cells: Cells, time_format: str, time_zone: str) -> FloatVector:
     if time_format in _UNITS:
         return number / _UNITS[time_format]
     known = np.abs(number[np.isfinite(number)])
+    # The median: a few zeros, or dates such as 9999-12-31, must not choose the unit of all.
     middle = float(np.median(known)) if len(known) else 0.0
     if cells.values.type == pa.float32() and middle > 2.0**24:
         cells.say(f"of type float, which holds such times to {np.spacing(np.float32(middle)):g} only; write double")
+    # k: with hour and minute, or also the second, behind the day. No such number is an epoch of 2000 to 2100 in any
+    # unit: 20260105 s is in 1970, 202601051200 ms in 1976, 20260105120000 ms in 2612.
     if time_format != "auto" or any(19_000_101 * k <= middle < 21_001_232 * k for k in (1, 1e4, 1e6)):
         cells.say(f"year, month and day in one number, as {time_zone}")
         texts = pc.cast(pc.cast(cells.values, pa.int64(), safe=False), pa.string())
         return _texts(replace(cells, values=texts), time_format, time_zone)
+    # Spreadsheets count days from 1900: these are 1954 to 2119. As seconds they are the first day of 1970.
     if 20_000 < middle < 80_000:
         first = int(np.isfinite(number).argmax())
         words = "a spreadsheet's day number? Export the column as a date and time (2026-01-05 00:00:14), or set"
@@ -109,6 +116,7 @@ def _numbers(cells: Cells, time_format: str, time_zone: str) -> FloatVector:
 
 def _unit(number: FloatVector, middle: float, cells: Cells) -> str:
     """The unit that the sizes tell; refused where many are of one and many of another."""
+    # 1e11 is the year 5138 in seconds and 1973 in milliseconds; each further unit is a thousand times that.
     unit = "unix" if middle < 1e11 else "unix_ms" if middle < 1e14 else "unix_us" if middle < 1e17 else "unix_ns"
     for other in _UNITS.keys() - {unit}:
         fits = (number >= _YEAR_2000 * _UNITS[other]) & (number < _YEAR_2100 * _UNITS[other])
@@ -140,6 +148,7 @@ def _texts(cells: Cells, time_format: str, time_zone: str) -> FloatVector:
     zones = {zone for _, zone in filter(None, found)}
     for zone in zones:
         mine = [one[0] if one and one[1] == zone else None for one in found]
+        # By Arrow, as a column of timestamps: both read an hour alike that a clock repeats or skips.
         stamps = _epoch(pa.array(mine, pa.timestamp("us")), zone or time_zone)
         seconds[:-1] = np.where(np.isnan(stamps), seconds[:-1], stamps)
     if "" in zones and len(zones) > 1:
@@ -218,11 +227,13 @@ def _day(date: dict[str, str], order: str) -> datetime:
     day, month = (date[order[0]], date[order[1]]) if "a" in date else (date["d"], date["m"])
     number = int(month) if month.isdigit() else _MONTHS.index(month[:3].lower()) + 1
     year = int(date["y"])
+    # Two digits as strptime's %y reads them (POSIX): 69 to 99 are of the last century.
     return datetime(year + 2000 if year < 69 else year + 1900 if year < 100 else year, number, int(day))
 
 
 def _since_midnight(clock: re.Match[str]) -> timedelta:
     hour, minute, second = (int(clock[name] or 0) for name in ("h", "min", "s"))
+    # 24:00 is the end of a day (ISO 8601).
     if minute > 59 or second > 59 or hour > (12 if clock["half"] else 24) or (hour == 24 and minute + second):
         raise ValueError(clock[0])
     if clock["half"]:
@@ -238,6 +249,7 @@ def _zoned(moment: datetime, zone: str) -> tuple[datetime, str]:
     if offset := _OFFSET.fullmatch(zone):
         by = timedelta(hours=int(offset[2]), minutes=int(offset[3] or 0))
         return (moment - by if offset[1] == "+" else moment + by), "UTC"
+    # Only names of places: the database has abbreviations such as EST as well, and those stand for several offsets.
     if "/" in zone and zone in available_timezones():
         return moment, zone
     if re.fullmatch(r"[A-Z]{2,5}|[A-Z][A-Za-z_]+/[\w/+-]+", zone):

@@ -88,6 +88,7 @@ def read_files(
     kinds: dict[str, set[pa.DataType]] = {}
     for column in (column for part in parts for column in part.table.schema):
         kinds.setdefault(column.name, set()).update({column.type} - {pa.null()})
+    # Of all files together: a column that one of them lacks is missing in its rows, one that all lack is a mistake.
     _check_columns(parts, sorted(wanted.columns), kinds)
     # Files that disagree about a column, such as a CSV beside a Parquet file, meet as text: it keeps every digit.
     tables = [_mixed(part, {name for name, types in kinds.items() if len(types) > 1}) for part in parts]
@@ -145,6 +146,7 @@ def _made(table: pa.Table, path: Path, wanted: _ReadRequest, there: list[str] | 
                 columns[name] = plain(pc.struct_field(table.column(top), inner.split(".")))
             except (pa.ArrowException, KeyError):
                 continue
+    # A table without columns has no rows for Arrow; one of nulls keeps their number.
     found = pa.table(columns) if columns else pa.table({"": pa.nulls(table.num_rows)}).select([""])
     return FileTable(found, [(path, table.num_rows)], there=there)
 
@@ -220,12 +222,15 @@ def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest, enco
 def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest) -> FileTable:
     form = dialect_of(head.decode(errors="replace"), wanted.columns, wanted.separator)
     _check_doubled(path, form.names, wanted.columns)
+    # Arrow wants names that differ; a NUL is in no name, as a file that holds one was refused.
     names = [name if form.names.index(name) == i else f"{name}\0{i}" for i, name in enumerate(form.names)]
+    # Arrow takes an empty list for all columns; one of them is enough to count the rows.
     used = [name for name in names if name in wanted.columns] or names[:1]
     quoted = re.search(re.escape(form.quote.encode()), content) is not None
     lost, unclosed = list[tuple[int | None, str]](), list[str]()
 
     def ragged(row: pcsv.InvalidRow) -> str:
+        # An open quote takes in lines until the next quote, so one bad cell would be told as thousands of lost rows.
         if "\n" in row.text and row.text.count(form.quote) % 2:
             unclosed.append(row.text)
         why = f"it has {row.actual_columns} cells, the header {row.expected_columns}: {row.text[:80]!r}"
@@ -260,6 +265,7 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest
             f"{path}, line {line}: a quote is opened and not closed, so that {unclosed[0].count(chr(10)) + 1:,} lines "
             f"are one row: {unclosed[0][:80]!r}; close it, or remove it"
         )
+    # Numbers count from the file's first line; the rows of the table have no place for those that are lost.
     rows = sorted(((number or 0) - form.header_lines - 1, why) for number, why in lost)
     at = [(row - i, why) for i, (row, why) in enumerate(rows)]
     table = pa.table({name: table.column(name) for name in used})
@@ -300,6 +306,7 @@ def _json(content: pa.Buffer, path: Path, wanted: _ReadRequest, *, array: bool) 
 def _parsed(line: str) -> Any:
     """What a line holds, in a text again or as an item of a list perhaps, or itself where that is not JSON."""
     try:
+        # U+001E begins each record of a JSON text sequence (RFC 7464); a comma ends one that was cut out of an array.
         held = json.loads(line.strip(BLANK + "\x1e,"))
         return json.loads(held) if isinstance(held, str) else held
     except (json.JSONDecodeError, RecursionError):

@@ -45,6 +45,8 @@ def read_labels(cells: Cells, words: SourceSpec) -> IntVector:
             "unlabelled = [...]",
         )
     lows = {_plain(text) for text in distinct}
+    # Either may mean negative (LIBSVM writes 1 and -1). Where both are there one of them is "not known", and a guess
+    # would teach a wrong class.
     if not words.negative and not words.positive and {"0", "-1"} <= lows and not {"0", "-1"} & _set(words.unlabelled):
         raise cells.refuse(
             0,
@@ -94,6 +96,7 @@ def _plain(text: str) -> str:
     """
     low = text.strip(BLANK + "'").casefold()
     try:
+        # A label that passed through pandas or a spreadsheet is 1.0 or 1,0 in one export and 1 in the next.
         return f"{float(low.replace(',', '.')):.15g}" if low and (low[-1].isdigit() or low[-1] in ".,") else low
     except ValueError:
         return low

@@ -67,6 +67,7 @@ def read_numbers(cells: Cells, decimal_mark: str, comma_first: bool) -> NumberCo
     if pa.types.is_duration(kind):
         per_s = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[kind.unit]
         cells.say("durations, as seconds")
+        # By int64: Arrow casts no duration to a float.
         return NumberColumn(pc.divide(pc.cast(pc.cast(column, pa.int64()), pa.float64(), safe=False), per_s))
     if pa.types.is_temporal(kind):
         raise cells.refuse(0, f"{kind}, a time and no number; give a numeric column")
@@ -75,6 +76,7 @@ def read_numbers(cells: Cells, decimal_mark: str, comma_first: bool) -> NumberCo
     if not pa.types.is_string(kind) and not pa.types.is_nested(kind) and not pa.types.is_fixed_size_binary(kind):
         return NumberColumn(column)
     texts = cells.texts()
+    # Where semicolons separate, 1.250 may be a thousand and more, and Arrow would read 1.25 without a word.
     if decimal_mark != "," and not (comma_first and decimal_mark == "auto" and _grouped(texts)):
         try:
             return NumberColumn(pc.cast(texts, pa.float64()))
@@ -102,6 +104,7 @@ def _parsed(cells: Cells, texts: pa.ChunkedArray, decimal_mark: str, comma_first
 
     mark = decimal_mark if decimal_mark != "auto" else _decimal_mark(distinct, parts, comma_first, row_of, cells)
     _check_unit(distinct, parts, row_of, cells)
+    # By distinct texts: a regular expression takes far longer than Arrow's cast.
     values = [_value(text, part, mark) for text, part in zip(distinct, parts, strict=True)]
     indices = np.asarray(pc.fill_null(coded.indices, len(values)))
     bad = np.array([*(v is None for v in values), False], np.bool_)[indices]
@@ -172,6 +175,7 @@ def _check_unit(distinct: list[str], parts: list[_Parts | None], row_of: Callabl
     """The unit that all numbers have; raises ``UsageError`` where they differ."""
     units: dict[str, str] = {}
     for text, part in zip(distinct, parts, strict=True):
+        # Nothing of anything is often written without its unit.
         if part is not None and part.body.strip("0.,"):
             units.setdefault(part.unit, text)
     if len(units) > 1:
@@ -197,6 +201,7 @@ def _value(text: str, part: _Parts | None, mark: str) -> float | None:
     if (
         other in fraction
         or mark in fraction
+        # Groups of two are Indian: 1,00,000.
         or not re.fullmatch(rf"\d*|\d{{1,3}}(?:\{other}\d{{2,3}})*\{other}\d{{3}}", whole)
     ):
         return None

@@ -19,6 +19,7 @@ KINDS = "give CSV, JSONL, a JSON array, Parquet or Arrow, plain or compressed by
 HEAD = 1 << 16
 """Bytes that are looked at to find how a file is written."""
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}
+# The last is how a message of an Arrow stream begins, which has no magic of its own.
 _BINARY = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")
 
 
@@ -63,6 +64,7 @@ def contents(path: Path) -> tuple[pa.Buffer, str | None]:
         raise UsageError(f"{path} is {known[0]}; {known[1]}")
     encoding = None if head.startswith(_BINARY) else encoding_of(head)
     if encoding not in (None, "utf-8"):
+        # The names of the encodings have their byte order, so Python leaves the mark in the text.
         content = pa.py_buffer(content.to_pybytes().decode(encoding).removeprefix("\ufeff").encode())
     return content, encoding
 

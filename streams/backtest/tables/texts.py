@@ -93,6 +93,7 @@ def as_text(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
 
 def without_missing(column: pa.ChunkedArray, words: Collection[str]) -> pa.ChunkedArray:
     """Texts without blanks around them; those of ``words``, in lower case, are null."""
+    # None where all are null.
     plain_letters = pc.all(pc.string_is_ascii(column)).as_py() is not False
     trimmed = pc.utf8_trim_whitespace(column) if plain_letters else pc.utf8_trim(column, BLANK)
     if pc.starts_with(trimmed[:1], pattern='="').to_pylist() == [True]:  # a text as Excel keeps it: ="007"
@@ -115,6 +116,7 @@ def read_ids(cells: Cells) -> pa.ChunkedArray:
     if pa.types.is_decimal(kind):
         return pc.replace_substring_regex(ids, r"\.0+$", "")
     ends = pc.min_max(ids).as_py()
+    # ":" follows "9".
     if ends["min"] is None or ends["min"] >= ":" or ends["max"] < "0":
         return ids  # none begins with a digit
     broken = pc.match_substring_regex(ids, r"^\d(?:[.,]\d+)?[eE]\+\d\d$")
@@ -126,6 +128,8 @@ def read_ids(cells: Cells) -> pa.ChunkedArray:
     if pc.any(pointed).as_py() and pc.all(pc.match_substring_regex(ids, r"^\d+(\.0)?$")).as_py():
         cells.say("'.0' is left off the ids")
         ids = pc.replace_substring_regex(ids, r"\.0$", "")
+    # A spreadsheet takes the zeros off in the rows that it saved: one customer then has two ids, and half a history
+    # each.
     padded = ids.filter(pc.match_substring_regex(ids, r"^0\d+$")).unique()
     if len(padded) and (same := pc.is_in(pc.utf8_ltrim(padded, "0"), ids)) and pc.any(same).as_py():
         one = padded.filter(same)[0].as_py()
@@ -138,11 +142,13 @@ def _whole(cells: Cells) -> pa.ChunkedArray:
     kind = cells.values.type
     numbers = np.asarray(pc.cast(cells.values, pa.float64()).fill_null(np.nan), np.float64)
     known = ~np.isnan(numbers)
+    # From there on a float no longer tells a whole number from its neighbour: two ids may have become one.
     most = 2.0**24 if kind == pa.float32() else 2.0**53
     bad = known & ~((np.abs(numbers) < most) & (numbers == np.floor(numbers)))
     if bad.any():
         at = int(bad.argmax())
         lost = "an id of this type may have lost digits; write the column as text or as whole numbers"
         raise cells.refuse(at, f"{float(numbers[at])!r}, of type {kind}: {lost}")
+    # A NaN has no integer; the mask hides the 0 that stands for it.
     whole = pa.array(np.where(known, numbers, 0).astype(np.int64), mask=~known)
     return pa.chunked_array([pc.cast(whole, pa.string())])
