@@ -41,7 +41,7 @@ def kafka_warnings(kafka: KafkaSettings) -> list[Check]:
 def redis_warnings(redis: RedisSettings) -> list[Check]:
     """Those of the link to Redis."""
     url = urlsplit(redis.url.get_secret_value())
-    query = {name: values[-1].lower() for name, values in parse_qs(url.query).items()}
+    query = {name: values[0].lower() for name, values in parse_qs(url.query).items()}
     secret = url.password or redis.password or "password" in query or redis.sentinel_password
     out: list[Check] = []
     # With sentinels the host of the url, which may be left at localhost, is never asked.

@@ -33,6 +33,7 @@ def settings(kafka: dict[str, Any] | None = None, url: str | None = None, **redi
         (settings(sentinels=("s1:26379",), sentinel_password="hush"), "in clear to s1"),
         (settings(url="rediss://cache:6379/0?ssl_cert_reqs=none", **LOGIN), "ssl_cert_reqs=none takes any server"),
         (settings(url="rediss://cache:6379/0?ssl_check_hostname=False", **LOGIN), "ssl_check_hostname=false takes any"),
+        (settings(url="rediss://s:1/0?ssl_cert_reqs=none&ssl_cert_reqs=required", **LOGIN), "ssl_cert_reqs=none takes"),
     ],
 )  # fmt: skip
 def test_an_open_link_is_said_once_without_its_password(
