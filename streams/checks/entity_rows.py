@@ -111,6 +111,7 @@ class TaskRows:
     def read(self, entity: str, table: Table, row: StoredRow, at: float | None = None) -> TableRow:
         """The features that ``row`` of ``table`` makes at time ``at``; without one, at its last change."""
         at = row.updated_at if at is None else at
+        # The length too: a row of another layout would be read as numbers that mean nothing.
         fits = row.schema == table.schema and len(row.row) == table.row_bytes
         values: Mapping[str, float] = {}
         if fits:

@@ -99,6 +99,7 @@ def known_holes(info: Mapping[str, Any]) -> list[Check]:
 def _open(version: str, mended: Mapping[str, int]) -> bool:
     major, minor, patch = (*(int(part) for part in re.findall(r"\d+", version)[:3]), 0, 0, 0)[:3]
     in_branch = mended.get(f"{major}.{minor}")
+    # A branch that is not named is older than all that were mended, and open, or newer than the hole.
     return patch < in_branch if in_branch is not None else (major, minor) < max(map(_numbers, mended))
 
 

@@ -82,6 +82,7 @@ def rows_of(task: TaskSpec, held: dict[str, str]) -> list[Check]:
 def labels_of(task: TaskSpec, state: bytes) -> list[Check]:
     """Parts of a task's label state that begin anew."""
     shape = shape_of(task)
+    # What explains scores is never asked here: only `restore` runs.
     stage = LabellingStage(task, shape.features, shape.masks, shape.secondary, lambda x, _: np.zeros_like(x))
     fix = "Go back to the task file that wrote it, if that is not wanted."
     return [Check(f"labels {task.name}", "WARN", str(anew), fix) for anew in stage.restore(state)]

@@ -60,6 +60,7 @@ def load(task: str, ref: Ref, runner: FullRunner, settings: ModelSettings) -> St
         The artefact is missing, incomplete, corrupt, truncated or another than the update means; it never left the
         stage of a candidate; its graph cannot be served; it does not fit the task; or the provider is not there.
     """
+    # Imported here: a process that loads no model does not wait for ONNX Runtime.
     from weir.models.manifest import GRAPH
     from weir.models.registry.artefact import check_artefact
     from weir.models.registry.registry import Registry
@@ -87,6 +88,7 @@ def load(task: str, ref: Ref, runner: FullRunner, settings: ModelSettings) -> St
     model.precision = precision
     if (usual := artefact.files.get(USUAL_FILE)) is not None:
         model.usual = Baseline.decode(usual, len(manifest.inputs))
+    # Last, when it can score: a model of another width of state must be refused before a swap, not by the first batch.
     runner.slots.check(model)
     return model
 

@@ -109,6 +109,8 @@ class UpdateFold:
         """Take in one update; the versions of its task afterwards."""
         held = self._tasks.setdefault(update.task, _Task())
         known = (update.action, update.version, float(update.created_at))
+        # By content, not by offset: a trainer that died after sending tells it again, and a repeated promotion would
+        # undo the rollback after it.
         if known not in held.seen:
             held.seen.add(known)
             held.versions = _after(held.versions, update.action, Ref(int(update.version), update.uri, update.digest))
@@ -128,6 +130,7 @@ def _after(now: Versions, action: str, ref: Ref) -> Versions:
     if action == "shadow":
         return now if serves else Versions(champion, ref)
     if action == "promote":
+        # Promoting what serves must not put it into its own shadow.
         return Versions(ref, shadow) if serves else Versions(ref, champion)
     if action == "rollback":
         return Versions(ref, None)

@@ -61,6 +61,7 @@ class _ServedModel:
 
     def missing(self) -> list[Ref]:
         """What has to be loaded, the champion first."""
+        # A dict, for its order, and as both may be the same.
         wanted = dict.fromkeys(ref for ref in (self.wanted.champion, self.wanted.shadow) if ref is not None)
         return [ref for ref in wanted if ref not in self.models and ref not in self.refused]
 
@@ -70,6 +71,7 @@ class _ServedModel:
         shadow = self._shadow(champion)
         changed = (champion, shadow) != (self.champion, self.shadow)
         if changed:
+            # Both at once: no batch is scored by the new champion beside the old shadow.
             self.task.runner.slots.swap(Pair(self._model(champion), self._model(shadow)))
             self.champion, self.shadow = champion, shadow
         # What serves stays loaded, also when another is wanted and cannot be loaded.
@@ -86,6 +88,7 @@ class _ServedModel:
     def _shadow(self, champion: Ref | None) -> Ref | None:
         """The one that is wanted, if it is there; while its champion's successor is not there, the one before it."""
         wanted = self.wanted.shadow
+        # A promotion that is still loading: the old champion serves on, and must not be its own shadow.
         if wanted is not None and wanted == champion:
             return self.shadow
         return wanted if wanted in self.models else None

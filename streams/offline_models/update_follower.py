@@ -17,13 +17,10 @@ from weir.streams.offline_models.serving import FullModels, FullTask
 log = logging.getLogger(__name__)
 
 
-# Loads artefacts in threads, beside scoring, and swaps them in the event loop, where batches are scored.
-#
-# A load that is overtaken by a newer update goes to its end unheeded; the newer one does not wait for it.
-
-
 class BackgroundLoads:
-    """The loads of one process.
+    """The loads of one process: in threads, beside scoring, and swapped in the event loop, where batches are scored.
+
+    A load that is overtaken by a newer update goes to its end unheeded; the newer one does not wait for it.
 
     Parameters
     ----------
@@ -38,6 +35,7 @@ class BackgroundLoads:
         """Begin to load whatever is missing."""
         for task, ref in self._models.missing():
             key = (task.name, ref)
+            # Called with every fetch: a load takes longer than the time between two.
             if key not in self._running:
                 self._running[key] = asyncio.ensure_future(self._load(task, ref))
 
@@ -99,6 +97,7 @@ class UpdatesFollower:
         if not self._models.tasks:
             return
         await self._reader.__aenter__()
+        # Only then is there something to close, also where a check below fails.
         self._connected = True
         # With two, workers could read a promotion and a rollback in either order.
         if len(lanes := self._reader.partitions()) != 1:

@@ -64,6 +64,8 @@ class RequestReader:
         """Join; raises ``BrokerError`` when no broker answers."""
         calm_logs()
         self._consumer = AIOKafkaConsumer(
+            # Committed by hand, once the journal has what came: a commit that ran ahead would lose requests. A new
+            # group begins with the oldest, as requests are known by their ids.
             self.topic, **self._options, group_id=self._group, enable_auto_commit=False, auto_offset_reset="earliest",
             session_timeout_ms=_SESSION_MS, heartbeat_interval_ms=_HEARTBEAT_MS,
         )  # fmt: skip
@@ -83,6 +85,7 @@ class RequestReader:
         try:
             found = await self._consumer.getmany(timeout_ms=_WAIT_MS)
             records = [record for part in found.values() for record in part]
+            # The consumer's position is behind these already; without this `behind` would say that all is taken.
             self._taking = bool(records)
             for record in records:
                 request = _parse(record)
@@ -162,6 +165,7 @@ class ExamplesFollower:
             return 0
         self.offset = await self._reader.position()
         for bench in self._benches:
+            # In a thread: a decision draws hundreds of resamples, and the journal may hang.
             if bench.held:
                 await asyncio.to_thread(self._give, bench, piece.offsets, [r.value for r in piece.records])
             else:
@@ -171,6 +175,7 @@ class ExamplesFollower:
     def _give(self, bench: TaskSupervisor, offsets: Sequence[int], values: Sequence[bytes]) -> None:
         trainer = bench.trainer
         new = [value for offset, value in zip(offsets, values, strict=True) if offset >= trainer.offset]
+        # Another task may have had the reader go back: what this one has taken in stays taken in.
         bench.give(decode_live(new, bench.name), max(self.offset, trainer.offset))
 
     async def _back(self) -> None:
@@ -178,5 +183,6 @@ class ExamplesFollower:
         wanted = min((bench.trainer.offset for bench in self._benches if bench.held), default=self.offset)
         if wanted < self.offset:
             first, _ = await self._reader.bounds(0)
+            # Retention may have taken what the document asks for.
             self.offset = max(wanted, first)
             await self._reader.seek(0, self.offset)

@@ -48,6 +48,7 @@ class LeasedTaskState:
     ) -> None:
         self.task, self.owner, self._noted = task, owner, noted
         self._journal, self._lease_s, self._clock = journal, lease_s, clock
+        # Reentrant: `release` calls `change`, and that `reload`, with the lock held.
         self._lock = threading.RLock()
         self._number, self._state = 0, TaskState(task)
         self.reload()
@@ -90,13 +91,16 @@ class LeasedTaskState:
                         f"{self.owner}, which said nothing for {self._lease_s:g} s; nothing to do here"
                     )
                 changed = change(self._state)
+                # A request that is repeated makes no entry, and no sign of life either: see `TaskTrainer.checkpoint`.
                 if changed == self._state:
                     return changed
+                # Not where the lease is given back.
                 if self.held and changed.owner == self.owner:
                     changed = self._prolonged(changed)
                 if self._journal.append(self.task, self._number + 1, encode(changed)):
                     before = self._state
                     self._number, self._state = self._number + 1, changed
+                    # After the journal has it: a change that was refused must not be counted.
                     self._noted(before, changed)
                     return changed
                 self.reload()
@@ -108,6 +112,8 @@ class LeasedTaskState:
             now = self._clock()
             if self.held:
                 return True
+            # A lease that has run out is no proof that its trainer is dead. What keeps the two apart is the append
+            # below, and every later one of the other.
             if self._state.owner and self._state.lease_until > now:
                 return False
             taken = self._prolonged(msgspec.structs.replace(self._state, owner=self.owner))

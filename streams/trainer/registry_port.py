@@ -55,11 +55,14 @@ class RegistryShelf:
         mark = _mark(job)
         if (found := self._of_job(task, mark)) is not None:
             return found
+        # Among the files, whose digests the manifest holds: a repeat after a crash finds the version by that digest,
+        # without an entry that could be lost.
         made = replace(built, files={**built.files, JOB_FILE: mark})
         manifest = self._registry.register(
             task, made, created_at=now, label_delay=origin.label_delay, metrics=job.metrics,
             parent=job.champion or None,
             data=DataRange(
+                # The manifest refuses a range whose times are not in order.
                 start=min(origin.start, origin.end), end=origin.end, cutoff=max(origin.cutoff, origin.end),
                 events=origin.events, labels=origin.labels, positives=origin.positives,
             ),
@@ -89,6 +92,7 @@ class RegistryShelf:
     def _move(self, task: str, effect: Effect, why: str) -> None:
         registry, version, at, why = self._registry, effect.version, effect.at, why[:500]
         stages = registry.stages(task)
+        # A crash may come between the registry and the message: each move first asks whether it is made already.
         if effect.action == "shadow" and stages.of(version) == "candidate":
             registry.set_stage(task, version, "shadow", at=at, expect=stages.seq, why=why)
         elif effect.action == "promote":

@@ -77,6 +77,7 @@ class FilesJournal:
             return False
         numbers = self._numbers(task)
         if numbers and numbers[-1] != number:  # the place was free only because the old are cleared away
+            # Others have written behind it already: ours was there first and counts, unless its place had been cleared.
             if numbers[-1] - number >= _KEEP:
                 self._files.remove(_path(task, number))
                 return False

@@ -59,6 +59,7 @@ class Job(msgspec.Struct, frozen=True):
     stage: Stage = "accepted"
     tries: int = 0
     """How often this stage was begun."""
+    # msgspec gives each Job a copy of its own.
     built: dict[str, str] = {}
     """``built`` or why not, by kind of candidate."""
     chosen: str = ""
@@ -146,7 +147,9 @@ class TaskState(msgspec.Struct, frozen=True):
     def finished(self, job: Job, stage: Stage, reason: str, now: float) -> TaskState:
         """With a job at its end."""
         done = msgspec.structs.replace(job, stage=stage, reason=reason, ended_at=now, tries=0)
+        # A job that was promoted may end again, as rolled back.
         others = tuple(other for other in self.ended if other.job_id != job.job_id)
+        # A phase may end while a newer job is at work: that one stays the newest.
         newest = done if self.job is not None and self.job.job_id == job.job_id else self.job
         return msgspec.structs.replace(self, job=newest, ended=(*others, done)[-_KEPT_JOBS:])
 

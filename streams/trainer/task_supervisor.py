@@ -130,6 +130,7 @@ class TaskSupervisor:
         After a stage that failed for want of a link nothing begins before the next beat.
         """
         if self.held and self.has_work and not self.working and not self._resting and not self._stopping.is_set():
+            # A daemon: a training that does not stop in time must not keep the process from ending.
             self._thread = threading.Thread(target=self.work, name=f"job-{self.name}", daemon=True)
             self._thread.start()
 
@@ -167,6 +168,7 @@ class TaskSupervisor:
         self.ask_to_stop()
         if self._thread is not None:
             self._thread.join(timeout_s)
+        # A job that did not stop keeps the lease until it runs out: nobody else may begin beside it.
         if self.held and not self.working:
             try:
                 self.trainer.checkpoint()

@@ -57,6 +57,7 @@ class TaskTrainer:
         t = self.training
         self._rules = PromotionRules(t.shadow_examples, t.metric, t.confidence, t.seed)
         self._phase: PromotionPhase | None = None
+        # Whoever needs both takes `_telling` first.
         self._telling, self._taking = threading.Lock(), threading.Lock()
         self.offset = 0
         """Of the next example; set by the host where it begins to read, and kept from then on."""
@@ -117,6 +118,8 @@ class TaskTrainer:
                 rows, now = rows.behind(decided.rows), self._clock()
                 self.desk.change(partial(conclude, decided=decided, now=now))
             self.offset = next_offset
+        # Not under the lock: it waits for the registry and the brokers, and a checkpoint must not wait with it, or the
+        # lease runs out.
         self.tell()
 
     def _current(self) -> PromotionPhase | None:
@@ -124,6 +127,7 @@ class TaskTrainer:
         wanted, held = self.state.phase, self._phase
         if wanted is None:
             self._phase = None
+        # By what it is of, not by equality: the document holds an older snapshot of the same phase.
         elif held is None or _key(held.head) != _key(wanted):
             self._phase = PromotionPhase(self._rules, wanted)
         return self._phase
@@ -138,6 +142,7 @@ class TaskTrainer:
             held, offset = phase.snapshot(), self.offset
 
             def change(state: TaskState) -> TaskState:
+                # The phase was concluded, or another begun, since the snapshot.
                 if state.phase is None or _key(state.phase) != _key(held):
                     return state
                 return msgspec.structs.replace(state, phase=held, offset=offset)
@@ -148,6 +153,8 @@ class TaskTrainer:
     def look(self) -> None:
         """See whether somebody made another version serve by hand; raises ``LeaseLostError``, ``ModelError``."""
         with self._telling, self._taking:
+            # As long as a decision of ours is not told, the registry names the champion of before it, and that would
+            # look like somebody's.
             if self.state.phase is None or self.state.effects:
                 return
             champion, now = self.shelf.champion(self.spec.name), self._clock()
@@ -164,6 +171,7 @@ class TaskTrainer:
                 effect = self.state.effects[0]
                 why = self.state.ended[-1].reason if self.state.ended else ""
                 update = self.shelf.tell(self.spec.name, effect, "" if effect.action == "shadow" else why)
+                # The registry first: a worker loads only what its log of stages has moved.
                 self._publish(update)
                 log.info("task %s: %s version %d", self.spec.name, effect.action, effect.version)
                 self.desk.change(partial(_struck, effect=effect))

@@ -48,6 +48,7 @@ class TaskMeasures:
 
     def changed(self, before: TaskState, after: TaskState) -> None:
         """The document was changed by this trainer."""
+        # By stage, too: a job that was promoted and is rolled back counts for both.
         known = {(job.job_id, job.stage) for job in before.ended}
         for job in after.ended:
             if (job.job_id, job.stage) not in known:

@@ -154,6 +154,7 @@ class Trainer:
             stack.push_async_callback(self._examples.stop)
             await self._requests.start()
             stack.push_async_callback(self._requests.stop)
+            # Pushed last, so done first: what jobs still tell needs the links.
             stack.push_async_callback(self._end_jobs)
             log.info("trainer %s: tasks %s", self.name, ", ".join(self._of_task))
             await self._until_stopped(once)
@@ -182,6 +183,7 @@ class Trainer:
 
     async def _read_requests(self) -> None:
         while not self._stop.is_set():
+            # With `once` also when nothing came: that all is done is seen by a beat, which would wait for heartbeat_s.
             if await self._requests.read(self._take) or self._once:
                 self._nudge.set()
 
@@ -215,6 +217,8 @@ class Trainer:
             if time.monotonic() >= due or any(b.state.busy and not b.held for b in self.benches):
                 due = time.monotonic() + every
                 for bench in self.benches:
+                    # In a thread, as all that touches the journal: where its storage hangs, requests are still read and
+                    # the web answers.
                     await asyncio.to_thread(bench.beat)
                 self.status.beaten()
             for bench in self.benches:
@@ -224,6 +228,7 @@ class Trainer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every):  # wait_for may swallow a cancellation (Python 3.11)
                     await self._nudge.wait()
+            # No await since the wait, so no nudge is lost here; one that came during the beats ended the wait at once.
             self._nudge.clear()
 
     async def _answered(self) -> bool:
@@ -248,6 +253,7 @@ class Trainer:
         if self._loop is None:
             raise UsageError("the trainer was not started")
         topic = self._settings.topics.name(topics.MODEL_UPDATES)
+        # Never called in the event loop, which would wait for itself.
         sending = self._producer.send_and_wait(topic, [update_record(update, time.time())])
         asyncio.run_coroutine_threadsafe(sending, self._loop).result(_SEND_S)
 

@@ -42,6 +42,7 @@ def consider(state: TaskState, asked: RetrainAsk, cooldown: float) -> RequestOut
     """
     if asked.request_id in state.seen:
         return RequestOutcome("repeat", state, f"request {asked.request_id} is known")
+    # Also one that is too soon: when it comes again it must not be accepted, or a replay would decide otherwise.
     state = state.noted(asked.request_id)
     cools = asked.cause in _COOLS and not asked.forced
     if cools and state.accepted_at is not None and asked.at < state.accepted_at + cooldown:
@@ -49,6 +50,7 @@ def consider(state: TaskState, asked: RetrainAsk, cooldown: float) -> RequestOut
         words = f"{asked.cause} asks {since} after the last request that was accepted; the cooldown is "
         return RequestOutcome("too soon", state, words + format_duration(cooldown))
     active = state.pending is not None or (state.job is not None and state.job.active)
+    # Requests come in the order of the log, not of their times; the cooldown never goes back.
     accepted_at = max(asked.at, state.accepted_at if state.accepted_at is not None else asked.at)
     state = msgspec.structs.replace(state, pending=asked, accepted_at=accepted_at)
     if active:
@@ -77,6 +79,7 @@ def due(schedule: str, since: float, now: float) -> float | None:
     """
     croniter = _croniter()
     at = datetime.fromtimestamp(now, UTC)
+    # get_prev passes over a time that is right now.
     exactly = croniter.match(schedule, at) and now % 60 == 0
     newest = now if exactly else float(croniter(schedule, at).get_prev(float))
     return newest if newest > since else None
@@ -90,6 +93,7 @@ def scheduled(state: TaskState, schedule: str | None, now: float) -> tuple[TaskS
     if schedule is None:
         return state, None
     if state.scheduled_at is None:
+        # From now on: a new task is not trained for a turn of before it was there.
         return msgspec.structs.replace(state, scheduled_at=now), None
     at = due(schedule, state.scheduled_at, now)
     if at is None:
@@ -125,6 +129,7 @@ def conclude(state: TaskState, decided: PhaseOutcome, now: float) -> TaskState:
     after = msgspec.structs.replace(state, phase=None, phase_job=None)
     if decided.decision == "promote":
         after = after.finished(job, "promoted", decided.reason, now)
+        # Without a champion before there is nothing to roll back to.
         if phase.serving:
             watch = PhaseState("watch", serving=phase.other, other=phase.serving, since=now)
             after = msgspec.structs.replace(after, phase=watch, phase_job=job)
@@ -144,6 +149,7 @@ def overtaken(state: TaskState, champion: int, now: float) -> TaskState:
         return state
     reason = f"version {champion or 'none'} was made to serve by hand while {phase.other} was beside {phase.serving}"
     after = msgspec.structs.replace(state, phase=None, phase_job=None)
+    # Its job ended with the promotion, and is not counted again.
     if phase.kind == "watch":
         return after
     stage: Stage = "promoted" if champion == phase.other else "retired"

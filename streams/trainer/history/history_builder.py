@@ -148,6 +148,7 @@ class HistoryBuilder:
         examples = self._examples(left_out)
         told_at = _floats(examples, "written_at")
         order = np.argsort(told_at, kind="stable")
+        # The pair is what an example is known by: one event may have several, as where a label was corrected.
         number = _codes(examples["event_id"]) * (int(pc.max(examples["n"]).as_py() or 0) + 1) + _ints(examples, "n")
         order = order[_first(number[order])]
         left_out["repeated examples"] += examples.num_rows - len(order)

@@ -110,6 +110,7 @@ class Archive:
     def _check_topic(self, kind: Kind, topic: str, identity: str) -> None:
         """Refuse a topic of the same name that was made anew; an archive that has no id yet gets this one."""
         held = self._root / kind / "topic"
+        # Offsets alone do not tell a topic that was made anew from the old one once it has grown past it.
         if held.is_file() and (known := held.read_text().strip()) and identity and known != identity:
             raise UsageError(
                 f"{self._root}: holds {topic} of topic id {known}, but the brokers now have {identity}: the topic was "
@@ -124,6 +125,7 @@ class Archive:
         days = np.floor_divide(written_at, DAY_S).astype(np.int64)
         edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
         for low, high in pairwise(edges):
+            # From the end of the piece before: offsets that compaction took are covered, too, and not asked for again.
             first = start if low == 0 else piece.offsets[low]
             stretch = self._open
             if stretch is None or stretch.day != days[low] or stretch.records >= FILE_RECORDS:
@@ -139,6 +141,7 @@ class Archive:
         stretch, self._open = self._open, None
         if stretch is None:
             return
+        # Tables of a stretch differ where the task's features changed: what one lacks is null.
         table = pa.concat_tables(stretch.tables, promote_options="default") if stretch.tables else pa.table({})
         folder = self._root / kind / f"day={datetime.fromtimestamp(stretch.day * DAY_S, UTC):%Y-%m-%d}"
         path = folder / f"p{stretch.partition:03d}-{stretch.start:014d}-{stop:014d}.parquet"

@@ -1,6 +1,6 @@
 """Reads the history and labels of a task: from logs (embedded, Kafka), from archives, or from both together.
 
-What lies in both counts once. It knows tables and time ranges; how a log is read is in ``sources``.
+What lies in both counts once. It knows tables and time ranges; how a log is read is in ``log_sources``.
 """
 
 from __future__ import annotations

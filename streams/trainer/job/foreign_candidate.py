@@ -98,6 +98,7 @@ def import_model(
     ModelError
         The model is not what its original is, or cannot be judged.
     """
+    # It never holds the lease: its one change is made without, as a request is noted.
     journal = LeasedTaskState(task.name, FilesJournal(open_files(registry.url)), KIND, 0.0, lambda: now)
     _check_free(journal.state)
     shelf = RegistryShelf(registry)
@@ -117,6 +118,8 @@ def import_model(
         int(counts["positives"]), counts["label_delay"],
     )  # fmt: skip
     version = shelf.register(task.name, built, job, origin, now)
+    # Registered before the journal knows of it: a version that nobody speaks of does no harm, a job without its version
+    # would fail.
     job = msgspec.structs.replace(job, version=version)
 
     def begun(state: TaskState) -> TaskState:

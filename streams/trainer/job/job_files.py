@@ -140,6 +140,7 @@ class JobFiles:
             return None
         try:
             return self._task.shelf.built(self._name, champion)
+        # Away is not broken: the stage is tried again.
         except RegistryError:
             raise
         except ModelError as error:

@@ -29,6 +29,7 @@ def main(folder: Path) -> int:
     os.nice(_NICE)  # scoring on the same machine goes first
     try:
         put(folder / "result.pkl", get(folder / "work.pkl")(folder, stop.is_set, tell_progress))
+    # An exit status of its own: that it was asked to stop is no failure of the candidate.
     except TrainingStoppedError as stopped:
         _say(folder, str(stopped))
         return STOPPED

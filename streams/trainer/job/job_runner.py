@@ -67,10 +67,13 @@ class SubprocessRunner:
         for name in ("result.pkl", "error.txt"):
             (folder / name).unlink(missing_ok=True)  # of the run before: its result is not this one's
         (folder / "work.pkl").write_bytes(pickle.dumps(work, protocol=5))
+        # To a file: a pipe that nobody reads stops the child once it is full.
         with (folder / "output.log").open("wb") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "weir.streams.trainer.job.job_process", str(folder)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                # What this process can import, so that a checkout works; '' is the current directory, which -P keeps
+                # out.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
                 start_new_session=True,  # Ctrl-C is for the trainer, which asks it to stop
             )  # fmt: skip
@@ -88,9 +91,11 @@ class SubprocessRunner:
                 except subprocess.TimeoutExpired:
                     continue
             if process.stdin is not None:
+                # The end of its input asks it to stop: no signal, so that it works through torchrun, too.
                 process.stdin.close()
             return process.wait(self._grace_s)
         except subprocess.TimeoutExpired:
+            # It has not stopped in time: to be killed now, and tried again as one that did.
             return STOPPED
         finally:
             _end(process)

@@ -81,6 +81,7 @@ class JobRunner:
     def _begun(self) -> Job | None:
         """The job under way, or a new one for what was asked."""
         state = self._task.state
+        # Looked at twice: here without writing, and below on the document as it is when the change is made.
         if state.pending is None or (state.job is not None and state.job.active):
             return state.job
         now, newest = self._clock(), self._task.newest_ts
@@ -145,6 +146,7 @@ class JobRunner:
 
     def _judge(self, job: Job) -> None:
         champion, t = self._task.shelf.champion(self._name), self._task.training
+        # From the document, not from the disk: another machine may go on, and makes them again.
         kinds = [kind for kind, said in job.built.items() if said == BUILT]
         for kind in kinds:
             self._files.again(job, kind)

@@ -142,6 +142,7 @@ class JudgeWork:
         best = next(iter(ranked))  # by the lower bound: a candidate must not win by luck
         before = None if self.champion is None else self.score(self.champion, data, rows)
         verdict = compare(
+            # Bonferroni: the best of several is the best by luck, too.
             y, weight, before, logits[best], metric=self.metric, seed=self.seed, groups=entity,
             confidence=1 - (1 - self.confidence) / len(logits),
         )  # fmt: skip
@@ -159,6 +160,7 @@ def with_usual(built: Built, data: TrainingSet, logit: Float32Vector, weight: Fl
 
     ``logit (m,)`` is what it said of labelled events, each of which stands for ``weight``.
     """
+    # What is usual is taken from what it learned; what it said is of the labelled rows that it did not.
     learned = data.history.x[data.history.ts < data.valid_from]
     columns = [data.history.inputs.index(name) for name in built.inputs]
     usual = Baseline.of(learned[:, columns], logit, weight)

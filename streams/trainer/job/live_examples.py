@@ -101,11 +101,13 @@ def decode_live(raw: Sequence[bytes], task: str) -> LiveRows:
 
 
 def _owners(entity_id: Sequence[str | None], event_id: Sequence[str]) -> list[str]:
+    # Records of before entities were in them: each event then stands for itself.
     return [entity if entity is not None else event for entity, event in zip(entity_id, event_id, strict=True)]
 
 
 def _read(record: bytes, task: str) -> _Example | None:
     try:
+        # The head alone first: of the records of other tasks nothing else is read.
         return _EXAMPLE.decode(record) if _HEAD.decode(record).task == task else None
     except UNREADABLE:
         return None

@@ -125,6 +125,7 @@ class PromotionPhase:
         self._other.append(float(rows.shadow_logit[k]))
         self._entity.append(rows.entity[k])
         n, last = len(self), self.rules.examples
+        # Later looks come only where positives are still too few, and no more often: each look costs certainty.
         if n >= last and n % last == 0:
             return self._last_look(n >= PATIENCE * last)
         return self._early_look() if n < last and n % max(1, last // LOOKS) == 0 else None
@@ -151,6 +152,7 @@ class PromotionPhase:
 
     def _pass_by(self) -> PhaseOutcome | None:
         self._passed_by += 1
+        # With enough rows of its own a phase waits for positives, not for workers.
         if self._passed_by < PATIENCE * self.rules.examples or len(self) >= self.rules.examples:
             return None
         h = self.head
@@ -163,6 +165,7 @@ class PromotionPhase:
 
     def _verdict(self) -> Verdict:
         """The other model held against the one that serves."""
+        # A first candidate has one look alone.
         share = (1 - self.rules.confidence) / LOOKS if self.head.serving else 1 - self.rules.confidence
         return compare(
             np.array(self._y, np.bool_), np.array(self._weight),

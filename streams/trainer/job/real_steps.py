@@ -95,6 +95,7 @@ class KafkaData:
     def __call__(self, task: TaskSpec, cutoff: float) -> TrainingSet:
         """See ``weir.streams.trainer.job.job_steps.Data``."""
         try:
+            # This is called in a thread that has no event loop.
             logged = asyncio.run(self._read(task, cutoff - training_of(task).window))
         except UsageError:  # nothing so new: old events are being replayed, so all that is kept is looked at
             logged = asyncio.run(self._read(task, None))
@@ -188,4 +189,5 @@ def kafka_workshop(settings: Settings, runner: Runner) -> JobWorkshop:
 def directory_workshop(settings: Settings, directory: Path, runner: Runner) -> JobWorkshop:
     """For an embedded service, whose trainings read its directory by themselves."""
     data = DirectoryData(directory.absolute(), settings.limits)
+    # In the child: a directory needs neither links nor secrets.
     return replace(workshop(data, directory / "work", runner, settings.trainer.processes), gather=runner)
