@@ -81,6 +81,7 @@ def surprise(row: Row, component: int, error: float, count: float, rate: float) 
     log_error = np.log1p(error)
     row[at + 2 + int(count) % RECENT] = log_error
     seen = int(min(count + 1.0, float(RECENT)))
+    # Summed anew, ten numbers: a running sum would keep the rounding of every error that left it.
     short = 0.0
     for j in range(seen):
         short += row[at + 2 + j]

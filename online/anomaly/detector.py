@@ -148,6 +148,7 @@ class SeriesAnomalyDetector:
         n = len(values)
         self._check(state, slots, ts, n)
         run = AnomalyRun(np.full(n, -0.0), np.full((n, len(COMPONENTS)), -0.0), np.full(n, np.nan))
+        # One type for the kernel, whatever the caller has: it would be compiled anew for each other one.
         places = np.ascontiguousarray(slots, dtype=np.int64)
         times, xs = (np.ascontiguousarray(column, dtype=np.float64) for column in (ts, values))
         out = (run.score, run.components, run.expected)

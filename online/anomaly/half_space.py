@@ -74,12 +74,14 @@ def emptiness(mass: Row32, x: Row, feature: NDArray[np.int64], threshold: Row, w
         for depth in range(TREE_DEPTH + 1):
             cell = t * TREE_NODES + node
             found = mass[REFERENCE_MASS + cell]
+            # The walk goes on to the leaf all the same: masses of all nodes on the way are counted.
             if open_ and (depth == TREE_DEPTH or found < 0.1 * window):
                 total += found * 2.0**depth
                 open_ = False
             mass[LATEST_MASS + cell] += np.float32(1.0)
             if depth < TREE_DEPTH:
                 node = 2 * node + (2 if x[feature[t, node]] >= threshold[t, node] else 1)
+    # An empty region has no mass, and 0 no logarithm.
     return float(np.log(window * 2.0**TREE_DEPTH + 0.5) - np.log(total / TREES + 0.5))
 
 
@@ -89,5 +91,6 @@ def turn_window(mass: Row32, first: bool) -> None:
     for cell in range(TREES * TREE_NODES):
         latest = mass[LATEST_MASS + cell]
         old = mass[REFERENCE_MASS + cell]
+        # The first window has nothing before it: a mean with the zeros of a new row would halve it.
         mass[REFERENCE_MASS + cell] = latest if first else np.float32(0.5) * (old + latest)
         mass[LATEST_MASS + cell] = np.float32(0.0)

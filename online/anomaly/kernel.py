@@ -181,6 +181,7 @@ def run_kernel(
         cell = season_cell(ts[i], settings.utc_offset_s)
         seasonal = season_level(row, cell)
         expected[i] = _expected(row, seasonal)
+        # Behind ``expected``, which is told of a missing value as well.
         if not np.isfinite(values[i]):
             continue
         count = row[COUNT]
@@ -193,6 +194,7 @@ def run_kernel(
         errors[CHANGE] = deviation(row, _STEP_AT, step, row[ANCHOR])
         errors[SEASONAL] = season_deviation(row, x, seasonal, row[_LEVEL_AT + 1], row[ANCHOR])
         if count > 20.0 and row[_LEVEL_AT + 1] > 0.0:
+            # Errors above are of the value as it came; from here on it is only remembered, as far as it can fade again.
             far = _FAR * row[_LEVEL_AT + 1]
             x = min(max(x, row[_LEVEL_AT] - far), row[_LEVEL_AT] + far)
             step = x - row[LAST]

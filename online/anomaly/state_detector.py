@@ -54,6 +54,7 @@ class StateDetector:
         self.sensors, self.reference, self.params = tuple(sensors), reference, params or StateParams()
         smooth, hold = span(self.params.smooth), span(self.params.hold)
         rows = (0.0, 0.0) if reference is None else span(reference)
+        # Rows within the first half-life are not kept (`_keep`), as they have hardly been smoothed.
         if 0.0 < rows[0] < (least := smooth[0] + LEAST_KEPT):
             raise TaskError(
                 f"anomaly reference = '{rows[0]:.0f} rows': with smooth = {self.params.smooth!r} a reference needs "
@@ -89,6 +90,8 @@ class StateDetector:
         out = np.full((len(ts), len(self.outputs)), np.nan)
         times, xs = (np.ascontiguousarray(each, dtype=np.float64) for each in (ts, values))
         places, at = np.ascontiguousarray(slots, dtype=np.int64), 0
+        # ``fit`` takes medians, quantiles and an inverse of NumPy, once a reference: it is not compiled into the pass
+        # over rows.
         while (at := run_states(state, places, times, xs, self._settings, at, out)) < len(times):
             fit(view_row(state[places[at]], len(self.sensors)), self.params.shrinkage)
         return out

@@ -123,9 +123,11 @@ def _learn(state: State, rows: Floats, shrinkage: float) -> None:
         centre, scale = robust(value)
         unit = max(float(np.std(value)), 1e-3 * abs(centre + state.sensors[j, ANCHOR]) + 1e-9)
         learned[j, CENTRE], learned[j, SCALE] = centre, max(scale, _FLOOR * unit)
+        # Added below a step before its logarithm is taken: a stuck sensor steps by 0, which has none.
         learned[j, STEP_FLOOR] = _FLOOR * max(np.median(rows[known[:, j], 2, j]), 0.01 * unit)
         cut[known[:, j], j] = np.clip((value - centre) / learned[j, SCALE], -_CUT, _CUT)
     width = np.sqrt((cut * cut).sum(axis=0)) + 1e-9
+    # Shrunk by more than 0, so that it has an inverse even where two sensors always say the same.
     correlation = (1.0 - shrinkage) * (cut.T @ cut) / np.outer(width, width)
     np.fill_diagonal(correlation, 1.0)
     state.precision[:] = np.linalg.inv(correlation)
@@ -160,6 +162,8 @@ def p_value(state: State, distance: float) -> float:
     """
     n = int(state.head[KEPT])
     known = state.calibration[:n]
+    # In float32 as distances of the reference are held: else one as far as a row of it would be nearer or farther by
+    # rounding alone.
     nearer = np.searchsorted(known, np.float32(distance))
     if nearer == n:
         return float(((1.0 + known[n - 1]) / (1.0 + distance)) ** 3 / (n + 1.0))

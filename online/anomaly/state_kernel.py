@@ -77,8 +77,10 @@ def _take(state: State, j: int, value: float, ts: float, settings: StateSettings
         sensor[NEWEST], sensor[BEFORE] = newest, newest
     low, high = min(sensor[NEWEST], sensor[BEFORE]), max(sensor[NEWEST], sensor[BEFORE])
     x = min(max(newest, low - _GLITCH * sensor[STEP]), high + _GLITCH * sensor[STEP])
+    # As it came, not as cut: a step that stays is within the last two values from its second row on.
     sensor[BEFORE], sensor[NEWEST] = sensor[NEWEST], newest
     if settings.smooth_s > 0.0:
+        # Event times may step back; a rate below 0 would push the level away.
         rate = 1.0 - 0.5 ** (max(ts - sensor[LAST_TS], 0.0) / settings.smooth_s)
     else:
         rate = 1.0 - 0.5 ** ((state.head[ROWS] - sensor[LAST_ROW]) / settings.smooth_rows)
@@ -168,6 +170,7 @@ def run_states(
         state = view_row(row, d)
         flag = values[d, i]
         if values[d + 1, i] > 0.0 or (flagged and flag > 0.0 and state.head[FITTED] > 0.0):
+            # The flag's last word outlives the reset: rows in which it is missing go by it.
             running = state.head[RUNNING]
             row[:] = 0.0
             state.head[RUNNING] = running
@@ -176,6 +179,7 @@ def run_states(
         some = np.isfinite(values[:d, i]).any()
         runs = _runs(state, ts[i], settings)
         if some and state.head[FITTED] == 0.0 and not runs and state.head[KEPT] >= LEAST_KEPT:
+            # Nothing of the row has been taken in: it is judged when the caller comes back with the fit made.
             return i
         if some:
             if state.head[ROWS] == 0.0:
@@ -189,6 +193,8 @@ def run_states(
         if state.head[FITTED] > 0.0:
             if not np.isnan(level).all():
                 _judge(state, level, gap, z, out[i])
+        # Without a flag a reference that is over and has too few rows goes on until it has enough; by a flag only where
+        # that says so.
         elif some and (runs or not flagged):
             _keep(state, level, settings.smooth_rows)
     return len(ts)

@@ -35,6 +35,7 @@ def is_span(text: str) -> bool:
     >>> is_span("7 days"), is_span("commissioning > 0")
     (True, False)
     """
+    # A number alone, so that "7 days" is told as a span written wrongly, and not as an expression that is none.
     return text[:1].isdigit()
 
 
