@@ -75,6 +75,7 @@ def accept_records(
     else:
         structs = [None] * len(records)
         clean = np.flatnonzero(~suspects).tolist()
+        # Without the suspects, which could swallow or shift their neighbours in one parse.
         together = decode_together(many, b",".join([records[i] for i in clean]), len(clean))
         for i, struct in zip(clean, together or map(alone, clean), strict=True):
             structs[i] = struct
@@ -100,6 +101,7 @@ def accept_rows(model: type[WireModel], rows: Sequence[dict[str, Any]]) -> Accep
             )
 
         structs = list(map(one, range(len(rows))))
+    # Of bytes the scan would have found it; rows of a table never were bytes.
     for i in _unprintable(structs, ids_of(model)):
         structs[i] = None
         why.reject(i, "a text holds a control character or half a surrogate pair")
@@ -181,6 +183,8 @@ def _split(model: type[WireModel], structs: list[Any], why: _Why, known: Sequenc
         fits &= in_range(other)
     for name in known:
         ids = list(map(attrgetter(name), structs))
+        # One look at all; each is looked at only where one may be odd. Ids in ASCII without a control character, which
+        # `scan` has found, hold nothing invisible.
         if not MISSING_IDS.isdisjoint(ids) or not "".join(ids).isascii():
             fits &= np.array([each not in MISSING_IDS and not _NO_ID.search(each) for each in ids], np.bool_)
     if not fits.all():
@@ -229,4 +233,5 @@ def _as_bytes(record: Any) -> bytes:
     try:
         return msgspec.json.encode(record)
     except (TypeError, ValueError, RecursionError):
+        # A dead letter has bytes whatever the row held, also what JSON has no form for.
         return repr(record).encode("utf-8", "backslashreplace")

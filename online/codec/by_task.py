@@ -118,6 +118,7 @@ class TaskDecoder:
         return structs
 
     def _each(self, records: list[bytes], misfit: Misfit) -> DecodedLog[TaskRecords]:
+        # By the contract first: whether a record is valid must not depend on which tasks run here.
         accepted = accept_records(self._model, records)
         rejects, unknown = list(accepted.rejects), Counter[str]()
         found: dict[str, tuple[list[Any], list[int]]] = {task: ([], []) for task in self._structs}
@@ -152,5 +153,6 @@ def interleave(first: Rows, at: IntVector, second: Rows, also: IntVector) -> tup
     if not len(first):
         return second, also
     index = np.concatenate([at, also])
+    # Both parts ascend, but interleave: a log is applied in its own order.
     order = np.argsort(index)
     return type(first).concat([first, second]).take(order), index[order]

@@ -104,6 +104,7 @@ class _Reader:
 
 def _numbers(values: list[Any]) -> FloatVector:
     if not _NUMBERS.issuperset(map(type, values)):
+        # No int: the contract's numbers are decoded as floats.
         values = [value if isinstance(value, float | bool) else None for value in values]
     return np.array(values, np.float64)  # None becomes NaN
 

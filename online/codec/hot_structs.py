@@ -189,6 +189,7 @@ def entities_struct(names: tuple[str, ...]) -> type[Any]:
 
 
 def _map_struct(title: str, names: tuple[str, ...], kind: Any, *default: Any) -> type[Any]:
+    # Names of features have points and may be words of Python: fields are numbered, and renamed on the wire.
     fields = [(f"f{i}", kind, *default) for i in range(len(names))]
     rename = {f"f{i}": name for i, name in enumerate(names)}
     return msgspec.defstruct(

@@ -49,6 +49,7 @@ def decode_scored(raw: Sequence[bytes | None], shapes: Mapping[str, ScoredShape]
     """
     joined = InputBuffer([record or b"" for record in raw])
     tasks = {task: _filled(_valid(prediction_form(task, s).read(joined), s, joined), s) for task, s in shapes.items()}
+    # Texts that are not ASCII, records of versions before, and what is no prediction at all.
     rest = joined.rest()
     if not len(rest):
         return DecodedLog(tasks, [], {})
@@ -70,6 +71,7 @@ def _valid(own: ParsedColumns, shape: ScoredShape, joined: InputBuffer) -> Parse
 def _filled(own: ParsedColumns, shape: ScoredShape) -> TaskScored:
     event_id, entity_id, *others = own.texts
     edges = np.cumsum([2, len(shape.features), 1, shape.masks])
+    # Views would have gaps between their rows, which compiled code takes for another type, and would keep all columns.
     numbers, features, _, masks, watched = (part.copy() for part in np.split(own.numbers, edges, axis=1))
     predictions = PredictionBatch(
         event_id=cast("list[str]", event_id),

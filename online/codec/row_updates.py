@@ -148,6 +148,7 @@ def _batch(block: _Block, width: int) -> UpdateBatch:
 def _by_table(found: Sequence[TableUpdates]) -> list[TableUpdates]:
     """The parts of each table as one, in log order; tables in the order in which they appear."""
     parts: dict[Table, list[TableUpdates]] = {}
+    # Blocks and JSON were decoded apart; tables are applied in the order of the log.
     for part in sorted(found, key=lambda part: int(part.index[0])):
         parts.setdefault((part.task, part.table), []).append(part)
     return [_joined(where, of) for where, of in parts.items()]
@@ -157,6 +158,7 @@ def _joined(where: Table, parts: Sequence[TableUpdates]) -> TableUpdates:
     if len(parts) == 1:
         return parts[0]
     index = np.concatenate([part.index for part in parts])
+    # Stable: updates of one record have one position, and keep their order.
     batch, order = UpdateBatch.concat([part.batch for part in parts]), np.argsort(index, kind="stable")
     return TableUpdates(*where, batch.take(order), index[order])
 

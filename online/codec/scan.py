@@ -18,7 +18,9 @@ from weir.online.jit import njit
 MAX_NUMBER_CHARS = 64
 """A number, literal or run of spaces outside of strings that is longer than this is suspect."""
 
+# Four times the keys that the largest map of the contract may have.
 _SLOTS = 1024
+# Keys that were made to collide cost no more than this, and their record is judged by itself.
 _MAX_PROBES = 24
 _QUOTE, _BACKSLASH, _COLON, _COMMA = ord('"'), ord("\\"), ord(":"), ord(",")
 _OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST = ord("{"), ord("}"), ord("["), ord("]")
@@ -100,6 +102,7 @@ def _repeats(
 ) -> bool:
     """Remember a key of the object ``stamp``; True where it was there already, or where that takes too long to say."""
     last = start + size - 1
+    # Of a key's ends and size, not of all of it: what collides is compared anyway.
     h = size * 131 + int(buf[start]) * 257 + int(buf[last]) * 31
     if size >= 4:
         h += int(buf[last - 1]) * 337 + int(buf[last - 2]) * 769 + int(buf[last - 3]) * 41
@@ -124,6 +127,7 @@ def _scan_records(buf: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[n
     stamps = np.zeros((2, _SLOTS), np.int64)  # one table of keys for the record, one for the maps inside it
     key_starts = np.empty((2, _SLOTS), np.int64)
     key_sizes = np.empty((2, _SLOTS), np.int64)
+    # Tables are not emptied for each record: an entry with another stamp is none.
     stamp = 0
     begin = 0
     for r in range(sizes.size):
@@ -142,6 +146,7 @@ def _scan_records(buf: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[n
                 while after < end and _IS_SPACE[buf[after]]:
                     after += 1
                 if after < end and buf[after] == _COLON and depth > 0:
+                    # An escape may spell a key that is there already in other bytes.
                     if escaped or depth > 2 or close == i + 1:
                         suspect = True
                     elif not suspect:

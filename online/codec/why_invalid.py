@@ -88,6 +88,7 @@ def explain_json(raw: bytes) -> str | None:
     except UnicodeDecodeError as error:
         return f"not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}"
     try:
+        # Numbers are not made, only measured: of an int of over 4,300 digits Python would speak in words of its own.
         value = json.loads(
             text,
             object_pairs_hook=_unique,
@@ -174,6 +175,7 @@ def _number(token: str) -> float:
 
 
 def _too_deep(value: Any) -> bool:
+    # Level by level, without recursion: this says what is too deep.
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         level = [member for parent in level for member in _members(parent)]

@@ -65,7 +65,10 @@ def _shortest(mantissa: U, exponent: int) -> tuple[U, int]:
     c = mantissa | _HIDDEN if exponent else mantissa
     q = (exponent if exponent else 1) - 1075
     closer = mantissa == _ZERO and exponent > 1  # the float below is at half the distance
+    # floor(log10(2^q)), or of 3/4 of it: 1262611 / 2^22 is log10(2), 524031 / 2^22 is log10(4/3), exact for all
+    # exponents.
     k = (q * 1262611 - (524031 if closer else 0)) >> 22
+    # 1741647 / 2^19 is log2(10).
     h = U(q + ((-k * 1741647) >> 19) + 1)
     power = -k - _LOW_10
     odd = c & _ONE
@@ -90,6 +93,8 @@ def _shortest(mantissa: U, exponent: int) -> tuple[U, int]:
 def _eight(d: U) -> U:
     """The digits of a number below 10**8 as eight bytes 0 to 9, the first digit in the lowest."""
     fours = d // U(10_000)
+    # A division by multiplying and shifting, in all lanes of a word at once: 10486 / 2^20 is 1/100 for four digits, 103
+    # / 2^10 is 1/10 for two.
     fours |= (d - fours * U(10_000)) << U(32)
     twos = ((fours * U(10_486)) >> U(20)) & U(0x7F_0000_007F)
     twos += (fours - U(100) * twos) << U(16)
@@ -226,6 +231,7 @@ def read_float(buf: Bytes, at: int, end: int) -> tuple[U, int]:
         e += scale
     if d == _ZERO:
         return sign, at if not plain or sign == _ZERO else -1  # -0 is a whole number, whose sign readers may drop
+    # A longer one may be what the contract refuses for its length: that is another's to judge.
     bits = _nearest(d, e)
     return bits | sign, at if bits and at - first < _MAX_READ_CHARS else -1
 
@@ -237,6 +243,7 @@ def _read_digits(buf: Bytes, at: int, end: int, d: U) -> tuple[U, int]:
         eight = word(buf, at) ^ _NOUGHTS
         if ((eight + _TO_HIGH) | eight) & _HIGHS:
             break  # not all are digits
+        # Pairs, then fours, then all eight digits are added in three multiplications, in place of eight.
         eight = eight * U(10) + (eight >> U(8))
         low = (eight & _EVERY_OTHER) * U(0x000F_4240_0000_0064)
         high = ((eight >> U(16)) & _EVERY_OTHER) * U(0x0000_2710_0000_0001)
@@ -266,6 +273,7 @@ def _read_exponent(buf: Bytes, at: int, end: int) -> tuple[int, int]:
 @jit_inline
 def _nearest(d: U, e: int) -> U:
     """Bits of the float nearest to d * 10**e, d above 0; 0 where it takes more to find it."""
+    # Beyond these powers the result is 0 or infinite, or below the normal floats: rare, and another's.
     if e < _LOW_10 or e > _HIGH_READ:
         return _ZERO
     zeros = leading_zeros(d)
@@ -273,19 +281,23 @@ def _nearest(d: U, e: int) -> U:
     power = e - _LOW_10
     rest = _REST[power] - (_ONE if e > _EXACT_128 else _ZERO)  # rounded down where it is not a reciprocal
     low, top = d * _TOP[power], high(d, _TOP[power])
+    # Only where all bits below the 55 that count are 1 can the lower half of the power carry into them.
     if top & U(0x1FF) == U(0x1FF):
         more = high(d, rest)
         low += more
         if low < more:
             top += _ONE
+        # Even 128 bits do not tell on which side the number is.
         if low == ~_ZERO:
             return _ZERO
     carry = top >> U(63)
     shift = carry + U(9)
     m = top >> shift
+    # 217706 / 2^16 is log2(10), exact enough for all powers of the table.
     exponent = ((217706 * e) >> 16) + 63 + int(np.int64(carry)) - int(np.int64(zeros)) + 1023
     if exponent <= 0:
         return _ZERO
+    # Beyond these powers of ten no number of 64 bits lies exactly between two floats (Lemire).
     if low <= _ONE and -4 <= e <= 23 and m & U(3) == _ONE and m << shift == top:
         m &= ~_ONE  # halfway between two floats: to the even one
     m = (m + (m & _ONE)) >> _ONE

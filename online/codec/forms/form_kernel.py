@@ -32,6 +32,7 @@ for _code, _letter in zip(b"\b\t\n\f\r", b"btnfr", strict=True):
     _ESCAPES[_code] = _letter
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _U = ord("u")
+# So many digits always fit into an int64.
 _MAX_COUNT_CHARS = 18
 
 
@@ -205,6 +206,8 @@ def _read_one(
                 return -1
             at += size
         elif op in (NUMBER, MAYBE_NUMBER):
+            # This may look behind the record, where there are bytes: what ends in the middle of it then ends behind
+            # ``end``.
             if op == MAYBE_NUMBER and word(buf, at) & U(0xFFFF_FFFF) == _NULL:
                 bits, at = _NAN_BITS, at + 4
             else:

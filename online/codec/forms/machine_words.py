@@ -57,6 +57,7 @@ def _load(typing: Any, buf: Any, at: Any) -> Any:  # noqa: ARG001 - likewise
         array = context.make_array(signature.args[0])(context, builder, args[0])
         kind = ir.IntType(64)
         place = builder.bitcast(builder.gep(array.data, [args[1]]), kind.as_pointer())
+        # Texts begin anywhere: with the alignment of an int64 the compiler may use loads that fault.
         return builder.load(place, align=1)
 
     return types.uint64(buf, types.int64), build
