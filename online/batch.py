@@ -39,6 +39,7 @@ class Batch:
 
     def take(self, rows: IntVector) -> Self:
         """The given rows, in the given order."""
+        # Python's own ints: a list takes several times as long to be indexed by NumPy's, and texts are lists.
         at = rows.tolist()
 
         def of(column: Any) -> Any:
@@ -69,6 +70,7 @@ class Batch:
 def _joined(columns: list[Any]) -> Any:
     """One column of several parts, one after the other; absent where a part lacks it."""
     first = columns[0]
+    # The rows of the other parts alone would be a column of another length, in which no row finds its own.
     if any(column is None for column in columns):
         return None
     if isinstance(first, Batch):
@@ -143,6 +145,7 @@ class ExampleBatch(Batch):
     """Whose event it is; ``None`` where that is not known, as in records of before it was noted."""
 
     def __post_init__(self) -> None:
+        # A default cannot know how many rows there are, and the class is frozen: hence not a plain assignment.
         if len(self.n) == 0 < len(self.event_id):
             object.__setattr__(self, "n", np.zeros(len(self.event_id), dtype=np.int64))
         if not self.entity_id and self.event_id:

@@ -62,6 +62,7 @@ def _joined(texts: Sequence[str]) -> tuple[Bytes, NDArray[np.int64]]:
     joined = "".join(texts)
     raw = joined.encode("utf-8", "surrogatepass") + _PADDING
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    # Of ASCII texts characters and bytes are as many: then no text is encoded a second time.
     if not joined.isascii():
         sizes = np.fromiter((len(text.encode("utf-8", "surrogatepass")) for text in texts), np.int64, len(texts))
     return np.frombuffer(raw, np.uint8), sizes
@@ -122,6 +123,7 @@ def _digest_rows(raw: Bytes, sizes: NDArray[np.int64], key: NDArray[np.uint64], 
     for row in range(len(sizes)):
         size = sizes[row]
         v0, v1, v2, v3 = _begun(key)
+        # One more than the size: SipHash ends in a word with the length even where the text fills its words.
         for start in range(at, at + size + 1, 8):
             eight, left = word(raw, start), at + size - start
             if left < 8:  # the last word ends in the size

@@ -19,6 +19,7 @@ def parse_duration(text: object) -> float:
     >>> parse_duration("7d"), parse_duration("1.5h"), parse_duration(90)
     (604800.0, 5400.0, 90.0)
     """
+    # A bool is an int to Python, and ``ttl = true`` would be one second.
     if isinstance(text, int | float) and not isinstance(text, bool):
         return float(text)
     match = _PATTERN.fullmatch(text.strip()) if isinstance(text, str) else None

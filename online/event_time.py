@@ -79,6 +79,7 @@ class EventTime:
         ts : ``(n,) float64`` event times, epoch seconds; none of them NaN.
         said_by : n names of entities; events that name none are told apart by nothing.
         """
+        # A call a row only while a claim stands: each event may settle it. The rest of a batch is one pass.
         marks, i = np.empty(len(ts)), 0
         while i < len(ts):
             if not self._claims and self._alone is None:
@@ -93,6 +94,7 @@ class EventTime:
         """Take in the events before the first that claims a time further ahead; returns how many, with their marks."""
         newest = np.maximum.accumulate(np.concatenate(([self.watermark], ts)))
         count = len(ts)
+        # Not ``>``: before the first event, and without rows, the difference is NaN.
         if not float(newest[-1]) - self.watermark <= self.max_step:  # else no step of them is further, as nearly always
             ahead = np.diff(newest) > self.max_step
             count = int(ahead.argmax()) if ahead.any() else count
@@ -149,6 +151,7 @@ class EventTime:
 
     def state(self) -> dict[str, Any]:
         """What it remembers, a few dozen bytes: ``watermark``, ``claims`` and ``alone``."""
+        # Marks of 12015ac, which are still read, held it so.
         mark = None if np.isinf(self.watermark) else self.watermark
         return {"watermark": mark, "claims": list(self._claims), "alone": self._alone}
 

@@ -27,6 +27,7 @@ def njit(**options: Any) -> Callable[[F], F]:
     def compiled(function: F) -> F:
         made: Any = numba.njit(**options)(function)
         if options.get("cache"):
+            # numba has no public way to give a function another cache.
             made._cache = _StoredFunction(function)  # type: ignore[no-untyped-call]
         return cast("F", made)
 
@@ -66,9 +67,11 @@ def fingerprint(function: FunctionType) -> str:
 
 
 def _parts(function: FunctionType, seen: set[FunctionType]) -> Iterator[str]:
+    # Kernels may call each other in a circle.
     if function in seen:
         return
     seen.add(function)
+    # Code and constants, not the text: a comment, or a line moved, changes nothing that is compiled.
     for code in _codes(function.__code__):
         yield f"{code.co_code.hex()} {[each for each in code.co_consts if not isinstance(each, CodeType)]}"
         for value in _read(code, function.__globals__):

@@ -23,6 +23,7 @@ SHOWN_CHARS: Final = 80
 TABLE: Final = "a table"
 _SEPARATED_FROM: Final = 100_000
 _LISTED: Final = 40
+# Beyond it the digits of a float are those of its binary form, and nobody wrote them.
 _HUGE: Final = 1e18
 _BITS: Final = dict.fromkeys(["1", "1.0", "true", "t", "yes", "y"], ", here 1") | dict.fromkeys(
     ["0", "0.0", "false", "f", "no", "n"], ", here 0"
@@ -68,6 +69,7 @@ def mistakes(
     outer = {path[:i] for path in found for i in range(len(path))}
     roots, schema = [path for path in found if path not in outer], _Schema(_schema_of(model), table)
     told = [_mistake(path, found[path], document, schema, path in secrets) for path in roots[:most]]
+    # A key that is misspelt is missing under its right name, too: that is the same mistake.
     misspelt = {(*each.path[:-1], each.meant[0]) for each in told if len(each.meant) == 1}
     more = [Mistake((), f"and {len(roots) - most} more")] if len(roots) > most else []
     return [each for each in told if each.path not in misspelt] + more
@@ -280,14 +282,17 @@ def number_in(text: str) -> str | None:
     >>> number_in("12,5"), number_in("$1,234.50"), number_in("1.234,50 EUR"), number_in("1,234"), number_in("n/a")
     ('12.5', '1234.50', '1234.50', None, None)
     """
+    # Only of short texts: the pattern backtracks over runs of digits.
     match = len(text) < _LISTED and re.fullmatch(
         r"[^\d.,+-]{0,4}([+-]?[\d.,' ]*\d(?:[eE][+-]?\d+)?)\s*[^\d.,]{0,4}", text.strip()
     )
     bare = match[1].replace("'", "").replace(" ", "") if match else ""
     if "," in bare and "." in bare:
+        # Whichever comes last is the decimal mark, the other separates thousands.
         last = max(bare.rfind(","), bare.rfind("."))
         bare = re.sub(r"[.,]", "", bare[:last]) + "." + bare[last + 1 :]
     elif "," in bare:
+        # ``1,234`` is 1.234 or 1234, by where its author lives: a guess would be wrong by a thousand.
         bare = "" if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+", bare) else bare.replace(",", ".")
     return bare if re.fullmatch(r"[+-]?\d*\.?\d+(?:[eE][+-]?\d+)?", bare) else None
 
@@ -362,6 +367,7 @@ def _unknown(path: Path, document: Any, schema: _Schema) -> Mistake:
         words += f". {key} belongs at the top: before the first [table], or as [{key}] if it is one"
     elif not meant and homes:
         words += f". {key} belongs under [{homes[0]}]"
+    # Of a learner or detector: there what is no key of ours is mostly a parameter of theirs.
     elif not meant and "params" in known:
         words += f". A parameter goes into params, as params = {{ {key} = ... }}"
     return Mistake(path, words, meant or tuple(known))
@@ -374,6 +380,7 @@ def _place(document: Any, detail: ErrorDetails) -> Path:
         inside = part in document if isinstance(document, Mapping) else _is_item(document, part)
         if inside:
             document = document[part]
+        # What is missing is not in the document, so that its own name would look like the branch of a union.
         if inside or (detail["type"] == "missing" and i == len(detail["loc"]) - 1):
             path.append(part)
     return tuple(path)

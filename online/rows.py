@@ -23,6 +23,8 @@ Slots = NDArray[np.int32]
 _LEAST: Final = 64
 # Columns grow by a quarter, and close up when a quarter has left: a row is copied some five times.
 _SLACK: Final = 4
+# Slots are int32, half of what int64 would take. Long before a number from the origin passes 2^31 the table is made
+# anew from another origin.
 _FAR: Final = 1 << 30
 
 
@@ -74,6 +76,8 @@ class NumberedRows:
         # Where enough rows have left, closing up makes the room; the columns keep their size.
         if needed > size - size // _SLACK or needed < size // 4:
             size = max(needed + needed // _SLACK, _LEAST)
+        # Into fresh buffers even where the size stays: views that ``frozen`` gave out are of the old ones, and what is
+        # written in place would change them.
         for name, old in self.buffers.items():
             self.buffers[name] = buffer = np.empty((size, *old.shape[1:]), old.dtype)
             buffer[: len(self)] = old[self.first - self.base : self.stop - self.base]
@@ -129,6 +133,8 @@ class RowIndex:
     def reserve(self, n: int) -> None:
         """Make room for ``n`` rows more, in the table and in the columns."""
         self._rows.reserve(n)
+        # Rows that left keep their slots until the table is made anew, and chains of slots grow fast beyond such a
+        # load.
         if self.used + n > 0.7 * len(self.slots) or self._rows.stop + n - self.origin > _FAR:
             self.rebuild(n)
 
@@ -160,6 +166,7 @@ class RowIndex:
 @jit_inline
 def slot_of(slots: Slots, origin: int, held: Digests, base: int, first: int, low: np.uint64, high: np.uint64) -> int:
     """Where a digest is, or would be entered. Rows before ``first`` are nobody's any more."""
+    # Sizes are powers of two, and any bits of a digest are as even as others: no division.
     mask = len(slots) - 1
     at: Any = np.int64(low & np.uint64(mask))
     while slots[at] != 0:
@@ -175,6 +182,7 @@ def enter(slots: Slots, origin: int, held: Digests, base: int, start: int, stop:
     """Enter rows ``start`` to ``stop`` in place of older ones of the same digest; how many slots that took."""
     used = 0
     for row in range(start, stop):
+        # From ``base`` on, not ``first``: a row that left is still in the columns, and its slot serves the newer row.
         at = slot_of(slots, origin, held, base, base, held[row - base, 0], held[row - base, 1])
         used += slots[at] == 0
         slots[at] = row - origin + 1

@@ -9,6 +9,7 @@ from typing import Any, Final
 from weir.online.mistakes import name_of
 
 _PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)| \(at end of document\)")
+# The first that fits the line is told: what is narrower stands before what it is a case of.
 _MEANT: Final = (
     (r"[\u2018\u2019\u201c\u201d]", "write plain quotes \" instead of typographic ones"),
     (r"=\s*(True|False)\b", "write true and false in lower case"),
@@ -53,6 +54,7 @@ def _words(message: str, text: str) -> str:
         number, column = int(found[1]), int(found[2])
     line = lines[number - 1] if number <= len(lines) else ""
     remedy = next((words for pattern, words in _MEANT if re.search(pattern, line)), "close what was opened before it")
+    # tomllib shows the key as a tuple of Python.
     if fault.startswith("cannot declare"):
         fault = fault.replace("', '", ".").translate(dict.fromkeys(map(ord, "(',)")))
     if fault.startswith(("cannot", "unclosed")):
