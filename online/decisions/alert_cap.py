@@ -49,6 +49,7 @@ class AlertCap:
         if not mark > -math.inf:
             return False
         self._forget(mark)
+        # So that times further back than a day and the longest span can be forgotten.
         ts = min(max(ts, mark - DAY_S), mark + DAY_S)
         if not all(_free(self._marks, mark, *each) and _free(self._times, ts, *each) for each in self._spans):
             return False
@@ -81,6 +82,7 @@ class AlertCap:
 
     def _forget(self, mark: float) -> None:
         """Let go of what no row can meet any more; where a clock was set back, what opened later counts as of now."""
+        # Both lists have to ascend for the searches below; a mark of the future would hold its place until then.
         if self._marks and self._marks[-1] > mark:
             self._marks = [min(each, mark) for each in self._marks]
             self._times = [min(each, mark) for each in self._times]
@@ -91,6 +93,7 @@ class AlertCap:
 def _free(times: list[float], at: float, span: float, most: int) -> bool:
     """Whether no span holds more than ``most`` of the ascending ``times`` and ``at``."""
     i = bisect_right(times, at)
+    # Nearly always the newest: only the span that ends in it can be too full.
     if i == len(times):
         return i < most or at - times[-most] >= span
     near = [*times[max(i - most, 0) : i], at, *times[i : i + most]]

@@ -95,5 +95,6 @@ class BookDecision(NamedTuple):
 
 
 def _logit(probability: float) -> float:
+    # Learners say exactly 0 and 1, whose log-odds are infinite.
     bounded = min(max(probability, 1e-9), 1.0 - 1e-9)
     return math.log(bounded / (1.0 - bounded))

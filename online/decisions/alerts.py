@@ -235,6 +235,8 @@ class AlertBook:
         if not self._remember(f"{entity_id}\n{event_id}"):  # no id holds a control character
             self.stats.repeated_events += 1
             if (known := self._entries.get(entity_id)) is not None:
+                # The row still belongs to the alert: who waits for its decision is told of it, the topic of alerts is
+                # not.
                 changed.append(_Change(known, known.alert, row, told=False))
             return
         entry = self._entries.get(entity_id)
@@ -245,6 +247,7 @@ class AlertBook:
         if entry is None:
             if self._admit is not None and not self._admit(self.watermark, ts, row):
                 self.stats.refused += 1
+                # Written into the caller's array: metrics and decisions tell the line that the row met in the end.
                 thresholds[row] = math.inf
                 return
             if self._open >= self.policy.max_open:
@@ -338,6 +341,8 @@ class AlertBook:
         while self._quiet and self._quiet[0][0] <= until:
             at, number, entity_id = heapq.heappop(self._quiet)
             entry = self._entries.get(entity_id)
+            # Timers of alerts that a label resolved, or that made room, are left in the heap: taking one out would cost
+            # a search.
             if entry is None or entry.number != number or not entry.is_open:
                 continue
             if entry.wake_at <= at:
@@ -355,6 +360,7 @@ class AlertBook:
         self._open -= 1
         entry.wake_at = self._reached(at) + self.policy.cooldown_s
         heapq.heappush(self._cooling, (entry.wake_at, entry.number, entry.alert.entity_id))
+        # Resolved alerts would else be kept without a bound where cooldowns are long.
         if len(self._cooling) > self.policy.max_open:
             self._forget()
         return entry.alert

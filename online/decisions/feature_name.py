@@ -96,6 +96,7 @@ class FeatureName:
         ends = {op: rest.removesuffix(op).rstrip("_") for op in _OPS if rest == op or rest.endswith(f"_{op}")}
         ends[""] = rest
         # The first that the task declares; without a task, the longest.
+        # An aggregate may itself be called ``a_count``: only the task says where its name ends.
         op = next((op for op in ends if f"{entity}.{ends[op]}" in known), next(iter(ends)))
         declared = known.get(f"{entity}.{ends[op]}")
         of = declared.of if declared else _NAMED.get(op, "events")

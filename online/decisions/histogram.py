@@ -28,6 +28,7 @@ def bin_of(score: FloatVector, edges: FloatVector) -> IntVector:
     Compared to the edges themselves and not to a formula, so "in bin k or above" is exactly ``score >= edges[k]``.
     """
     bins = len(edges) - 1
+    # Off by one bin at most, by rounding; the two comparisons with the edges below put it right.
     guess = np.log(np.maximum(score, 1e-300)) - np.log1p(-np.minimum(score, 1.0 - 1e-16))
     index = _inside(((guess + LIMIT) * (bins / (2 * LIMIT))).astype(np.int64), bins)
     index -= score < edges[index]

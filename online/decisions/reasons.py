@@ -134,6 +134,7 @@ class ReasonWriter:
 
     def _row(self, row: _Row, contributions: FloatVector) -> list[Reason]:
         added = np.where(np.isfinite(contributions), contributions, 0.0)
+        # Summed before what lowers the score is dropped: windows of one count may speak against each other.
         raised = np.maximum(np.bincount(self._group, added, len(self._members)), 0.0)
         least = max(self.policy.min_contribution, self.policy.min_share * float(raised.sum()))
         # The window that added most speaks for all of its count.
@@ -147,6 +148,7 @@ class ReasonWriter:
         for group in order[large[order]].tolist():
             if len(told) < self.policy.top:
                 reason = self._reason(self._says_most(int(first[group]), row), row, float(raised[group]))
+                # Two columns may come to the same sentence, such as those that are missing together.
                 told.setdefault(reason.text, reason)
         return [*told.values()]
 
@@ -158,6 +160,8 @@ class ReasonWriter:
         same: list[int] = [
             c for c in self._members[self._group[column]] if row.values[c] == value and not row.missing[c]
         ]
+        # Five events in an hour are five in a day too, where the day has no more; nothing in a day is nothing in its
+        # hours.
         shortest = value > 0.0 and name.op not in _EXTREME
         return min(same, key=lambda c: self._names[c].span_s if shortest else -self._names[c].span_s)
 

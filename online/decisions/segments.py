@@ -38,6 +38,7 @@ class SegmentedThreshold:
     def segments(self, x: FloatMatrix) -> IntVector:
         """Which part each of rows ``x (n, F)`` is of, ``(n,)``: 0 is the rest."""
         out = np.zeros(len(x), dtype=np.int64)
+        # From the last to the first: an event is of the first budget whose range it is in, which is so written last.
         for number, (each, column) in reversed([*enumerate(zip(self.policy.budgets, self._columns, strict=True), 1)]):
             value, (low, high) = np.nan_to_num(x[:, column]), each.range
             out[(value >= low) & (value < high)] = number

@@ -150,6 +150,7 @@ class Threshold:
         """Make rows ready, as of ``thresholds``, to be taken boundary by boundary: ``upto``, ``lines``, ``take``."""
         marks = np.maximum.accumulate(np.concatenate(([self._watermark], ts)))[1:]
         if len(marks) and self._watermark == -math.inf < marks[-1]:
+            # The first time that is known, not 0: else the years since 1970 would be time in which nothing came.
             self._refreshed_at = self._started_at = float(marks[marks > -math.inf][0])
         worth = None if self._budget is None or self._budget.value is None else amount
         return _Rows(marks, bin_of(score if worth is None else _rank(score, worth), self._edges), worth)
@@ -160,6 +161,7 @@ class Threshold:
             self._fade_in(float(rows.marks[rows.taken]))
         by_time = int(np.searchsorted(rows.marks, self._refreshed_at + self.every_s))
         by_rows = rows.taken + self.every_rows - self._rows
+        # One row at least: before a time is known rows are counted beyond ``every_rows``, and no boundary closes them.
         return min(len(rows.marks), max(min(by_rows, by_time), rows.taken + 1))
 
     def lines(self, rows: _Rows, end: int) -> FloatVector:
@@ -214,6 +216,7 @@ class Threshold:
                 f"the snapshot is of kind {kind!r} with {bins} bins, this threshold of {self.policy.kind!r} "
                 f"with {len(self._pending)}; start it anew"
             )
+        # A line that the task file gives is that of the file now, not of the file that the snapshot was made under.
         fixed = {} if self._adaptive else {"_threshold": self._threshold}
         self.__dict__.update(dict(zip(_NUMBERS, numbers, strict=True)) | added | fixed)
         self._by_budget = bool(self._by_budget) and self._budget is not None
@@ -234,6 +237,7 @@ class Threshold:
         assert self._budget is not None
         if not self._threshold < 1.0:
             return np.full(len(amount), NEVER)
+        # The inverse of `_rank`: the histogram, and so the line, is on its scale.
         loss = self._threshold / (1.0 - self._threshold)
         out = np.maximum(loss / np.maximum(amount, 1e-300), self._budget.min_score)
         return np.where(out > 1.0, NEVER, out)
@@ -316,14 +320,17 @@ class Threshold:
             float(self._pending[over:].sum()),
         )
         if came > JUMP * expected + JUMP_ROWS or rows > JUMP * came + JUMP_ROWS:
+            # Scores and days alike: the rate over the line stays what it was, and only weighs less.
             keep = min(1.0, KEPT_DAYS / self._exposure_days)
             self._scores *= keep
             self._exposure_days *= keep
+        # A gap is no time in which alerts were missing: it moves the line no more than two boundaries do.
         step = PULL_A_DAY * missing * min(days, 2.0 * self.every_s / DAY_S)
         self._pull = min(max(self._pull + step, 0.0), MOST_PULL)
         return FASTER if unused > UNUSED else 1.0
 
     def _of_precision(self, policy: PrecisionThreshold) -> float | None:
+        # A correction takes back the whole weight, part of which may have faded: a bin can be below 0.
         positives = tail(np.maximum(self._positives, 0.0))
         negatives = tail(np.maximum(self._negatives, 0.0))
         enough = tail(self._labels) >= policy.min_labels

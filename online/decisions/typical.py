@@ -111,6 +111,7 @@ class TypicalValues:
         if not len(held):
             return np.zeros(x.shape)
         count, n = np.count_nonzero, len(held)
+        # Either side counts what equals the value: of a column that is nearly always 0 a 0 is usual, not rare.
         sides = [np.minimum(count(held >= row, axis=0), count(held <= row, axis=0)) / n for row in x]
         absent = np.isnan(held).mean(axis=0)
         return np.where(missing_in(x, self._indicated), absent, np.reshape(sides, x.shape))
