@@ -63,6 +63,7 @@ def search(
         return statistic, bound
     confidence = math.log(2.0 * math.log(width) / delta)
     n0, u0, n1, u1 = 0.0, 0.0, width, sums[TOTAL]
+    # From the oldest bucket to the newest: larger ones are older.
     for level in range(LEVELS - 1, -1, -1):
         size = 2.0**level
         for k in range(held[level]):
@@ -75,6 +76,7 @@ def search(
             apart = abs(u0 / n0 - u1 / n1)
             m = 1.0 / (n0 - MIN_SIDE + 1.0) + 1.0 / (n1 - MIN_SIDE + 1.0)
             epsilon = math.sqrt(2.0 * m * (sums[VARIANCE] / width) * confidence) + 2.0 / 3.0 * confidence * m
+            # Not the first cut that is beyond its bound, but the clearest: its numbers are what a person is told.
             if apart > ratio * epsilon:
                 statistic, bound, ratio = apart, epsilon, apart / epsilon
     return statistic, bound

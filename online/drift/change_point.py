@@ -53,6 +53,7 @@ def _split(values: FloatVector) -> tuple[int, float]:
     gain = parts**2 * size / (count * (size - count))  # sum of squares that the step explains
     best = int(np.argmax(gain))
     rest = float(np.sum((values - values.mean()) ** 2) - gain[best])
+    # A step without noise leaves nothing over.
     return best, float(gain[best]) / max(rest, 1e-300)
 
 

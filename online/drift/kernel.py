@@ -51,6 +51,7 @@ def gather(
     for i in range(columns.shape[0]):
         keep = (begun + i) % sample_every == 0
         known = not math.isnan(hours[i])
+        # What is usual is interpolated once a minute of event time, not at each row: within one it hardly moves.
         if known and math.floor(hours[i] * 60.0) != minute:  # nan is never equal
             minute = math.floor(hours[i] * 60.0)
             nearest = _usual_at(minute / 60.0, state.usual, offset)

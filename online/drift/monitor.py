@@ -124,6 +124,7 @@ class DriftMonitor:
                 f"columns has shape {values.shape} for {times.shape} times; "
                 f"pass (n, {len(self._names)}) for {', '.join(self._names)}"
             )
+        # Copies: what a caller does with its arrays until the block is full must not change it.
         self._held.append((times.copy(), values.copy()))
         self._rows_held += len(times)
         full = self._rows_held >= self.policy.block_events - self._state.clock[_BEGUN]

@@ -25,6 +25,8 @@ SLOTS = 6
 def step(x: float, delta: float, state: NDArray[np.float64]) -> float:
     """Add one value to ``state (SLOTS,)`` (zeros is a fresh one) and return the larger of the two test statistics."""
     if state[N] == 0.0:
+        # As in River, where the largest sum begins at -1 and the smallest at infinity: alarms are to come at the same
+        # value.
         state[LOWEST], state[HIGHEST] = math.inf, -1.0
     state[N] += 1.0
     state[MEAN] += (x - state[MEAN]) / state[N]

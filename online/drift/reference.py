@@ -44,12 +44,14 @@ def _inflation(counts: NDArray[np.int64]) -> float:
     ``counts`` is ``(blocks, BINS)``. The design effect of cluster sampling: the mean over the edges, at least 1.
     Dependence longer than a block stays unseen.
     """
+    # A block without a sampled value has no shares.
     counts = counts[counts.sum(axis=1) > 0]
     n = counts.sum(axis=1, keepdims=True)
     if len(n) < 2:
         return 1.0
     share = np.cumsum(counts, axis=1) / n  # (blocks, BINS)
     overall = (share * n).sum(axis=0) / n.sum()
+    # In the tails a share varies by so little that a ratio of variances is mostly noise.
     inner = (overall > 0.02) & (overall < 0.98)
     if not inner.any():
         return 1.0
