@@ -93,6 +93,7 @@ def expand(stored: Rows, sizes: IntVector, row_bytes: int, *, skip: int = 0) -> 
     """
     rows = np.empty((len(sizes), row_bytes), np.uint8)
     stops = np.cumsum(sizes)
+    # Words are read whole, also the last one, of which two bytes may be kept.
     padded = np.append(stored, np.zeros(SPARE, np.uint8))
     fits = len(sizes) == 0 or (int(stops[-1]) == len(stored) and int(sizes.min()) >= skip)
     odd = _expand(padded, stops - sizes + skip, stops, rows.view(np.uint64)) if fits else 0
@@ -110,6 +111,7 @@ def store_row(words: Words, i: int, out: Rows, at: int) -> int:
     p = at + whole + (rest > 0)
     for c in range(whole):
         out[at + c], p = _keep(words, i, 4 * c, 4, out, p)
+        # What gets no smaller is stored as it is, which its length alone tells.
         if p >= stop:
             break
     if p < stop and rest > 0:
@@ -165,6 +167,7 @@ def _expand(stored: Rows, starts: IntVector, stops: IntVector, words: Words) -> 
         end = p
         for c in range(at, min(p, stop)):
             end += _KEPT_OF_FOUR[stored[c]]
+        # Before anything is written by it: codes of another width would be read as lengths.
         if end != stop:
             return i
         for c in range(whole):

@@ -192,6 +192,7 @@ class FeatureEngine:
         chosen: dict[str, None] = {}
         for pattern in inputs:
             bare = pattern.removeprefix("!")
+            # Time columns are inputs only where they are named: ``*`` would let a model learn the date itself.
             pool = order if "*" in bare else known
             hits = [name for name in pool if fnmatch.fnmatchcase(name, bare)]
             if not hits:
@@ -308,6 +309,7 @@ class FeatureEngine:
     def _derive(self, stage: int, columns: _Columns, n: int) -> None:
         for name in self._schedule[stage]:
             value = self._expressions[name].evaluate(columns)
+            # An expression of numbers alone, such as ``nan()``, has no rows of its own.
             columns[name] = value if value.ndim else np.full(n, value)
 
     def apply(self, layout: str, batch: UpdateBatch) -> None:
@@ -353,6 +355,7 @@ class FeatureEngine:
         for k, expression in enumerate(self.plan.label_masks):
             value = expression.evaluate(columns)
             if k in self.plan.label_values:
+                # A copy: the expression may be a bare column, which other passes read and which `cut` would change.
                 masks[:, k] = cut(np.array(value), _VALUE_MAX)
             else:
                 masks[:, k] = value > 0.0
@@ -368,6 +371,7 @@ class FeatureEngine:
         x[:, :width] += self._zero
         for g, members in enumerate(self._groups):
             x[:, width + g] = missing[:, members].any(axis=1)
+        # After the sums with ``_zero``, which would make 0.0 of it.
         x[:, :width][missing] = -0.0
         return x
 

@@ -159,6 +159,7 @@ class _Compiler:
             return lambda columns: _numeric(columns[name], name, self.source)
         match node:
             case ast.Constant(value=bool() | int() | float() as value) if abs(value) <= FEATURE_MAX:
+                # NumPy's: of Python's own numbers 2 ** 100_000 would be worked out in full, and 1 / 0 would raise.
                 constant = np.float64(value)
                 return lambda _columns: constant  # type: ignore[return-value]  # a 0-d value broadcasts
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:

@@ -102,6 +102,7 @@ def run_rows(
             counted[r] = 0.0
             if _takes(rings[r, d.R_MASK], feeds, values, i):
                 x = _value(rings[r, d.R_VALUE], mode, values, y, i)
+                # Before the scalars are updated below: the gap is the time since the event before this one.
                 if x == x and rings[r, d.R_GAP] >= 0:
                     x = gap_since(f64, row, scalars, rings[r, d.R_GAP], t)
                 if x == x:

@@ -178,6 +178,7 @@ class _Tables:
     def frozen(self, doubles: int) -> WindowPass:
         rings = np.array(self.rings, dtype=np.int64).reshape(-1, d.RING_COLUMNS)
         for column in d.RING_WORDS:
+            # Only now: how many float64 there are in front is known when all passes of the row have been laid out.
             rings[:, column] += np.where(rings[:, column] >= 0, 2 * doubles, 0)
         widths, priors, decays = (np.array(rows, dtype=np.float64) for rows in (self.widths, self.priors, self.decays))
         scalars = np.array(self.scalars, dtype=np.int64).reshape(-1, d.SCALAR_COLUMNS)
@@ -208,6 +209,7 @@ def build_plan(entities: Sequence[Entity], values: Mapping[str, str]) -> Plan:
             passes.append(AnomalyPass(entity.name, entity.key, entity.kept_s, levels.anomaly(a), a, sources))
     ordered = [(name, Expression.parse(source)) for name, source in values.items()]
     ordered.sort(key=lambda item: levels.rank(item[0]))
+    # Python's sort is stable: within a level passes stay in the order of the file, and columns in theirs.
     levelled = tuple(sorted(passes, key=lambda p: p.level))
     return Plan(tuple(layouts), levelled, tuple(ordered), tuple(masks), frozenset(logged))
 
@@ -236,6 +238,7 @@ def _layout(entity: Entity, fed_by: int, levels: Levels) -> tuple[EntityLayout, 
     said = f"{d.LAYOUT} {meaning.model_dump_json()}"
     digest = hashlib.blake2b(said.encode(), digest_size=4).digest()
     schema = int.from_bytes(digest, "little")
+    # An even number of 32-bit words: a row is also read as float64, and stored by words of eight bytes.
     layout = EntityLayout(name, entity.key, entity.kept_s, 4 * (words + words % 2), schema, fed_by)
     return layout, [tables.frozen(row.doubles) for _, tables in sorted(building.items())]
 
@@ -252,6 +255,7 @@ def label_feeds(entities: Sequence[Entity]) -> tuple[LabelFeed, ...]:
     first = 0
     for entity in entities:
         if entity.labels:
+            # Distinct ones, as `_Tables.column` makes a column of each expression once.
             sources = {source for label in entity.labels for source in (label.where, *_logged_values(label))}
             stop = first + len(sources - {None})
             feeds.append(LabelFeed(f"{entity.name}.{LABELS}", entity.key, first, stop))

@@ -66,6 +66,7 @@ def add_to_bins(f64, u32, row, rings, r, p, x):
     n = 0
     for k in range(panes):
         n += u32[row, rings[r, d.R_COUNT] + k]
+    # Only an empty window may begin with fine bins again: bins are merged, and never split.
     if n == 0:
         f64[row, scale] = 0.0
     y = np.arcsinh(x) / _FINEST
@@ -121,6 +122,7 @@ def quantiles(f64, u32, row, rings, r, behind, stats):
             if weight > 0.0:
                 value = np.sinh((key + min(max((wanted - left) / weight, 0.0), 1.0)) * width)
                 left += weight
+                # Sums of shares miss a whole number by rounding, which must not move a quantile on by a bin.
                 if left >= wanted - 1e-9 * total:
                     break
         stats[r, d.T_QUANTILES + j] = value

@@ -45,6 +45,7 @@ class Readings:
     def clean(self, name: str, values: FloatVector) -> FloatVector:
         """The column ``(n,) float64`` with NaN for what is no reading; itself where all are. Never changed in place."""
         sentinels = self._missing.get(name, self._missing.get(_ALL, ()))
+        # One sum in place of three comparisons; NaN makes it no number, and the column is looked at.
         if name not in self._ranges and not sentinels and values.dot(values) < _MODEST:
             return values
         low, high = self._ranges.get(name, (-np.inf, np.inf))
@@ -54,4 +55,5 @@ class Readings:
         if not (count := int(odd.sum())):
             return values
         self.taken[name] += count
+        # The batch is other tasks' too, who may have no such range.
         return np.where(odd, np.nan, values)

@@ -29,12 +29,14 @@ DAY_S = 86_400.0
 def advance(f64, f32, u32, row, rings, r, idx):
     """Move a ring's newest pane up to ``idx``, clearing the panes it skips; a late ``idx`` changes nothing."""
     head = f64[row, rings[r, d.R_HEAD]]
+    # A new row. Event times are of 2000 and later, so no pane but that of ``ever`` has the index 0.
     if head == 0.0:
         f64[row, rings[r, d.R_HEAD]] = idx
         return
     if idx <= head:
         return
     panes = rings[r, d.R_PANES]
+    # After a pause every pane is cleared once, not once for each pane of the pause.
     steps = min(int(idx - head), panes)
     first = int(idx) - steps + 1
     for k in range(first, int(idx) + 1):
@@ -56,6 +58,7 @@ def advance(f64, f32, u32, row, rings, r, idx):
 @jit_inline
 def _set_bit(u32, row, rings, r, pane, bits):
     """Mark a value in a pane's bitmap; ``bits`` is the value's float64 bit pattern."""
+    # The finaliser of MurmurHash3: whole numbers as floats end in zeros, and a modulus alone would put them on one bit.
     h = np.uint64(bits)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)

@@ -52,6 +52,7 @@ def update_scalar(f64, row, scalars, j, decays, t, x, unit):
     """Update last, first and exponentially weighted values of one aggregate."""
     half_life, clip = decays[j, 0], decays[j, 1]
     newest = True
+    # Before the newest time moves on: a gap is measured from it.
     if scalars[j, d.S_GAP] >= 0:
         _update_gaps(f64, row, scalars[j, d.S_GAP], half_life, gap_since(f64, row, scalars, j, t))
     if scalars[j, d.S_LAST_TS] >= 0:
@@ -61,6 +62,7 @@ def update_scalar(f64, row, scalars, j, decays, t, x, unit):
     if at >= 0 and (f64[row, at] == 0.0 or t < f64[row, at]):
         f64[row, at] = t
     if scalars[j, d.S_LAST] >= 0 and newest:
+        # A correction brings the change of the label, +1 or -1, and not the label.
         f64[row, scalars[j, d.S_LAST]] = x if unit > 0 else (1.0 if x > 0 else 0.0)
     if scalars[j, d.S_POSITIVE_TS] >= 0 and x > 0:
         f64[row, scalars[j, d.S_POSITIVE_TS]] = max(t, f64[row, scalars[j, d.S_POSITIVE_TS]])
@@ -73,6 +75,8 @@ def update_scalar(f64, row, scalars, j, decays, t, x, unit):
         if weight >= _MIN_CLIP_WEIGHT and clip > 0:
             x = min(x, clip * f64[row, at] / weight)
         age = t - f64[row, at + 2]
+        # A late value is weighed down by its age, and the newest time stays: without a clip the order of arrival
+        # changes nothing but rounding.
         if weight == 0.0 or age >= 0:
             decay = 0.5 ** (age / half_life) if weight > 0 else 0.0
             f64[row, at] = f64[row, at] * decay + x
@@ -103,6 +107,7 @@ def update_run(f64, row, at, event_ts, y, counts, x):
         f64[row, at + d.RUN_LEAST] = np.nan
     f64[row, at + d.RUN_SIZE] += 1.0
     f64[row, at + d.RUN_FIRST] = min(f64[row, at + d.RUN_FIRST], event_ts)
+    # Not ``<``: the run's least value is NaN before its first.
     if not x >= f64[row, at + d.RUN_LEAST] and x == x:
         f64[row, at + d.RUN_LEAST] = x
 

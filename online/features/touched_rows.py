@@ -45,6 +45,7 @@ class Grouping:
 
 def group(ids: Sequence[str | None]) -> Grouping:
     """Group records by their identifiers, ``None`` for no entity."""
+    # No entity has a slot like any other key: then one look-up a record is enough.
     slot_of: dict[str | None, int] = {None: -1}
     slots: IntVector = np.fromiter(
         (slot_of.setdefault(key, len(slot_of) - 1) for key in ids), dtype=np.int64, count=len(ids)
