@@ -211,9 +211,13 @@ class LabelJoiner:
         -------
         The pairs, and the watermark when each was made, ``(k,)``.
         """
+        # Before the call below moves the watermark over the whole batch: a label is told when the row in front of it
+        # has come.
         at_label = np.maximum.accumulate(np.concatenate([[self.watermark], marks]))[before]
         _, first, rows = self._logged_now(predictions, extra, entities, marks, None, None)
         pairs, of = self._pairs(labels, at_label if known_at is None else known_at, at_label, at_label)
+        # Twice: what is learned needs no score, and the scores of the rows are known only when their examples were
+        # learned.
         score(self._logged.examples(pairs).examples, before[of])
         self._index["unlogged"][first - self._index.first :] = extra[rows, : self.unlogged]
         self._logged.set_column(first, SCORE, predictions.score[rows])
@@ -234,6 +238,7 @@ class LabelJoiner:
         texts = self._logged.texts_of(predictions, extra, entities)
         extra = np.empty((n, 0)) if extra is None else extra
         marks = self._index.move(predictions.ts if marks is None else marks)
+        # Rows that came before any time was known had no time to be mature at.
         if timeless and self.watermark > -np.inf:
             self._labels.find_waiting()
         events = pair_digests(predictions.entity_id, predictions.event_id)
@@ -278,6 +283,7 @@ class LabelJoiner:
         """
         marks = np.full(len(labels), self.watermark)
         known = marks if known_at is None else known_at
+        # Labels of silence become known while a batch passes, and rows that were kept then may be too old at its end.
         kept_at = np.minimum(known, marks) if between else marks
         joined = self._logged.examples(self._pairs(labels, known, marks, kept_at)[0])
         self._free()
@@ -314,6 +320,7 @@ class LabelJoiner:
         events, named = _event_digests(labels)
         marks = np.full(len(labels), self.watermark)
         rows, of = self._index.find(labels.ts, events, digests(labels.entity_id), named, marks)
+        # A label that says again what a row has been told needs nothing of it.
         return self._logged.missing(rows[(self._index.at("state", rows) & 3) != labels.value[of]])
 
     def wanted_due(self, marks: FloatVector) -> RowsToRead:

@@ -125,6 +125,7 @@ class JoinResult:
 
     def take(self, which: BoolVector) -> JoinResult:
         """Some of them."""
+        # Always, where events need not be mature: then nothing is copied.
         if which.all():
             return self
         at = np.flatnonzero(which)

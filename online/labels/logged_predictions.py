@@ -51,6 +51,7 @@ class LoggedPredictions(LoggedRows):
 
     def missing(self, rows: IntVector) -> RowsToRead:
         """Which of some rows have to be read back."""
+        # Several labels may speak of one row, which is read once.
         rows = np.unique(rows)
         rows = rows[~self.holds(rows)]
         return RowsToRead(rows, self._index.at("offset", rows))
@@ -82,6 +83,7 @@ class LoggedPredictions(LoggedRows):
         examples = ExampleBatch(
             event_id=cast("list[str]", event_id),
             ts=ts,
+            # Copies: a view would keep the other columns alive, and have gaps between its rows.
             x=numbers[:, FEATURES:split].copy(),
             score=numbers[:, SCORE].copy(),
             y=pairs.y,

@@ -120,6 +120,8 @@ class LoggedRows:
     def _room(self, row: int, again: bool) -> _Piece:
         """The piece that row goes to."""
         last = self._pieces[-1] if self._pieces else None
+        # A piece is of consecutive numbers, so that a row is found by its piece's first, and all of it can be read back
+        # or none.
         if last is None or last.n == len(last.numbers) or last.stop != row or last.again != again:
             size = min(self.piece_rows, AGAIN_ROWS) if again else self.piece_rows
             fits = self._spare and len(self._spare[-1]) == size
@@ -174,6 +176,7 @@ class LoggedRows:
             _copy(piece.texts, offset, texts, at)
         if self._lent is not None and not found.all():
             (held, lent), left = self._lent, np.flatnonzero(~found)
+            # A row beyond all that were lent finds no place, and is compared with the last one.
             offset = np.minimum(np.searchsorted(held, rows[left]), len(held) - 1)
             known = held[offset] == rows[left]
             at, offset = left[known], offset[known]
@@ -190,6 +193,7 @@ class LoggedRows:
         """Give back what was lent, and the oldest pieces that can be read back, down to ``limit`` bytes."""
         self._lent = None
         surplus, gone = self.nbytes - limit, list[_Piece]()
+        # Never the last piece: rows are still being added to it.
         for piece in self._pieces[:-1]:
             if surplus <= 0:
                 break

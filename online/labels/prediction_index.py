@@ -104,6 +104,7 @@ class PredictionIndex(NumberedRows):
             "unlogged": unlogged,
             "entity": owners,
             "weight": 1.0,
+            # A row is not kept for longer: later its label would find nothing to be learned.
             "ripens_s": 0.0 if ripens_s is None else np.minimum(ripens_s, self.policy.keep_s),
         }
         for name in self.buffers.keys() & filled.keys():
@@ -170,6 +171,7 @@ class PredictionIndex(NumberedRows):
         if self.matures and "weight" not in columns:  # of a task that did not wait: what was labelled is learned
             columns |= {"weight": np.ones(len(columns["ts"])), "ripens_s": np.zeros(len(columns["ts"]))}
         elif not self.matures:
+            # A snapshot of a task that waited: nothing waits any more, and no one would end it.
             columns["state"] = columns["state"] & np.uint32(COUNTED)
         self.restore(first, columns)
         self._by_event.rebuild()

@@ -99,6 +99,7 @@ class RepeatedSilence:
         for row, ((entity_id, _, event_id), at, mark) in enumerate(zip(names, ts.tolist(), marks, strict=True)):
             self.watermark = max(self.watermark, mark)
             self._fire(row, self.watermark, fired)
+            # The first day's timer waits for a time: until then nobody knows which day it is.
             if self.policy.daily_s is not None and not self._timers and self.watermark > -math.inf:
                 day = math.floor((self.watermark - self.policy.daily_s) / DAY_S) + 1
                 self._push(day * DAY_S + self.policy.daily_s, SCORE, -1, "")
@@ -139,6 +140,7 @@ class RepeatedSilence:
             after = at > score.due_ts if each else at >= score.due_ts
             score.returned |= after and at < score.due_ts + end
         if each:
+            # A late event: one that is scored already may have come after it, and breaks its silence.
             returned = any(at < score.due_ts < at + end for score in watched.open)
             self._wait(entity_id, watched, OpenScore(self._number(), at, event_id, returned))
         elif pause is not None and at > watched.last_ts:
@@ -172,6 +174,7 @@ class RepeatedSilence:
 
     def _every_one(self, row: int, at: float, fired: FiredRows) -> None:
         """The scores of a day, of entities in the order in which they came, and the timer of the next."""
+        # A list: entities that are forgotten leave the dict on the way.
         for entity_id, watched in list(self._entities.items()):
             if at - watched.last_ts > self.policy.remember_s:
                 if not watched.open:

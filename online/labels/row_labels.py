@@ -76,6 +76,8 @@ class RowLabels:
     ) -> tuple[Pairs, BoolVector]:
         index, before, at = self._index, np.empty(len(rows), np.uint32), rows - self._index.base
         ripe_at = self._ripe_at(rows) if index.matures else now
+        # One row after the other, compiled: a row may be in the batch twice, and its second label meets the first one's
+        # state.
         exchange(index.buffers["state"], at, y.astype(np.uint32), now < ripe_at, before)
         ripe = (now >= ripe_at) & ((before & WAITS) == 0)
         told, new = (before & 3) == y, (before & 3) == UNLABELLED
@@ -111,6 +113,7 @@ class RowLabels:
     def due_by(self, mark: float) -> IntVector:
         """The rows that fall due until a watermark; it changes nothing."""
         after, ripe = self._index.policy.negative_after_s, self._pop_ripe(mark)
+        # Put back: this only looks.
         for each in ripe:
             heapq.heappush(self._ripening, each)
         live = [row for _, row in ripe if row >= self._index.first]
@@ -169,6 +172,7 @@ class RowLabels:
         """Find the rows that wait by their states, which are of a snapshot, or their times, which were not known."""
         if self._index.matures:
             rows = self._index.first + np.flatnonzero(self._index["state"] & WAITS)
+            # A sorted list is a heap.
             self._ripening = sorted(zip(self._ripe_at(rows).tolist(), rows.tolist(), strict=True))
 
 

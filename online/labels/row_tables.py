@@ -86,6 +86,7 @@ def claim(
             continue
         at = slot_of(slots, origin, held, base, first, digests[i, 0], digests[i, 1])
         row = origin + slots[at] - 1
+        # Judged at this row's own watermark, not at that of the batch's end: so cuts change nothing.
         if slots[at] != 0 and row >= stop - most and min(held_ts[row - base], held_marks[row - base]) >= floor:
             continue
         held[stop - base] = digests[i]
@@ -113,6 +114,7 @@ def link(slots: Slots, origin: int, held: Digests, before: IntVector, base: int,
 def chain(row: int, before: IntVector, ts: FloatVector, base: int, oldest: int, start: float, end: float) -> IntVector:
     """Rows with ``start <= ts <= end`` among ``row`` and those before it of the same digest, oldest first."""
     count, at = 0, row
+    # Counted first and then filled in from behind: the chain runs from the newest to the oldest.
     while at >= oldest:
         count += start <= ts[at - base] <= end
         at = before[at - base]

@@ -31,6 +31,7 @@ class SeenLabels:
 
     def new(self, ids: Digests) -> IntVector:
         """Remember ids; which of them, ``(k,)``, are not among the last."""
+        # One time for all: ids are forgotten by their number alone.
         always = np.zeros(len(ids))
         fresh, _ = self._table.claim(ids, always, always, 0.0, self.most)
         self._ids.leave(self._ids.stop - self.most)

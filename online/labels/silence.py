@@ -159,6 +159,7 @@ class FiredRows:
     def label(self, entity_id: str, timer: EntityTimer, value: bool, known_at: float) -> None:
         """Add its label."""
         event_id = _event_id(entity_id, timer)
+        # An id of its own: under that of the first label it would be taken for a repeat.
         kind = "late" if timer.label is not None else "silence"
         timer.label = int(value)
         self.labels.append((f"{event_id}/{kind}", entity_id, event_id, timer.due_ts, value, known_at))
@@ -275,6 +276,7 @@ class SilenceTimers:
         if due <= watermark:
             self.stats.too_late += 1
             return
+        # Those with a label first: of the others a score or a label is still to come.
         if len(self._entities) >= self.policy.max_entities:
             if not self._labelled:
                 self.stats.refused += 1
@@ -301,6 +303,7 @@ class SilenceTimers:
         while self._timers and self._timers[0][0] <= watermark:
             at, kind, number, entity_id = heapq.heappop(self._timers)
             timer = self._entities.get(entity_id)
+            # The entity was forgotten, or is observed anew: its old timers are left in the heap.
             if timer is None or timer.number != number:
                 continue
             if kind == SCORE:

@@ -113,10 +113,12 @@ class PendingLabels:
         found, range_s = self._of(event, floor, np.inf), self.policy.range_s
         found = found[~self._rows.at("matched", found)]
         if entity is not None:
+            # One float further than the sum, which may have been rounded down.
             ranged = self._of(entity ^ _OF_ENTITY, max(floor, ts), np.nextafter(ts + range_s, np.inf))
             # Whatever rounding does to the sum, this is what a label's range is.
             ranged = ranged[self._rows.at("ts", ranged) - range_s <= ts]
             found = np.sort(np.concatenate([found, ranged]))
+        # A mark in place of a removal: rows leave from the front alone.
         self._rows["matched"][found - self._rows.first] = True
         return found
 
