@@ -26,6 +26,7 @@ class Ledger:
 
     def note(self, event_id: str, row: int, weight: float) -> None:
         """Remember (or renew) a row, forgetting the oldest beyond the capacity."""
+        # Out first: in place it would keep its old turn to be forgotten.
         self._rows.pop(event_id, None)
         self._rows[event_id] = (row, weight)
         if len(self._rows) > self.capacity:

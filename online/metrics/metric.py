@@ -94,6 +94,7 @@ def ratios(n: int, sums: FloatVector, bins: FloatMatrix) -> dict[str, float]:
     total = float(sums[W])
     if total <= 0.0:
         return out
+    # Corrections take back by subtraction, which may leave a little less than nothing.
     tp, fp, tn, fn = (max(float(sums[i]), 0.0) for i in (TP, FP, TN, FN))
     accuracy = (tp + tn) / total
     chance = ((tp + fp) * (tp + fn) + (tn + fn) * (tn + fp)) / total**2

@@ -71,4 +71,5 @@ def rank_rows(score: FloatVector, y: BoolVector, weight: FloatVector) -> dict[st
     starts = np.flatnonzero(np.concatenate(([True], score[1:] > score[:-1])))
     pos = np.add.reduceat(np.where(y, weight, 0.0), starts)
     neg = np.add.reduceat(np.where(y, 0.0, weight), starts)
+    # Every group is of equal scores: there is nothing that an order could move.
     return {name: value for name, value in rank_groups(pos, neg).items() if not name.endswith("_bound")}

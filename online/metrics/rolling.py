@@ -57,6 +57,7 @@ class RollingMetrics(Metrics):
         """Add checked rows in the order in which their labels became known."""
         done = 0
         for i in np.flatnonzero(rows.correction).tolist():
+            # Rows before a correction first: it may be of one of them.
             self._append(rows.slice(done, i))
             self._correct(rows.event_id[i], bool(rows.y[i]), float(rows.weight[i]))
             done = i + 1
@@ -99,6 +100,7 @@ class RollingMetrics(Metrics):
         """The whole state, 48 bytes a row plus the remembered names."""
         arrays, names = self._ledger.arrays()
         arrays |= {"n": np.array([self._n]), "clock": np.array([self._now, self._last_y])}
+        # Only what is in use, oldest first: a ring that is nearly empty makes a small snapshot.
         arrays |= {"held": self._ring[self._slots()]}
         return pack(self._kind, arrays, names)
 

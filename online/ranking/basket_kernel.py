@@ -90,6 +90,7 @@ def close_row(rows: Rows, at: int, k: int) -> None:
     part = 1.0 / max(1.0, min(float(k), head[OPEN]))
     head[BASKETS] += 1.0
     for j in range(items.size):
+        # Faded by baskets, not by time: an entity that was away took nothing else meanwhile.
         stats[j, SHARE_4] *= 0.5**0.25
         stats[j, PART_8] *= 0.5**0.125
         stats[j, PART_32] *= 0.5**0.03125

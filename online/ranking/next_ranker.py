@@ -118,6 +118,7 @@ class NextRanker:
     def tell(self, entity: str) -> tuple[list[str], list[float]]:
         """The items that the entity takes after the basket that is open now, and their scores; after ``take``."""
         at = self._at[entity]
+        # A copy is closed, as the basket goes on; the row itself is closed when the next one begins.
         for whole, one in zip(_each(self._rows), _each(self._spare), strict=True):
             one[0] = whole[at]
         kernel.close_row(self._spare, 0, self.k)  # as it would be if the open basket ended here
@@ -180,6 +181,7 @@ class NextRanker:
         kernel.close_row(rows, at, self.k)
         self._told[0, at] = self._told[1, at]
         self._closed += 1
+        # At every basket at first: a ranker that knows a few hundred would else tell what the first few had.
         if self._closed < _EVERY or self._closed % _EVERY == 0:
             self._refresh()
 
@@ -206,6 +208,7 @@ class NextRanker:
         told[1:, : best.shape[1]] = best
         self.metrics.add(told, inside)
         there, part = (self._found[:n, None] == inside).any(1), 1.0 / min(self.k, len(inside))
+        # Learners take yes or no: a part p is a positive that weighs p and a negative that weighs 1 - p.
         rows = np.concatenate([np.arange(n), np.flatnonzero(there)]) if part < 1.0 else np.arange(n)
         y = np.zeros(len(rows), np.bool_)
         y[:n] = there
@@ -234,6 +237,7 @@ class NextRanker:
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot`` of the same parameters; raises ``StateError`` where it does not fit."""
         read = stored(state, _State, "what is remembered of baskets")
+        # Into another ranker first: one that does not fit is refused before anything of this one is lost.
         fresh = NextRanker(self._spec, self.k, self._remember, self._most_items, self._ttl)
         n, c = len(read.entities), len(read.items)
         if not len(read.baskets) == n <= read.size or c > self._most_items:
