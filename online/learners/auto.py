@@ -104,8 +104,10 @@ def _fold(
         for k in range(share.size):
             before[i] += heard[k] * opinions[i, k]
             margin = opinions[i, k] if y[i] else -opinions[i, k]
+            # The log loss without an exponential that overflows, on either side.
             one = math.log1p(math.exp(-margin)) if margin > 0.0 else math.log1p(math.exp(margin)) - margin
             loss[k] = rate * weight[i] * one
+        # Against the least loss: of heavy rows every factor would else be rounded to 0.
         least = loss.min()
         total = 0.0
         for k in range(share.size):
@@ -255,6 +257,7 @@ class Auto:
         """The members' contributions, each times the slope of the mixed log-odds by its own, ``(n, F)``."""
         count, shares = len(self.members), self.shares
         at = np.zeros((1, count))
+        # The regression standardises its inputs: its slope by a member is what one unit more of that adds.
         by_stack = self._stack.contributions(at + 1.0) - self._stack.contributions(at)
         out = np.zeros(x.shape)
         for m, member in enumerate(self.members):
@@ -281,4 +284,5 @@ class Auto:
 
 def _stand_in(member: Learner) -> Learner:
     """A copy that scores and does not learn."""
+    # Boosted trees have a buffer of megabytes, which scoring does not need.
     return member.for_scoring() if isinstance(member, BoostedTrees) else deepcopy(member)

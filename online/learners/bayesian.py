@@ -99,6 +99,7 @@ def _fold(
                 # Kept symmetric by writing both halves from one number.
                 cov[j, k] -= shrink * gain[j] * gain[k]
                 cov[k, j] = cov[j, k]
+        # A row of weight w forgets as w rows do; of a huge one not all, for it is divided by.
         _forget(cov, max(params[0] ** weight[i], 1e-12), params[1])
 
 

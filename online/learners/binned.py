@@ -73,6 +73,7 @@ def quantile_edges(x: Float32Matrix, y: BoolVector, bins: int) -> tuple[Float32M
         if len(rare):
             cuts = np.concatenate([cuts, _quantiles(rare[:, f], bins - 1 - inner)])
         cuts = np.unique(cuts)
+        # A cut at the largest value would have nothing above it.
         cuts = cuts[cuts < x[:, f].max()]
         counts[f] = cuts.size
         edges[f, : cuts.size] = cuts
@@ -184,6 +185,7 @@ def _best_split(
     for b in range(table.shape[1]):
         total_g += table[0, b, 0]
         total_h += table[0, b, 1]
+    # What rounding alone gains is no split.
     best, best_column, best_bin = total_g * total_g / (total_h + l2) + 1e-9, -1, -1
     for c in range(columns.size):
         g, h = 0.0, 0.0
@@ -233,6 +235,7 @@ def grow_tree(
     for level in range(depth):
         base = (1 << level) - 1
         _fill_histograms(binned, rows, columns, node, gradient, hessian, tables[: base + 1])
+        # No bin is above: a node without a split sends every row left.
         bins = np.full(base + 1, 255)
         for k in range(base + 1):
             column, split = _best_split(tables[k], columns, counts, l2, min_hessian)

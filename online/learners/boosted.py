@@ -170,6 +170,7 @@ class BoostedTrees:
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Buffer rows in order; regrow a tree whenever another ``every`` of them have come."""
+        # No tree falls due, as nearly always where rows come one by one: nothing is cut.
         if 0 < len(x) < self.every - self.seen % self.every:
             self._learn(x, y, weight)
             return
@@ -219,6 +220,7 @@ class BoostedTrees:
         """Replace the learned state; ``ValueError`` when of another kind, other features or another shape."""
         arrays = unpack_arrays(unseal(state, self.kind, self.features))
         fresh = replace(self)  # of the same parameters, with nothing learned
+        # Into a fresh one first: a snapshot that does not fit leaves this one as it was.
         copy_into({**fresh._model, "edges": fresh._edges}, arrays)
         n = min(fresh.seen, self.buffer)
         rows = {"x": fresh._x[:n], "y": fresh._y[:n], "weight": fresh._weight[:n], "margin": fresh._margin[:n]}
@@ -228,6 +230,7 @@ class BoostedTrees:
 
     def for_scoring(self) -> BoostedTrees:
         """A copy of the trees without what is buffered: scores alike from the first tree on, and is not to learn."""
+        # The smallest buffer that there may be.
         copy = replace(self, buffer=self.every)
         for name, array in self._model.items():
             copy._model[name][...] = array
@@ -239,6 +242,7 @@ class BoostedTrees:
             return float(self._model["bias"][0])
         n = min(self.seen, self.buffer)
         weight = self._weight[:n]
+        # Half a row of each class: a rate of 0 or 1 has no log-odds.
         positive = float(weight[self._y[:n]].sum()) + 0.5
         return float(np.log(positive / (float(weight.sum()) + 1.0 - positive)))
 

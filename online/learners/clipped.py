@@ -51,6 +51,7 @@ def _learn_rows(
     used: FloatVector,
 ) -> None:
     for i in range(x.shape[0]):
+        # Clipped by what was known before the row, then counted: a row cannot widen the range that it is held to.
         used[i] = weight[i] / _clip(x[i], count[0], mean, var, out[i])
         count[0] += 1.0
         scale_learn(x[i], count[0], mean, var)

@@ -53,6 +53,7 @@ class Column:
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """The column's own log-odds in its place, zero elsewhere."""
         out = np.zeros_like(x)
+        # A detector says exactly 0 and 1, which have no log-odds.
         p = np.clip(x[:, self._at], _EDGE, 1.0 - _EDGE)
         out[:, self._at] = np.log(p / (1.0 - p))
         return out

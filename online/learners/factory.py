@@ -119,6 +119,7 @@ def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
     if (seen := seen_width(names)) < len(names):
         return ColumnPrefix(build_learner(spec, names[:seen]), names)
     learner = _build(spec, names)
+    # A column that is passed through has learned nothing that a row could spoil.
     return learner if isinstance(learner, Column) else GuardedLearner(learner)
 
 
@@ -168,6 +169,7 @@ def _check_types(kind: str, params: dict[str, Any]) -> None:
             raise ValueError(
                 f"learner {kind!r}: {name} = {shown(value)}; give {' or '.join(_TYPE_WORDS[t] for t in wanted)}"
             )
+        # Log-odds may be below 0; no other parameter of ours.
         if isinstance(value, float | int) and name != "intercept" and not 0 <= value < math.inf:
             raise ValueError(f"learner {kind!r}: {name} = {shown(value)}; give a number of at least 0")
 

@@ -139,6 +139,7 @@ class GuardedLearner:
 
     def __init__(self, learner: Learner) -> None:
         self.learner, self.features = learner, learner.features
+        # To begin anew with, when the first rows are judged again.
         self._empty = learner.snapshot()
         width = len(self.features)
         self._state: dict[str, NDArray[Any]] = {
@@ -169,6 +170,7 @@ class GuardedLearner:
         while given < JUDGED_AGAIN[-1] and at < n:
             due = next(count for count in JUDGED_AGAIN if count > given)
             end = min(n, at + due - given)
+            # Copies: callers use their arrays again, and these rows may be learned a second time.
             self._young.append(self._learn(x[at:end].copy(), y[at:end].copy(), weight[at:end].copy()))
             given += end - at
             if due == given:
@@ -271,4 +273,5 @@ def _odd(x: FloatMatrix) -> BoolVector:
     zeros = np.count_nonzero(size == 0.0, axis=0)
     top = (zeros + (1.0 - _TOP_SHARE) * (len(x) - zeros)).astype(np.int64)
     usual = np.take_along_axis(size, np.minimum(top, len(x) - 1)[None], axis=0)[0]
+    # Divided, as 256 times a value near the largest float is infinite.
     return np.asarray((np.abs(x) / _SLACK > usual).any(axis=1))

@@ -63,6 +63,7 @@ class OnlineModel:
 
     def learn(self, examples: ExampleBatch) -> None:
         """Learn every example in order; ``ValueError`` when ``x`` has another width than the learner."""
+        # A batch without examples has no width to be checked.
         if not len(examples):
             return
         if examples.x.shape != (len(examples), len(self.learner.features)):

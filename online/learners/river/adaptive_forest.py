@@ -214,6 +214,7 @@ class AdaptiveForest:
         read_forest(inp, model)
         inp.end()
         copy_into({"centre": centre}, arrays)
+        # All three at once, when nothing can be refused any more.
         self._model, self._centre, self._flat = model, centre, []
 
 

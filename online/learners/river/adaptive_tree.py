@@ -105,6 +105,7 @@ class AdaptiveTree:
         """Learn rows in order."""
         for row, label, w in zip(_bounded(x), y.tolist(), weight.tolist(), strict=True):
             named = dict(zip(self.features, row, strict=True))
+            # Looked up on both sides of learning: River does not tell what it changed.
             before = _path(self._model._root, named)
             self._model.learn_one(named, label, w=w)
             self._note_changes(before, _path(self._model._root, named))

@@ -44,6 +44,7 @@ def numbers_of(adwin: Any) -> list[int | float]:
     out = [int(adwin._drift_detected), *head[_SETTINGS:]]
     for _, used, _, *values in rows:
         out += (used, *values[:size], *values[size + 1 :])
+    # Written back and compared: another release of River may have another layout of the same length.
     if _bytes_of(adwin, head[_SETTINGS:-1], out[len(head) - _SETTINGS + 1 :]) != state:
         raise StateError(
             f"ADWIN state of {len(state)} bytes has an unknown layout: install the River of pyproject.toml"

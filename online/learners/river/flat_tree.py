@@ -33,6 +33,7 @@ def _leaf_vote(x: FloatMatrix, i: int, leaf: FloatMatrix, strength: float, votes
             value = x[i, int(leaf[at])]
             no += (value - leaf[at + 1]) ** 2 * leaf[at + 2] + leaf[at + 3]
             yes += (value - leaf[at + 4]) ** 2 * leaf[at + 5] + leaf[at + 6]
+        # Against the larger one: both exponentials of a row far from all means would be 0.
         top = max(no, yes)
         no, yes = math.exp(no - top), math.exp(yes - top)
         strength /= no + yes
@@ -89,6 +90,7 @@ class FlatTree:
 
     def _new_node(self) -> int:
         if self._n_nodes == len(self.nodes):
+            # Doubled, so that a tree that grows node by node is copied a few times only.
             self.nodes = np.concatenate([self.nodes, np.zeros_like(self.nodes)])
         self._n_nodes += 1
         return self._n_nodes - 1
