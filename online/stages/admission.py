@@ -155,6 +155,8 @@ class Admission:
         return max(self._useful_from(self.watermark), self.ids.forced)
 
     def _useful_from(self, watermark: float) -> float:
+        # In whole seconds, as the memory counts: rounded down, the last part of the window would be forgotten too
+        # early.
         return watermark - self.policy.allowed_lateness - float(np.ceil(self.policy.dedupe_window))
 
     @property
@@ -185,6 +187,7 @@ class Admission:
         else:
             rows, refused = self._judge(batch, arrived)
             candidate = batch if len(rows) == n else batch.take(rows)
+        # The watermark may step back within a batch, where one entity alone had moved it too far.
         floor = self._useful_from(min(before, self.watermark))
         fresh = self.ids.keep(candidate.event_id, candidate.ts, entities_of(candidate), floor)
         duplicates = 0
@@ -212,6 +215,7 @@ class Admission:
         """Whether nothing can be ahead or late, as nearly always; then the newest time is taken note of."""
         p, newest = self.policy, float(ts.max())
         newest_ever = max(self.watermark, newest)
+        # Stricter than each row's own judgement: what passes needs none.
         if newest > float(np.min(arrived)) + p.max_ahead or float(ts.min()) < newest_ever - p.allowed_lateness:
             return False
         return self.time.follow(ts)
@@ -284,6 +288,7 @@ def entities_of(batch: EventBatch) -> Sequence[str | None] | None:
 
 def _senders(batch: EventBatch, rows: IntVector) -> Sequence[str | None]:
     """Whose clock told the time of each row: the user's or the device's, whoever the stream is about."""
+    # Without anybody's name each event speaks for itself: three of them are three witnesses.
     names: Sequence[str | None] = batch.event_id
     for column in (*_SENDERS, *batch.entities):
         if column in batch.entities:

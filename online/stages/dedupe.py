@@ -143,6 +143,7 @@ class Deduper:
         rows = self._rows(event_ids, ts, entities)
         fresh = self._table.absent(rows, self._window, 0)
         first = np.unique(np.ascontiguousarray(rows[:, :NUMBER]).view("V16"), return_index=True)[1]
+        # Of rows of one call the second is a repeat of the first, which `keep` would have entered in between.
         again = np.ones(len(rows), np.bool_)
         again[first] = False
         return fresh & ~again
@@ -163,6 +164,7 @@ class Deduper:
         kept = self._table.keep(left, self._window, low)
         self._note(left, kept)
         fresh[fresh] = kept
+        # All of them are below the floor: this path, which looks ids up twice, is over.
         if self._nameless_until < low:
             self._nameless = None
         return fresh
@@ -222,6 +224,8 @@ class Deduper:
         nameless = self._nameless.copy(low) if self._nameless is not None else rows[:0]
 
         def encode() -> bytes:
+            # Sorted, as places in a table depend on its history: equal memories are to give equal bytes. Here and not
+            # in the copy, as another thread has the time.
             of = by_digest(rows).tobytes(), by_digest(nameless).tobytes()
             return msgspec.msgpack.encode(_State(_FORMAT, self.window_s, forced, *of))
 

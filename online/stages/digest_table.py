@@ -142,6 +142,7 @@ class DigestTable:
         numbers = np.sort(numbers[numbers >= max(floor, 1)])
         if len(numbers) == 0:
             return floor + 1
+        # From a sample: no call is to take long, however much is held.
         return int(numbers[min(int((1 - share) * len(numbers)), len(numbers) - 1)]) + 1
 
     def _move(self, slots: int, floor: int) -> None:
@@ -166,6 +167,7 @@ def _find(table: Rows, rows: Rows, i: int, floor: np.uint64) -> tuple[int, int]:
     """Slot of a row's digest; else an expired one in its chain, or the empty one at its end; and which of the three."""
     size = len(table)  # rows come by number: numba counts references of slices, atomically
     a, b, c, d = rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3]
+    # A product in place of a modulus: any size will do, and the table need not grow by twice.
     at: Any = np.int64((U(b) * U(size)) >> U(32))
     spare = -1
     while table[at, 4] != 0:
@@ -198,6 +200,7 @@ def _keep(table: Rows, old: Rows, rows: Rows, window: np.uint64, floor: np.uint6
     for i in range(len(rows)):
         at, kind = _find(table, rows, i, floor)
         held = U(table[at, 4]) if kind == 0 else U(0)
+        # While entries move, one may still be in the smaller table alone.
         if kind != 0 and len(old):
             place, of = _find(old, rows, i, floor)
             held = U(old[place, 4]) if of == 0 else U(0)

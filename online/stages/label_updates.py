@@ -25,6 +25,7 @@ def updates_of(told: JoinResult, feeds: Sequence[LabelFeed], key: str) -> dict[s
         return {}
     y = np.where(e.correction, np.where(e.y, 1.0, -1.0), e.y.astype(np.float64))
     unit = np.where(e.correction, 0.0, 1.0)
+    # Each label of an event is an update of its own: under the event's id alone a correction would be a repeat.
     ids = [f"{event_id}#{n}" for event_id, n in zip(e.event_id, e.n.tolist(), strict=True)]
     out: dict[str, UpdateBatch] = {}
     for feed in feeds:

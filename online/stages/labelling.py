@@ -151,6 +151,7 @@ class LabellingStage:
             return out
         p = scored.predictions
         marks = self.time.advance(p.ts, self._senders(p))
+        # Before typical values take the rows in: those as of a row count the rows up to it by themselves.
         out.scored, out.thresholds = scored, self._decide(scored, marks, out)
         self.typical.update(p.features)
         noted = np.column_stack([out.thresholds, scored.masks])
@@ -183,6 +184,7 @@ class LabellingStage:
         """
         out, p = LabelOutput(scored=scored), scored.predictions
         marks = self.time.advance(p.ts, self._senders(p))
+        # The first column is filled in by ``score``: a threshold follows from scores that are not there yet.
         noted, rows = np.column_stack([np.empty(len(p)), scored.masks]), list[IntVector]()
         reached = np.maximum.accumulate(np.concatenate([[self.joiner.watermark], marks]))[1:]
 
@@ -190,6 +192,7 @@ class LabellingStage:
             rows.append(row)
             kept = self._sampler.kept(known)
             learned = np.searchsorted(row[kept], np.arange(len(p)), side="right")
+            # In place: the joiner, and the batch that the caller holds, have these very arrays.
             p.score[:], p.model_version[:] = learn(p.features, learned, self._sampler.sample(known))
             out.thresholds = noted[:, 0] = self._decide(scored, marks, out)
 
@@ -270,10 +273,12 @@ class LabellingStage:
         if isinstance(of, LabelBatch):
             return self.joiner.wanted(self._keyed(of))
         if self.joiner.policy.negative_after_s is None and not self.joiner.matures:
+            # Nothing falls due by time alone.
             return self.joiner.wanted_due(np.empty(0))
         p, time = of.predictions, EventTime()
         if self.seen is not None:
             p = p.take(np.flatnonzero(self.seen.absent(p, of.offsets)))
+        # A copy of the clock: this only looks ahead.
         time.restore(self.time.snapshot())
         return self.joiner.wanted_due(time.advance(p.ts, self._senders(p)))
 
@@ -330,6 +335,7 @@ class LabellingStage:
             self.threshold.update_labels(e.score, e.y, e.weight, e.correction)
             if self.rate_drift is not None and marks is None:
                 out.detections += self.rate_drift.update(known, e.y.astype(np.float64)[:, None])
+            # Sampled last: metrics, drift and windows are of all labels, whatever a model is shown.
             learned = self._sampler.sample(e)
             out.examples += [learned] if len(learned) else []
         if marks is None and (len(e) or out.detections):

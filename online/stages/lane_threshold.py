@@ -53,5 +53,6 @@ def share_of(policy: ThresholdPolicy, share: float, lane: int = 0) -> ThresholdP
 
 def _part(alerts: float, share: float, lane: int) -> float:
     """What a lane has of the alerts of all; the little more makes up for shares such as a third."""
+    # Differences of rounded sums: those of all lanes come to the whole, which rounded parts would not.
     upto = [floor(alerts * share * n + 1e-6) for n in (lane, lane + 1)]
     return float(upto[1] - upto[0]) if alerts * share >= 1.0 else alerts * share

@@ -33,6 +33,7 @@ def insert_timers(
     modes = np.full(n + k, kernel.EVENT, dtype=np.uint8)
     if k == 0:
         return batch, modes
+    # Each timer moves those behind it on by one.
     at = before_row + np.arange(k)
     modes[at] = kernel.READ
     events = np.flatnonzero(modes == kernel.EVENT)

@@ -143,6 +143,7 @@ class TaskPipeline:
         """Do what labelling asks for, and add the rest to the output."""
         for layout, updates in made.updates.items():
             self.engine.apply(layout, updates)
+        # `interleave` has let the model learn them between its scores.
         for examples in made.examples if not learned else ():
             self.model.learn(examples)
         out.alerts += made.alerts

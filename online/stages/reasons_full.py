@@ -52,6 +52,7 @@ class FullReasons:
         added = np.maximum(contributions[:, self._logit], 0.0)
         for why, part in self._pairs:
             number, of_all = x[:, why].astype(np.int64), added * x[:, part]
+            # 0 is none; a number beyond the inputs would be of another version of the task.
             rows = np.flatnonzero((number >= 1) & (number <= len(self._column)) & (of_all > 0.0))
             out[rows, self._column[number[rows] - 1]] += of_all[rows]
             out[rows, self._logit] -= of_all[rows]

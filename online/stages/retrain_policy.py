@@ -58,6 +58,7 @@ class RetrainTrigger:
     def update(self, now: float, labels: int, detections: Sequence[Detection]) -> list[RetrainAsked]:
         """Take in what happened up to event time ``now``; returns at most one request."""
         self._labels += labels
+        # After labels were counted: those of a cooldown count for the request that follows it.
         if now < self._asked_at + self.policy.cooldown:
             return []
         if self.policy.on_drift and detections:

@@ -316,6 +316,7 @@ class ScoringStage:
         batch = prepared.batch
         for layout, values in block.updates.items():
             grouping = prepared.groups[self.engine.key_of(layout)]
+            # A timer reads and feeds nothing; an event may name no such entity.
             rows = np.flatnonzero((prepared.modes == kernel.EVENT) & (grouping.slots >= 0))
             if len(rows):
                 ids = [batch.event_id[i] for i in rows.tolist()]

@@ -34,6 +34,7 @@ class SeenPredictions:
     """
 
     def __init__(self) -> None:
+        # Without a window: its times are places, and the floor alone forgets.
         self._ids = Deduper(np.inf, most_bytes=bytes_for(REMEMBERED))
         self._next = 0
         """Behind the last place."""
@@ -58,6 +59,7 @@ class SeenPredictions:
             self._next = int(places[-1]) + 1
         if self._old:
             at = float(self._next // TICK)
+            # As if they all were at the newest place: they are forgotten a little late, and none too early.
             self._ids.rebuild([], [OldIds(of.ids, np.full(len(of.ids), at)) for of in self._old])
             self._old = []
         return self._ids.keep(p.event_id, _ticks(places), p.entity_id, self._floor())
