@@ -43,6 +43,7 @@ def columns_of(task: TaskSpec) -> ColumnRequest:
                 continue
             (texts if name in expression.texts else numbers)[name] = None
     keys = {entity.key: None for entity in task.entities if entity.key != "*"}
+    # Ids that an expression compares are columns of entities, which are decoded as ids.
     entities = keys | {name: None for name in texts if name in WIRE_IDS}
     plain = tuple(name for name in texts if name not in WIRE_IDS)
     request = ColumnRequest(entities=tuple(entities), numbers=tuple(numbers), texts=plain)

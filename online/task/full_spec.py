@@ -140,6 +140,7 @@ def features_of(spec: FullSpec, inputs: Sequence[str], further: Sequence[str]) -
     further : what ``spec.inputs`` names beside them.
     """
     made, split = columns(spec), len(_seen(spec))
+    # What the online model sees comes first, so that it takes a prefix of the columns (`ColumnPrefix`).
     return (*inputs, *made[:split], *further, *made[split:])
 
 
@@ -174,6 +175,7 @@ def full_matrix(x: FloatMatrix, further: Sequence[FloatVector]) -> FloatMatrix:
     out = np.empty((len(x), x.shape[1] + len(further)))
     out[:, : x.shape[1]] = x
     for k, column in enumerate(further, start=x.shape[1]):
+        # A -0.0 that was measured becomes 0.0: else it would stand for a missing value.
         out[:, k] = column + 0.0
         np.copyto(out[:, k], -0.0, where=~np.isfinite(out[:, k]))
     return out

@@ -79,6 +79,7 @@ class LabelSpec(FrozenModel):
     @model_validator(mode="after")
     def _mature_in_time(self) -> LabelSpec:
         if isinstance(self.maturity, float) and self.maturity > self.join.keep_s:
+            # Frozen from here on: this is the last place where what follows from other fields can be put in.
             object.__setattr__(self, "join", self.join.waiting(self.maturity))
         wait, keep, negative = self.maturity, self.join.keep_s, self.join.negative_after_s or 0.0
         if isinstance(wait, float) and not negative <= wait <= keep:
