@@ -126,7 +126,7 @@ def happened(
     budgets : alerts a day of each task that has such a budget.
     """
     h = t.alert_changes.c
-    shown = and_(*AlertFilter(held="exclude", snoozed="exclude").conditions(now)).label("shown")
+    shown = and_(*AlertFilter(held="exclude", snoozed="exclude").where(c, now)).label("shown")
     columns = (h.offset, h.at, h.kind, h.by, h.case_event_id, h.details, shown)
     of = (h.topic == place[0], h.partition == place[1], h.offset >= start, h.offset < end, h.refused.is_(None))
     joined = select(*columns, t.alerts).join(t.alerts, t.alerts.c.alert_id == h.alert_id)

@@ -49,8 +49,8 @@ class AlertFilter:
     held: Aside = "include"
     snoozed: Aside = "include"
 
-    def conditions(self, now: float) -> list[ColumnElement[bool]]:
-        """The same for the database; a claim counts until it ends."""
+    def _of_columns(self, now: float) -> list[ColumnElement[bool]]:
+        """What the columns of ``alerts`` alone can tell; a claim counts until it ends."""
         equal = {_A.task: self.task, _A.state: self.state, _A.entity_id: self.entity}
         found: list[ColumnElement[bool]] = [column == value for column, value in equal.items() if value is not None]
         if self.tasks is not None:
@@ -72,8 +72,8 @@ class AlertFilter:
         return found + _aside(self.held, func.coalesce(_A.held_until, 0.0) > now)
 
     def where(self, c: Connection, now: float) -> list[ColumnElement[bool]]:
-        """``conditions``, what the search finds, and what is snoozed."""
-        found = [*self.conditions(now), *([_matching(c, self.q)] if self.q else [])]
+        """All of it as conditions of the database, at ``now`` (epoch seconds)."""
+        found = [*self._of_columns(now), *([_matching(c, self.q)] if self.q else [])]
         if self.snoozed == "include":
             return found
         # To look for the snoozes of every alert is most of the time that a count takes; mostly there are none at all.

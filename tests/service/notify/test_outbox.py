@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
 from tests.service.memory_log import MemoryServiceLog
-from tests.service.store_records import NOW, alert
+from tests.service.store_records import NOW, alert, case_event, snooze
 from tests.service.test_store_projection import FOREVER_S, THINGS, History, database
 from weir.streams.config import topics
 from weir.streams.config.notify_settings import NotifySettings
@@ -169,3 +169,21 @@ def test_the_day_s_budget_counts_alerts_that_opened_before(template: Path) -> No
                 return [happening.over for happening in happenings]
 
         assert asyncio.run(over()) == [False, False, True, True]
+
+
+def test_what_somebody_has_snoozed_or_holds_is_hidden(template: Path) -> None:
+    log = MemoryServiceLog()
+    log.add(topics.ALERTS, [alert(n) for n in (1, 2, 7, 8, 5)])
+    log.add(topics.CASE_EVENTS, [snooze(2, True, True), case_event(8, 1, "hold", until=NOW + 9_000)])  # u2 of fraud
+
+    async def hidden(engine: Engine, now: float) -> dict[str, bool]:
+        await begun(log, engine)
+        with engine.connect() as c:
+            happenings, _, _ = outbox.happened(c, (topics.ALERTS, 0), 0, 5, 10, {}, now)
+        return {happening.alert.entity_id: happening.hidden for happening in happenings}
+
+    with database(template) as engine:
+        assert asyncio.run(hidden(engine, NOW + 1_210)) == {
+            "u1": False, "u2": True, "u7": False, "u8": True, "u5": False
+        }  # fmt: skip
+        assert not asyncio.run(hidden(engine, NOW + 1_400))["u2"], "it has ended"
