@@ -126,6 +126,32 @@ async def test_a_disk_that_fails_ends_the_service_and_tells_everybody(tmp_path: 
     await log.stop()
 
 
+async def test_a_question_that_its_asker_gave_up_keeps_nobody_from_being_told_of_the_end(tmp_path: Path) -> None:
+    log, faults, reached, go_on = log_in(tmp_path), list[str](), threading.Event(), threading.Event()
+    log.on_fault = faults.append
+
+    def broken(*_: object) -> None:
+        reached.set()
+        assert go_on.wait(20)
+        raise OSError(5, "Input/output error")
+
+    await log.start()
+    log.engine._process = broken  # type: ignore[method-assign]
+    waits = asyncio.create_task(log.append(topics.USER_EVENTS, [event(1)]))
+    assert await asyncio.to_thread(reached.wait, 20)
+    given_up, asked = (asyncio.create_task(log.call(lambda: None)) for _ in range(2))
+    await asyncio.sleep(0)  # both have asked
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    go_on.set()
+    for told in (waits, asked):
+        with pytest.raises(Problem, match="Input/output error"):
+            async with asyncio.timeout(30):
+                await told
+    assert len(faults) == 1
+    await log.stop()
+
+
 async def test_a_directory_that_is_gone_ends_the_service_and_tells_everybody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +330,7 @@ async def test_time_passes_where_a_live_stream_stands_still(tmp_path: Path, monk
         assert tick.records[0].key == b"user-events"
         made = await all_rows(log)
         assert made[topics.EXAMPLES], "labels from silence are learned"
+        assert log.engine._waiting == 0, "a tick is nobody's, and makes no room for more records of callers"
         looked = threading.Event()
         ticks = log.engine._idle.ticks
         times = iter([now[0] + DAY, now[0] + 2 * DAY, now[0] + 3 * DAY])

@@ -300,8 +300,10 @@ class Engine:
         return not aside
 
     def _shown(self, steps: list[Step]) -> None:
+        # Ticks are nobody's, and were not counted when they came.
+        told = (append for step in steps for append, _ in step.answers if append.answer is not None)
         with self._wake:
-            self._waiting -= sum(len(append.records) for step in steps for append, _ in step.answers)
+            self._waiting -= sum(len(append.records) for append in told)
         self._show(steps)
 
     def _fail(self, error: Exception) -> None:
@@ -319,7 +321,9 @@ class Engine:
             asks = list(self._asks)
         problem = _stopped(self._fault)
         for _, answer in asks:
-            answer.set_exception(problem)
+            # Who gave up has cancelled it, and a cancelled future takes no error: this thread would end before it tells.
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(problem)
         self._tell_fault(self._fault)
         self._show([Step([], [(append, problem) for append in waiting])])
 
