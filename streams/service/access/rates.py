@@ -117,7 +117,9 @@ class FailedLogins:
         network, now = _network(address), self._clock()
         count, until = self._failures.pop(network, (0, now))
         count = 1 if now - until > _LONGEST_S else count + 1
-        pause_s = min(_LONGEST_S, 2.0 ** (count - _FREE_FAILURES)) if count > _FREE_FAILURES else 0.0
+        # No higher power than is needed: a program that tries a wrong key for days comes to one that is no float.
+        beyond = min(count - _FREE_FAILURES, math.ceil(math.log2(_LONGEST_S)))
+        pause_s = min(_LONGEST_S, 2.0**beyond) if beyond > 0 else 0.0
         self._failures[network] = (count, now + pause_s)
         if len(self._failures) > _CALLERS:
             self._failures.popitem(last=False)

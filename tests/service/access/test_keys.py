@@ -206,6 +206,17 @@ def test_wrong_secrets_slow_their_address_down_alone() -> None:
         failed.allow("2001:db8::3")
 
 
+def test_a_program_that_tries_a_wrong_key_for_days_waits_as_long_each_time() -> None:
+    now = [0.0]
+    failed = FailedLogins(lambda: now[0])
+    for _ in range(1_100):  # two to the power of so many is no float any more
+        now[0] += 300.0
+        failed.allow("10.0.0.1")
+        failed.failed("10.0.0.1")
+    with pytest.raises(Problem, match="wait 300 s"):
+        failed.allow("10.0.0.1")
+
+
 async def test_guesses_are_answered_429_and_a_known_key_of_the_address_still_works(tmp_path: Path) -> None:
     async with served(tmp_path) as (service, client):
         key = key_of(service.access)
