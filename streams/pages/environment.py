@@ -22,13 +22,18 @@ def environment(templates: Path) -> Environment:
 
 
 def when(ts: float | None) -> Markup:
-    """A time as an element that the browser shows in its own zone; a dash for none.
+    """A time as an element that the browser shows in its own zone; a dash for none, and a number that is no time as it is.
 
     >>> str(when(1_700_000_000.0))
     '<time datetime="2023-11-14T22:13:20Z" data-when>2023-11-14 22:13:20 UTC</time>'
+    >>> str(when(1_700_000_000_000))
+    '1,700,000,000,000'
     """
     if ts is None:
         return Markup(NOTHING)
-    at = datetime.fromtimestamp(ts, UTC)
+    try:
+        at = datetime.fromtimestamp(ts, UTC)
+    except (OverflowError, ValueError, OSError):  # of a record that was refused: in milliseconds it is in no year
+        return Markup(number(ts))
     made = Markup('<time datetime="{}" data-when>{} UTC</time>')
     return made.format(at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S"))

@@ -24,11 +24,13 @@ def day(ts: float) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A number for people: so many significant digits, thousands apart; a dash for none.
 
-    >>> number(0.12345), number(1234567.0), number(0)
-    ('0.123', '1,234,567', '0')
+    >>> number(0.12345), number(1234567.0), number(0), number(-math.inf)
+    ('0.123', '1,234,567', '0', '-∞')
     """
     if value is None or math.isnan(value):
         return NOTHING
+    if math.isinf(value):  # such as a bound that a rule leaves open; it has no whole part to compare with
+        return "\u221e" if value > 0 else "-\u221e"
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     shown = f"{value:.{digits}g}"

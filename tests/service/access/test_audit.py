@@ -140,7 +140,11 @@ async def test_changes_and_looks_at_people_are_written_with_who_what_and_how_it_
 async def test_nobody_looks_at_a_person_unseen_by_another_spelling_or_in_a_row(tmp_path: Path) -> None:
     async with served(tmp_path) as (service, client):
         await sign_on(service, client)
-        for address in ("/v1/alerts?%65ntity=a", "/console/alerts?limit=5&%65ntit%79=b", "/v1/feed.ndjson?once=1&entity=c"):
+        for address in (
+            "/v1/alerts?%65ntity=a",
+            "/console/alerts?limit=5&%65ntit%79=b",
+            "/v1/feed.ndjson?once=1&entity=c",
+        ):
             await client.get(address)
         await client.get("/v1/feed.ndjson?once=1&entity=d&entity=e&entity=d")
         await client.get("/v1/alerts?entity=&q=f")

@@ -176,6 +176,8 @@ async def test_people_make_rules_and_pause_those_of_the_settings(
             mine = {"name": "mine", "targets": ["hook"], "states": ["opened"]}
             assert (await client.post("/v1/notify/rules", json=mine | {"targets": ["none"]})).status_code == 422
             assert (await client.post("/v1/notify/rules", json=mine | {"quiet": "25:00"})).status_code == 422
+            # As JSON it would be kept as null, and no rule could be read any more.
+            assert (await client.post("/v1/notify/rules", json=mine | {"min_loss": "inf"})).status_code == 422
             assert (await client.post("/v1/notify/rules", json=mine)).status_code == 200
             await send(client, event("u1", 1))
             (told,) = await got(receiver, 1)
