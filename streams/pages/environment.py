@@ -22,7 +22,7 @@ def environment(templates: Path) -> Environment:
 
 
 def when(ts: float | None) -> Markup:
-    """A time as an element that the browser shows in its own zone; a dash for none, and a number that is no time as it is.
+    """A time as an element that the browser shows in its own zone; a dash for none, and as it is what is no time.
 
     >>> str(when(1_700_000_000.0))
     '<time datetime="2023-11-14T22:13:20Z" data-when>2023-11-14 22:13:20 UTC</time>'

@@ -263,7 +263,7 @@ async def test_an_entity_and_a_device_show_what_is_known(tmp_path: Path) -> None
         assert "No task remembers anything" in await text(client, "/console/entity/features/nobody")
         events = await client.get("/console/entity/events/u1")
         assert events.text.count("<details>") == 3
-        # As a producer that counts in milliseconds writes to Kafka itself: a dead letter, and shown here as it was sent.
+        # As a producer that counts in milliseconds writes to Kafka itself: a dead letter, and shown as it was sent.
         raw = b'{"event_id":"late","ts":1700000000000}'
         await service.log.append(topics.USER_EVENTS, [Record(b"u1", raw, time.time())])
         assert "1,700,000,000,000 late user-events" in await text(client, "/console/entity/events/u1")

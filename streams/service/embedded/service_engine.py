@@ -321,7 +321,7 @@ class Engine:
             asks = list(self._asks)
         problem = _stopped(self._fault)
         for _, answer in asks:
-            # Who gave up has cancelled it, and a cancelled future takes no error: this thread would end before it tells.
+            # Who gave up has cancelled it, and a cancelled future takes no error: nobody after it would be told.
             if answer.set_running_or_notify_cancel():
                 answer.set_exception(problem)
         self._tell_fault(self._fault)
