@@ -115,6 +115,7 @@ async def test_cloud_events(mode: str, tmp_path: Path, monkeypatch: pytest.Monke
         body = {**CLOUD, "id": "c1", "data_base64": msgspec.json.encode(data)}
     if mode == "binary":
         headers = {f"ce-{name}": value for name, value in {**CLOUD, "id": "c1", "subject": "u%31"}.items()}
+        headers |= {"ce-data": "{}", "ce-data_base64": "e30="}  # no attributes: the body is the data
         headers["Content-Type"], body = "application/json; charset=utf-8", data
     async with running(tmp_path) as (service, client):
         appended = spy(service, monkeypatch)

@@ -48,7 +48,9 @@ def structured(value: bytes) -> CloudEvent:
 
 def binary(headers: Mapping[str, str], body: bytes) -> CloudEvent:
     """An event whose attributes are ``ce-`` headers and whose data is the body; raises ``ValueError``."""
-    given = {name: unquote(value) for name in CloudEvent.__struct_fields__ if (value := headers.get(f"ce-{name}"))}
+    # Not data: in this mode the body is that, and no header may stand in its place.
+    names = [name for name in CloudEvent.__struct_fields__ if not name.startswith("data")]
+    given = {name: unquote(value) for name in names if (value := headers.get(f"ce-{name}"))}
     missing = [f"ce-{name}" for name in ("specversion", "id", "source", "type") if name not in given]
     if missing:
         raise ValueError(f"not a CloudEvent: the header {missing[0]} is missing")
