@@ -55,9 +55,9 @@ class Client:
         self._http.close()
 
     def _do(self, call: Call[T]) -> T:
-        for _ in range(_TRIES):
+        for left in reversed(range(_TRIES)):
             response = self._http.send(call.request(self._http))
-            if response.status_code not in RETRIED:
+            if response.status_code not in RETRIED or not left:
                 break
             time.sleep(wait_s(response))
         return call.read(response)
@@ -151,9 +151,9 @@ class AsyncClient:
         await self._http.aclose()
 
     async def _do(self, call: Call[T]) -> T:
-        for _ in range(_TRIES):
+        for left in reversed(range(_TRIES)):
             response = await self._http.send(call.request(self._http))
-            if response.status_code not in RETRIED:
+            if response.status_code not in RETRIED or not left:
                 break
             await asyncio.sleep(wait_s(response))
         return call.read(response)

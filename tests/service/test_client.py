@@ -7,8 +7,10 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -17,6 +19,8 @@ from tests.service.running import EVENT, listening, make_service
 from tests.service.store_records import alert
 from weir.client import AsyncClient, Client, ServiceError
 from weir.streams.cli.service.alerts import alerts_app
+from weir.streams.client import calls
+from weir.streams.client import client as clients
 from weir.streams.config import topics
 from weir.streams.service.feed import feed_client
 
@@ -41,6 +45,27 @@ async def test_a_refusal_is_an_error_with_the_problem(tmp_path: Path) -> None:
             with pytest.raises(ServiceError, match="no task 'fruad'") as refused:
                 await asyncio.to_thread(client.get, "/v1/tasks/fruad")
             assert (refused.value.status, refused.value.problem["value"]) == (404, "fruad")
+
+
+async def test_nobody_waits_after_the_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = list[float]()
+
+    async def wait(seconds: float) -> None:
+        waited.append(seconds)
+
+    def busy(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(503, json={"title": "Overloaded"}, headers={"Retry-After": "30"})
+
+    transport, options = httpx.MockTransport(busy), calls.options
+    monkeypatch.setattr(calls, "options", lambda *given: options(*given) | {"transport": transport})
+    monkeypatch.setattr(clients, "time", SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr(clients, "asyncio", SimpleNamespace(sleep=wait))
+    with Client() as client, pytest.raises(ServiceError, match="Overloaded"):
+        client.get("/v1/tasks")
+    async with AsyncClient() as other:
+        with pytest.raises(ServiceError, match="Overloaded"):
+            await other.get("/v1/tasks")
+    assert waited == [30.0] * 8, "five times each"
 
 
 class Ended(NamedTuple):
