@@ -104,3 +104,12 @@ def test_the_loss_of_an_alert_is_in_money_only_where_its_reasons_name_an_amount(
         rows = find_rows(c, ["fraud:u1:e1", "fraud:u2:e2"], None)
     assert {row.expected_loss for row in rows.values()} == {0.5 * 3, 0.5 * (2 * 7919 % 500)}
     engine.dispose()
+
+
+def test_a_search_finds_what_a_page_shows_in_any_alphabet(tmp_path: Path) -> None:
+    engine = open_database(ServeSettings(directory=tmp_path))
+    project(engine, {topics.ALERTS: [alert(1, entity_id="ÉCOLE-7", alert_id="fraud:ÉCOLE-7:e1"), alert(2)]})
+    with engine.connect() as c:
+        found = {q: total(c, AlertFilter(q=q)) for q in ("ÉCOLE", "Écol", "cole-", "EUR is 100% Über", "u2", "100_")}
+    engine.dispose()
+    assert found == {"ÉCOLE": 1, "Écol": 1, "cole-": 1, "EUR is 100% Über": 2, "u2": 1, "100_": 0}

@@ -99,5 +99,7 @@ def _matching(c: Connection, q: str) -> ColumnElement[bool]:
         return ids
     oldest = select(_A.opened_at).order_by(_A.opened_at.desc(), _A.alert_id.desc()).offset(SEARCHED - 1).limit(1)
     since = c.execute(oldest).scalar()
-    found = or_(*(func.lower(column).contains(q.lower(), autoescape=True) for column in (_A.entity_id, _A.reasons)))
+    # As the databases lower a text: SQLite, and PostgreSQL by bytes, know the letters of ASCII alone.
+    part = q.encode().lower().decode()
+    found = or_(*(func.lower(column).contains(part, autoescape=True) for column in (_A.entity_id, _A.reasons)))
     return found if since is None else (_A.opened_at >= since) & found
