@@ -192,13 +192,22 @@ async def test_a_worker_refuses_by_a_dead_letter(tmp_path: Path) -> None:
         await service.decisions.stop()
         service.log = workers = Workers(service.log)
         await service.decisions.start()
-        asked = asyncio.create_task(client.post(PATIENT, json=event("e1")))
+        asked = asyncio.create_task(client.post(PATIENT, json=[event("e1")] * 2))  # of the second there is no letter
         while not workers.records:
             await asyncio.sleep(0)
         letter = {"topic": "user-events", "raw": workers.records[0].value, "reason": "late: 9 s behind"}
         workers.tell(topics.DEAD_LETTERS, msgspec.json.encode(letter))
-        (result,) = (await asked).json()["results"]
-    assert (result["status"], result["reason"]) == ("refused", "late: 9 s behind")
+        results = (await asked).json()["results"]
+    assert [(result["status"], result["reason"]) for result in results] == [("refused", "late: 9 s behind")] * 2
+
+
+async def test_what_is_asked_again_and_what_is_refused_is_counted_too(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, client):
+        for body in (event("e1"), event("e1"), {"a": 1}, [event("e1"), event("e2"), {}]):
+            await client.post(PATIENT, json=body)
+        found = service.metrics.children("weir_intake_records_total")
+        counted = {outcome: child.value for (route, outcome), child in found.items() if route == "decisions"}
+    assert counted == {"accepted": 2.0, "repeat": 2.0, "refused": 2.0}
 
 
 async def test_no_waiter_is_left_behind(tmp_path: Path) -> None:

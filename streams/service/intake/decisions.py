@@ -45,7 +45,6 @@ _FORGOTTEN: Final = "sent before, and its first answer is no longer in memory; i
 class _Letter(msgspec.Struct):
     """What matters of a dead letter here."""
 
-    topic: str
     raw: bytes
     reason: str
 
@@ -63,8 +62,8 @@ class _Request:
         self.keys: dict[int, list[str]] = defaultdict(list)
         """By place, the decisions that are to be answered."""
         self.event_ids: dict[int, str] = {}
-        self.values: dict[bytes, int] = {}
-        """Places of what was appended, to know a dead letter by."""
+        self.values: dict[bytes, list[int]] = defaultdict(list)
+        """Places of what was appended, to know a dead letter by: of one record sent twice there may be one letter."""
         self.letters: dict[int, Outcome] = {}
         """What dead letters said, which may come before the brokers' acknowledgement."""
         self.known: dict[str, Decision] = {}
@@ -158,7 +157,7 @@ class Decisions(View):
                 waits.outcomes[place] = Outcome("repeat")
                 continue
             fresh.append(row)
-            waits.values[group.records[row].value] = place
+            waits.values[group.records[row].value].append(place)
             for key in waits.keys[place]:
                 if key not in waits.known and key not in waits.missing:
                     waits.missing.add(key)
@@ -194,6 +193,8 @@ class Decisions(View):
                 append.add_done_callback(_note)
                 return False
             append.result()
+        else:
+            self._service.door.count("decisions", waits.outcomes)
         if waits.missing:
             try:
                 async with asyncio.timeout_at(deadline):
@@ -234,8 +235,7 @@ class Decisions(View):
         for record in batch.records:
             letter = _letter_decoder.decode(record.value)
             for waits in self._requests:
-                place = waits.values.get(letter.raw)
-                if place is not None:
+                for place in waits.values.get(letter.raw, ()):
                     waits.letters[place] = Outcome("refused", letter.reason)
                     waits.give_up(waits.keys[place])
 

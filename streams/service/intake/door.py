@@ -89,6 +89,10 @@ class Door(View):
         for group in groups:
             told = await self._service.log.append(group.topic, group.records, group.decoded)
             outcomes.update(zip(group.places, told, strict=True))
+        self.count(route, outcomes)
+
+    def count(self, route: str, outcomes: Mapping[int, Outcome]) -> None:
+        """Count what became of the records of a body."""
         for status, count in Counter(outcome.status for outcome in outcomes.values()).items():
             self._service.metrics.inc("weir_intake_records_total", count, route=route, outcome=status)
 
