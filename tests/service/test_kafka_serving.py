@@ -14,7 +14,9 @@ from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.errors import BrokerError
 from weir.streams.records import Record, RecordBatch
+from weir.streams.service.kafka.kafka_service_log import KafkaServiceLog
 from weir.streams.service.kafka.kafka_serving import KafkaServing
+from weir.streams.service.problems import OverloadError
 from weir.streams.task_files import load_task
 
 pytestmark = pytest.mark.anyio
@@ -74,3 +76,22 @@ async def test_a_reading_that_failed_is_begun_again(counted: list[bytes]) -> Non
     counted.clear()
     await serving.metrics("fraud")
     assert sorted(map(int, counted)) == list(range(log.written))
+
+
+async def test_a_body_that_is_larger_than_what_may_wait_is_taken_where_nothing_waits() -> None:
+    log = KafkaServiceLog(Settings.model_validate({"serve": {"intake": {"waiting_records": 5}}}))
+    sent, answered = list[int](), asyncio.Event()
+
+    async def publish(_: str, records: Sequence[Record]) -> None:
+        sent.append(len(records))
+        await answered.wait()
+
+    log._publish = publish  # type: ignore[method-assign]
+    first = asyncio.create_task(log.append(topics.USER_EVENTS, [example(n) for n in range(8)]))
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadError, match="8 records wait for the brokers, allowed 5"):
+        await log.append(topics.USER_EVENTS, [example(9)])
+    answered.set()
+    assert len(await first) == 8
+    assert len(await log.append(topics.USER_EVENTS, [example(9)])) == 1
+    assert sent == [8, 1]

@@ -152,7 +152,8 @@ class KafkaServiceLog:
         know of more.
         """
         room = self._settings.serve.intake.waiting_records
-        if self._waiting_records + len(records) > room:
+        # One body alone may be larger than the limit: it can not wait for less, and 503 would send it here for ever.
+        if self._waiting_records and self._waiting_records + len(records) > room:
             raise OverloadError(
                 f"{self._waiting_records} records wait for the brokers, allowed {room}; send again later"
             )
