@@ -17,6 +17,8 @@ import pytest
 from httpx import AsyncClient
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from tests.service.access.served import EVENT, bearer, served
@@ -260,6 +262,26 @@ async def test_what_cannot_be_written_waits_and_is_then_written_once(
         found = await audited(service)
         assert [r["action"] for r in found] == ["audit.started", "login"]
         assert not refused
+
+
+async def test_a_database_that_is_away_at_the_start_ends_no_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_RETRY_S", (0.0,))
+    real, away = audit.anchors_in, 3
+
+    def anchors_in(engine: Engine) -> dict[str, Link]:
+        nonlocal away
+        away -= 1
+        if away >= 0:
+            raise OperationalError("SELECT", None, ConnectionError("gone"))
+        return real(engine)
+
+    monkeypatch.setattr(audit, "anchors_in", anchors_in)
+    async with served(tmp_path) as (service, client):
+        await sign_on(service, client)
+        async with asyncio.timeout(30):
+            assert [r["action"] for r in await audited(service)] == ["audit.started", "login"]
 
 
 async def test_nothing_is_done_that_cannot_be_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

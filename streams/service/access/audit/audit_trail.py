@@ -146,8 +146,10 @@ class Audit:
                     self._waiting.appendleft({"at": time.time(), "action": "audit.started"})
                     self._begun = True
                 await self._write([self._waiting[i] for i in range(min(AT_ONCE, len(self._waiting)))])
-            except WeirError as exc:
-                logger.warning("the audit is not written: %s; %d records wait", in_words(exc), len(self._waiting))
+            # Any other error would end this task: nothing would be written from then on, and nobody would know why.
+            except (WeirError, SQLAlchemyError) as exc:
+                why = in_words(exc).splitlines()[0]
+                logger.warning("the audit is not written: %s; %d records wait", why, len(self._waiting))
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
 
@@ -184,7 +186,8 @@ class Audit:
                     found = Link(document["seq"], document["hash"])
             if found is not None:
                 return found
-        return anchors_in(self._engine).get(self.writer)  # retention removed it from the log, and it goes on
+        # Retention removed it from the log, and it goes on.
+        return (await asyncio.to_thread(anchors_in, self._engine)).get(self.writer)
 
 
 def _keep(engine: Engine, row: dict[str, Any]) -> None:
