@@ -136,7 +136,7 @@ async def test_a_question_that_its_asker_gave_up_keeps_nobody_from_being_told_of
         raise OSError(5, "Input/output error")
 
     await log.start()
-    log.engine._process = broken  # type: ignore[method-assign]
+    log.engine._process = broken  # type: ignore[method-assign,assignment]
     waits = asyncio.create_task(log.append(topics.USER_EVENTS, [event(1)]))
     assert await asyncio.to_thread(reached.wait, 20)
     given_up, asked = (asyncio.create_task(log.call(lambda: None)) for _ in range(2))

@@ -86,7 +86,7 @@ async def test_a_body_that_is_larger_than_what_may_wait_is_taken_where_nothing_w
         sent.append(len(records))
         await answered.wait()
 
-    log._publish = publish  # type: ignore[method-assign]
+    log._publish = publish  # type: ignore[method-assign,assignment]
     first = asyncio.create_task(log.append(topics.USER_EVENTS, [example(n) for n in range(8)]))
     await asyncio.sleep(0)
     with pytest.raises(OverloadError, match="8 records wait for the brokers, allowed 5"):

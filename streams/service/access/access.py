@@ -243,7 +243,7 @@ class Access:
         if visit.scope in INGEST:
             self.audit.count(visit.caller, visit.scope)
             return
-        subjects = _subjects(scope)
+        subjects: list[str | None] = [*_subjects(scope)]
         if scope["method"] not in _SAFE or subjects or (path and visit.scope in _ABOUT_PEOPLE):
             route = getattr(scope.get("route"), "path", scope["path"])
             # A record for each: who asks for the audit of one person is to find it, whoever else was asked for.
