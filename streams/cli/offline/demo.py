@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from weir.streams.demo.demo_loop import Demo
     from weir.streams.demo.scenario import Scenario
 
-_OURS = ("log", "state", "models", "work", "console", "scenario.json")
+_MARK = "scenario.json"
+_OURS = ("log", "state", "models", "work", "console", _MARK)
 _CONSOLE = ("fastapi", "jinja2", "sqlalchemy", "uvicorn")
 _TRAINING = ("lightgbm", "onnx", "onnxruntime")
 
@@ -172,6 +173,9 @@ def _scenario(
     from weir.streams.demo.scenario import Scenario, demo_tasks, planned_events, warm_up
 
     tasks, said = demo_tasks(), {name: value for name, value in given.items() if value is not None}
+    # The scenario is written before anything else and removed last: what stands here without one is somebody else's.
+    if not (directory / _MARK).exists() and (held := [name for name in _OURS if (directory / name).exists()]):
+        raise UsageError(f"{directory} holds {', '.join(held)}, which no demo made: give another --dir")
     stored = None if fresh else Scenario.read(directory)
     if fresh:
         _forget(directory)
