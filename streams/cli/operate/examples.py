@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from weir.streams.cli.options import (
     JsonOption,
     SinceOption,
     YesOption,
+    caller,
     moment,
     settings_of,
 )
@@ -95,7 +95,8 @@ def parse_offsets(text: str | None) -> tuple[tuple[int, int], ...]:
     ((7, 8), (100, 200))
     """
     ranges: list[tuple[int, int]] = []
-    for part in (text or "").split(",") if text else ():
+    # Not `if text`: an empty text, as of an unset variable, would mean every example of the task.
+    for part in text.split(",") if text is not None else ():
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise UsageError(f"--offsets {part.strip()!r}: give offsets as 120 or 100-199, several with commas")
@@ -224,9 +225,7 @@ def _order(settings: Settings, task: str, found: Sequence[Found], reason: str | 
             f"these are {len(edges) // 2:,} separate ranges of offsets, and one order takes {QUARANTINE_MAX // 2:,}; "
             "narrow it with --offsets, in several orders"
         )
-    order = ExampleQuarantine(
-        task=task, quarantine=tuple(edges), by=getpass.getuser()[:64], reason=reason, made_at=time.time()
-    )
+    order = ExampleQuarantine(task=task, quarantine=tuple(edges), by=caller()[:64], reason=reason, made_at=time.time())
     with producer(settings.kafka, "examples") as client:
         name = settings.topics.name(topics.EXAMPLES)
         sent = client.send(name, key=task.encode(), value=encode_model(order)).get(settings.kafka.timeout_s)

@@ -6,7 +6,6 @@ An order is left in the store for the worker that owns the partition; workers lo
 from __future__ import annotations
 
 import asyncio
-import getpass
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from weir.streams.cli.console import notes, output, table, to_json, utc
-from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, moment, settings_of
+from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, caller, moment, settings_of
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import consumer, kafka_module
@@ -182,7 +181,7 @@ def _order(
     if place not in known:
         near = sorted({name.rpartition("-")[0] for name in known})
         raise UsageError(f"{place!r} is no partition that a worker reads; there are partitions of: {', '.join(near)}")
-    by = f"{getpass.getuser()}@{socket.gethostname()}"
+    by = f"{caller()}@{socket.gethostname()}"
     order = Order(verb, by, time.time(), None if value is None else value(), why)
     owner, answer = _with_orders(settings, lambda orders: _give(orders, place, order, wait_s))
     if answer is not None:
