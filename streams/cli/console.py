@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ def confirmed(question: str) -> bool:
     try:
         return typer.confirm(question, err=True)
     except typer.Abort:
+        if sys.stdin.isatty():  # somebody is there, and pressed Ctrl-C
+            raise
         raise UsageError(f"{question} Nobody there to answer: give --yes") from None
 
 
@@ -98,12 +101,16 @@ def table(*columns: str, rows: Iterable[Sequence[object]] = (), title: str | Non
 
 
 def utc(ts: float) -> str:
-    """Epoch seconds as people read them.
+    """Epoch seconds as people read them; the number where no calendar has that time.
 
-    >>> utc(1.7e9)
-    '2023-11-14 22:13:20'
+    >>> utc(1.7e9), utc(9e15)
+    ('2023-11-14 22:13:20', '9e+15 s')
     """
-    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    # Producers stamp records with what they like, and a table must not fail for one of its rows.
+    try:
+        return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{ts:g} s"
 
 
 def size(count: int | None) -> str:

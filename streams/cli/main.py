@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from weir.streams.cli.options import INTERRUPTED
 from weir.streams.errors import WeirError, in_words
 
 _HELP: Final = """
@@ -168,7 +169,7 @@ def run() -> None:
             _fail(in_words(exc), status=1)
         _fail(f"{exc.filename}: {exc.strerror}; check the path, its rights and the free space")
     except typer.Abort:
-        _fail("stopped before an answer was given", status=1)
+        _fail("stopped before an answer was given", status=INTERRUPTED)
     except Exception as exc:  # noqa: BLE001 - told in full, and its last line says what it was
         if hasattr(exc, "format_message"):  # of typer, about the command line
             if type(exc).__name__ == "NoArgsIsHelpError":
