@@ -120,12 +120,13 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
     async with RangeReader(options, topic, limits=settings.limits_of(topics.PREDICTIONS)) as reader:
         if entity is not None:
             count = len(reader.partitions())
+            # Nothing in the topic says by which of the two its producers choose.
             lanes = {int(partitions_of_text([entity], count, by)[0]) for by in ("murmur2", "crc32")}
             search = replace(search, partitions=tuple(lanes))
         with bar(what := f"records of {topic}") as progress:
             found = await find_scores(reader, search, partial(progress, what))
     if not found:
-        where = f" partition {search.partitions[0]}" if search.partitions else ""
+        where = f" partition {' or '.join(map(str, search.partitions))}" if search.partitions else ""
         since = f" since {utc(search.since)} UTC" if search.since is not None else ""
         raise UsageError(
             f"no score of event {search.event_id!r} by task {search.task} in {topic}{where}{since}; check the id, the "

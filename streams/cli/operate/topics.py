@@ -121,9 +121,10 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
     tasks = tasks_of([], settings) if settings.worker.tasks else []
     found = [*compare(wanted, there), *too_short(settings, tasks, there)]
     stored = [each for each in _identity(settings) if each.status != "OK"]
+    wrong = bool(found) or any(each.status == "FAIL" for each in stored)
     if as_json:
         told = [asdict(each) for each in stored]
-        print(to_json({"ok": not found, "differences": [asdict(d) for d in found], "stored": told}))
+        print(to_json({"ok": not wrong, "differences": [asdict(d) for d in found], "stored": told}))
     elif found:
         rows = [(d.topic, d.setting, d.wanted, d.actual, d.fix) for d in found]
         output().print(table("topic", "setting", "wanted", "actual", "fix", rows=rows))
@@ -131,7 +132,7 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
         notes().print(f"{len(wanted)} topics are as they should be")
     if stored and not as_json:
         output().print(checks_table(stored))
-    if found or any(each.status == "FAIL" for each in stored):
+    if wrong:
         raise typer.Exit(1)
 
 
