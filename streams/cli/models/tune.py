@@ -202,7 +202,7 @@ def _finish(search: Search, of: _Told, out: Path | None) -> None:
         if looks > 1:
             said.print(f"look number {looks} of this study at these rows: what they say is no longer new")
     if out is not None:
-        out.write_text(rewritten(search.text, document))
+        out.write_text(rewritten(search.text, document), encoding="utf-8")
         whose = (
             f"the task of trial {best.number}, the best of {looked_at} looked at"
             if best.number

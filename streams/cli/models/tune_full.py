@@ -64,8 +64,11 @@ async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings
     from weir.streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
     from weir.streams.trainer.history.read_history import read_history
 
+    # With the limits of the settings: by the defaults, records that workers took would be left out as unreadable.
     if log is not None:
-        return await read_history(spec, source=EmbeddedSource.of_directory(log), archive=archive)
+        return await read_history(
+            spec, source=EmbeddedSource.of_directory(log), archive=archive, limits=settings.limits
+        )
     if archive is not None:
         return await read_history(spec, archive=archive)
     async with KafkaSource(settings, "tune") as kafka:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -115,7 +115,7 @@ def backtest_command(
     delay_s = None if label_delay is None else duration("--label-delay", label_delay)
     written = [target for target in (scores, report, alerts, features, html) if target is not None]
     for target in written:
-        check_target(target)
+        check_target(target, (task, *data, *(labels or ())))
     if len({target.resolve() for target in written}) < len(written):
         raise UsageError(f"two outputs have one name among {', '.join(map(str, written))}; give each its own")
     if isinstance(spec, NextTask):
@@ -247,9 +247,11 @@ def _tell(result: BacktestResult, console: Console, strict: bool) -> None:
         raise typer.Exit(1)
 
 
-def check_target(path: Path) -> None:
-    """What is to be written at the end of a long run must be possible at its start."""
+def check_target(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """What is to be written at the end of a long run must be possible at its start, and be none of its ``inputs``."""
     if path.is_dir():
         raise UsageError(f"{path} is a directory; give the name of a file in it")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if path.resolve() in {each.resolve() for each in inputs}:
+        raise UsageError(f"{path} is read by this run, and would be written over; give another name")

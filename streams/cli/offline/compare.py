@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weir.streams.cli.console import bar_of_each, notes, output, table, to_json
+from weir.streams.cli.offline.backtest import check_target
 from weir.streams.cli.options import INTERRUPTED, LogOption, duration
 from weir.streams.errors import UsageError
 
@@ -80,8 +81,8 @@ def compare_command(
         raise UsageError("one task has nothing to be compared with: name another task file, or give --champion")
     if champion and archive is None and log is None:
         raise UsageError("--champion: give --archive or --log, where the predictions of what serves are")
-    if json is not None and not json.parent.is_dir():
-        raise UsageError(f"{json}: the folder {json.parent} does not exist; create it first")
+    if json is not None:
+        check_target(json, (*tasks, *data, *(labels or ())))
     costs = _costs(cost) if cost is not None else costs_of(list(specs.values()))
     delay_s = None if label_delay is None else duration("--label-delay", label_delay)
     runs: list[Run] = []
@@ -100,7 +101,7 @@ def compare_command(
         raise typer.Exit(INTERRUPTED) from None
     show(found)
     if json is not None:
-        json.write_text(to_json(found.document()) + "\n")
+        json.write_text(to_json(found.document()) + "\n", encoding="utf-8")
 
 
 def _costs(text: str) -> CostThreshold:

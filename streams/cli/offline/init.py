@@ -53,8 +53,10 @@ def init_command(
     target = out or Path(f"{called}.toml")
     if target.exists() and (target.is_dir() or not force):
         raise UsageError(f"{target} is there already; give another name by --out, or --force to write over it")
+    for each in (target, html):
+        if each is not None:
+            check_target(each, files)
     if html is not None:
-        check_target(html)
         watched(html)
     console = notes()
     with console.status("") as status:

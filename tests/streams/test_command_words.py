@@ -1,0 +1,147 @@
+"""What commands make of words and places that people give them, and of what stands in logs."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tests.streams.logged_run import FRAUD
+from weir.streams.checks.findings import Check
+from weir.streams.cli.console import confirmed, utc
+from weir.streams.cli.main import app
+from weir.streams.cli.models import tune_full
+from weir.streams.cli.operate import topics
+from weir.streams.cli.operate.audit import _document, _row
+from weir.streams.cli.operate.examples import parse_offsets
+from weir.streams.cli.options import caller
+from weir.streams.config.settings import Settings
+from weir.streams.errors import UsageError
+from weir.streams.task_files import load_task
+
+CLI = Path(__file__).resolve().parents[2] / "streams" / "cli"
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(app, list(words))
+
+
+@pytest.mark.parametrize("text", ["", " ", "1,", "3-1", "-5"])
+def test_no_offsets_are_not_all_offsets(text: str) -> None:
+    assert parse_offsets(None) == ()
+    with pytest.raises(UsageError, match="--offsets"):
+        parse_offsets(text)
+
+
+@pytest.mark.parametrize("ts", [9e15, -1e18, float("nan"), float("inf"), -float("inf")])
+def test_a_time_that_no_calendar_has_is_shown_as_it_is(ts: float) -> None:
+    assert utc(ts) == f"{ts:g} s"
+
+
+def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> Any:
+        raise KeyError(uid)
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert caller().removeprefix("uid-").isdecimal()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_only_where_nobody_is_there_to_answer_it_says_so(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: there)
+    monkeypatch.setattr("sys.stdin", terminal)
+    with pytest.raises(typer.Abort if there else UsageError):
+        confirmed("Drop them?")
+
+
+@pytest.mark.parametrize("value", [b"[]", b"5", b'{"who":"ana"}', b'{"at":"now"}', b"{", b"\xff", b'{"at":[]}'])
+def test_a_record_that_is_none_of_the_audit_is_none(value: bytes) -> None:
+    assert _document(value) is None
+
+
+def test_a_record_of_the_audit_is_shown_whatever_is_missing() -> None:
+    told = _document(b'{"at":1e300,"who":null,"action":7}')
+    assert told is not None
+    assert _row(told) == ("1e+300 s", "-", "-", "7", "", "-", "-")
+
+
+def test_topics_are_not_ok_where_the_status_says_that_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Admin:
+        def __enter__(self) -> Admin:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(topics, "admin_client", lambda _: Admin())
+    monkeypatch.setattr(topics, "_wanted", lambda *_: [])
+    monkeypatch.setattr(topics, "cluster", SimpleNamespace(read_topics=lambda *_: {}))
+    monkeypatch.setattr(topics, "_identity", lambda _: [Check("stored state", "FAIL", "of another topic", "accept it")])
+    checked = CliRunner().invoke(topics.topics_app, ["check", "--json"])
+    assert (checked.exit_code, json.loads(checked.stdout)["ok"]) == (1, False)
+
+
+@pytest.mark.parametrize("option", ["--scores", "--report", "--alerts", "--features", "--html"])
+@pytest.mark.parametrize("name", ["rows.csv", "task.toml", "labels.jsonl"])
+def test_a_backtest_writes_over_none_of_its_inputs(tmp_path: Path, option: str, name: str) -> None:
+    for held in ("rows.csv", "labels.jsonl"):
+        (tmp_path / held).write_text("mine")
+    (tmp_path / "task.toml").write_text(FRAUD)
+    asked = ["backtest", f"{tmp_path}/task.toml", "--data", f"{tmp_path}/rows.csv"]
+    asked += ["--labels", f"{tmp_path}/labels.jsonl", "--label-delay", "1d"]
+    asked += [option, f"{tmp_path}/../{tmp_path.name}/{name}"]
+    with pytest.raises(UsageError, match=f"{name} is read by this run"):
+        raise run(*asked).exception or AssertionError("it ran")
+
+
+def test_init_writes_over_none_of_its_inputs(tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text("mine")
+    with pytest.raises(UsageError, match="is read by this run"):
+        raise run("init", str(table), "--yes", "--force", "--out", str(table)).exception or AssertionError("it ran")
+    assert table.read_text() == "mine"
+
+
+@pytest.mark.parametrize("fresh", [["--fresh"], []])
+def test_a_demo_takes_no_folder_that_no_demo_made(tmp_path: Path, fresh: list[str]) -> None:
+    """``--fresh`` removes ``models`` and the like, which other folders have too."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds models, which no demo made: give another --dir"):
+        raise run("demo", "--dir", str(tmp_path), *fresh).exception or AssertionError("it ran")
+    assert (tmp_path / "models" / "mine.txt").read_text() == "mine"
+
+
+def test_a_log_is_read_by_the_limits_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+
+    async def reads(*_: object, **given: Any) -> None:
+        read.append(given.get("limits"))
+
+    monkeypatch.setattr("weir.streams.trainer.history.read_history.read_history", reads)
+    monkeypatch.setattr("weir.streams.trainer.history.log_sources.EmbeddedSource.of_directory", lambda _: None)
+    (tmp_path / "fraud.toml").write_text(FRAUD)
+    settings = Settings.model_validate({"limits": {"record_bytes": 32_768}})
+    asyncio.run(tune_full._read(load_task(tmp_path / "fraud.toml"), None, tmp_path, settings))
+    assert read == [settings.limits]
+
+
+def test_files_for_people_are_written_in_utf_8_whatever_the_machine_writes_in() -> None:
+    calls = [
+        (path.name, node.lineno, {word.arg for word in node.keywords})
+        for path in CLI.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "write_text"
+    ]
+    assert len(calls) >= 3
+    assert [call for call in calls if "encoding" not in call[2]] == []
