@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from weir.online.stages.labelling import LabellingStage
 from weir.streams.config import topics
@@ -92,6 +93,9 @@ class WorkerStatus(ProcessStatus):
         self._horizon = Horizon(ctx.settings.worker.label_bytes, ctx.metrics)
         self._told: dict[Hashable, float] = {}
         """What was counted already, of counts that somebody else keeps."""
+        # Weak: a stage holds all that its lane waits with, and goes when the partition does.
+        self._joins: WeakKeyDictionary[LabellingStage, dict[str, float]] = WeakKeyDictionary()
+        """The same of the join of each stage, by the name of the count."""
 
     def ready(self) -> list[str]:
         """See ``ProcessStatus``; a label lane first takes steps again."""
@@ -150,9 +154,9 @@ class WorkerStatus(ProcessStatus):
         m.set("weir_memory_bytes", self._ctx.store.cached_bytes(), part="rows")
         m.set("weir_memory_bytes", sum(stage.joiner.nbytes for stage in labels), part="label_rows")
 
-    def _new(self, of: Hashable, total: float, before: float = 0.0) -> float:
-        """By how much a count has grown since the last look, or since it was ``before``, at the first."""
-        last, self._told[of] = self._told.get(of, before), total
+    def _new(self, of: Hashable, total: float) -> float:
+        """By how much a count has grown since the last look."""
+        last, self._told[of] = self._told.get(of, 0.0), total
         return max(total - last, 0.0)
 
     def _measure_task(self, name: str) -> None:
@@ -187,8 +191,9 @@ class WorkerStatus(ProcessStatus):
         self._ctx.metrics.inc("weir_predictions_evicted_total", self._joined(stage, "evicted"), task=name)
 
     def _joined(self, stage: LabellingStage, field: str) -> float:
-        total = getattr(stage.joiner.stats, field)
-        return self._new((stage, field), total, total)
+        total, told = getattr(stage.joiner.stats, field), self._joins.setdefault(stage, {})
+        last, told[field] = told.get(field, total), total
+        return float(max(total - last, 0))
 
 
 def together(lanes: Sequence[Mapping[str, float]]) -> dict[str, float]:
