@@ -12,6 +12,7 @@ import signal
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -57,6 +58,10 @@ class Checkpoints:
                 child = os.fork()
             if child == 0:
                 self._in_child(make, digest, writer)
+        except OSError as error:  # no memory, or no process more for this user: as where a child fails
+            os.close(reader)
+            os.close(writer)
+            return partial(self._no_child, error)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(writer)
@@ -77,6 +82,10 @@ class Checkpoints:
             os.write(3, traceback.format_exc().encode()[-60_000:])
         finally:
             os._exit(1)
+
+    def _no_child(self, error: OSError) -> None:
+        why = f"no child can be made ({error.strerror}): see what memory and processes are left"
+        raise StateError(f"{self.path}: the checkpoint could not be written: {why}; the one before it stays") from error
 
     def _put_in_place(self, child: int, reader: int) -> None:
         with open(reader, "rb") as pipe:

@@ -134,3 +134,26 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
 def test_a_host_without_a_directory_says_so() -> None:
     with pytest.raises(UsageError, match="keeps no state"):
         host_on(EmbeddedLog(), FRAUD).begin_checkpoint()
+
+
+def _open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_a_child_that_cannot_be_made_is_told_alike_and_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write(b"before")
+
+    def no_more() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", no_more)
+    there = _open_files()
+    put_in_place = checkpoints.fork(lambda: b"after")
+    assert _open_files() == there
+    with pytest.raises(StateError, match=r"no child can be made .*temporarily unavailable.*; the one before it stays"):
+        put_in_place()
+    assert checkpoints.newest() == b"before"
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
