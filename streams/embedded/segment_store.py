@@ -253,15 +253,17 @@ class SegmentStore:
     def close(self) -> None:
         """Sync and close; once."""
         with self._syncing:
-            if self._files and not self._failed:
-                self.sync()
-            for file in self._files.values():
-                os.close(file)
-            self._files.clear()
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
-            self._failed = self._failed or f"{self.directory}: the log is closed"
+            try:
+                if self._files and not self._failed:
+                    self.sync()
+            finally:  # a disk that fails does not keep the directory from whoever opens it next
+                for file in self._files.values():
+                    os.close(file)
+                self._files.clear()
+                if self._lock is not None:
+                    os.close(self._lock)
+                    self._lock = None
+                self._failed = self._failed or f"{self.directory}: the log is closed"
 
     @property
     def first_seq(self) -> int:

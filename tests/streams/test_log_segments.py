@@ -395,3 +395,20 @@ def test_memory_of_a_batch_is_small(tmp_path: Path) -> None:
         held = [s for s in log._store.segments if s.index is not None]  # type: ignore[union-attr]
         assert len(held) == 1
         assert log._store._load.cache_info().currsize <= 8  # type: ignore[union-attr]
+
+
+def test_a_disk_that_fails_at_the_end_does_not_keep_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = opened(tmp_path)
+    log.append("a", records(1))
+    with monkeypatch.context() as failing:
+
+        def broken(file: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        failing.setattr(os, "fsync", broken)
+        with pytest.raises(LogError, match="could not be synced"):
+            log.close()
+    with opened(tmp_path) as again:
+        assert len(batches(again)) == 1
