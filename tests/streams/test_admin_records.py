@@ -20,8 +20,18 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import KafkaSettings, TopicSettings
 from weir.streams.errors import UsageError
+from weir.streams.kafka.admin import dead_letters
 from weir.streams.kafka.admin.clients import kafka_module, unreachable
-from weir.streams.kafka.admin.dead_letters import Done, Letter, Place, Selection, grouped, letter_of, send_back
+from weir.streams.kafka.admin.dead_letters import (
+    Done,
+    Letter,
+    Place,
+    Selection,
+    grouped,
+    letter_of,
+    read_done,
+    send_back,
+)
 from weir.streams.kafka.admin.printed_records import Match, as_json, filters, key_of, line
 from weir.streams.kafka.admin.reader import Start
 from weir.streams.outputs import dead_letter
@@ -393,3 +403,14 @@ def test_without_kafka_python_the_other_commands_work_and_these_say_what_to_inst
         assert error.startswith("error: this command needs kafka-python"), error
         assert "pip install 'weir[kafka]'" in error
         assert ended == f"{command} ended with 2"
+
+
+def test_what_somebody_else_wrote_among_the_markers_marks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Marker:
+        def __init__(self, key: bytes | None, value: bytes) -> None:
+            self.key, self.value = key, value
+
+    marker = orjson.dumps({"v": 1, "action": "dropped", "at": T0})
+    there = [Marker(key, marker) for key in (b"0-17", b"\xff\xfe", b"hello", b"0-" + b"9" * 5_000, b"", None)]
+    monkeypatch.setattr(dead_letters, "read_present", lambda *_: [*there, Marker(b"0-18", b"hello")])
+    assert read_done(None, TopicSettings()) == {Place(topics.DEAD_LETTERS, 0, 17): Done("dropped", T0)}

@@ -144,12 +144,19 @@ def read_done(consumer: Any, names: TopicSettings) -> dict[Place, Done]:
     """The letters that are done; raises ``UsageError`` when the topic of markers does not exist."""
     done: dict[Place, Done] = {}
     for record in read_present(consumer, names.name(topics.DEAD_LETTERS_DONE), Start(None)):
-        marker = parse(record.value)
-        if isinstance(marker, dict) and record.key:
+        marker, place = parse(record.value), _marked(record.key)
+        if isinstance(marker, dict) and place is not None:
             at = marker.get("at")
-            place = Place.parse(record.key.decode())
             done[place] = Done(str(marker.get("action")), float(at) if isinstance(at, int | float) else 0.0)
     return done
+
+
+def _marked(key: bytes | None) -> Place | None:
+    """The letter that a marker is of; ``None`` for the key of something else that somebody wrote there."""
+    try:
+        return Place.parse((key or b"").decode())
+    except (ValueError, UsageError):
+        return None
 
 
 def read_letters(consumer: Any, selection: Selection, names: TopicSettings) -> Iterator[Letter]:
