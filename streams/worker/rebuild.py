@@ -208,7 +208,7 @@ class _Rebuilder:
         opened = self._host.row_lane(lane)
         await opened.open()
         async for batch in self._batches(reader, lane, first, end):
-            while before := strays.until(batch.records[-1].ts):
+            while before := strays.until(_time(batch)):
                 await opened.run_alone(self._batch_of(before, lane, batch.base_offset))
             await opened.run_alone(batch)
             self._progress(opened.name, batch.next_offset - first, end - first)
@@ -265,7 +265,7 @@ async def _steps(reader: RangeReader, topic: str, partition: int, end: int) -> A
         at = piece.stop
 
 
-def _time(piece: Slice) -> float:
+def _time(piece: Slice | FetchedBatch) -> float:
     """Of its last record; at once, where nothing in it can be used."""
     return piece.records[-1].ts if piece.records else 0.0
 

@@ -165,23 +165,38 @@ class Strays:
 
     def __enter__(self) -> Self:
         self._folder = TemporaryDirectory(prefix="weir-rebuild-")
-        self._files: dict[tuple[int, int], BinaryIO] = {}
+        self._paths: dict[int, dict[Path, None]] = {}
+        """By owner, a file for each partition that had any of its records."""
+        self._source = -1
+        # Of one source at a time: a file for each pair of partitions would be more than a process may have open.
+        self._files: dict[int, BinaryIO] = {}
+        """By owner, where records of the source that is read now go."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._close()
+        self._folder.cleanup()
+
+    def _close(self) -> None:
         for file in self._files.values():
             file.close()
-        self._folder.cleanup()
+        self._files.clear()
 
     def add(self, owner: int, source: int, record: Record) -> None:
         """Keep a record of partition ``source``; those of one partition come in their order."""
-        if (owner, source) not in self._files:
-            self._files[owner, source] = (Path(self._folder.name) / f"{owner}-{source}").open("w+b")
-        self._files[owner, source].write(_HEAD.pack(record.ts, len(record.value)) + record.value)
+        if source != self._source:
+            self._close()
+            self._source = source
+        if owner not in self._files:
+            path = Path(self._folder.name) / f"{owner}-{source}"
+            self._paths.setdefault(owner, {})[path] = None
+            self._files[owner] = path.open("ab")
+        self._files[owner].write(_HEAD.pack(record.ts, len(record.value)) + record.value)
 
     def of(self, owner: int) -> StrayReader:
         """What belongs to a partition, oldest first."""
-        files = [file for (of, _), file in self._files.items() if of == owner]
+        self._close()  # what was written last is in its buffer else
+        files = self._paths.get(owner, {})
         return StrayReader(heapq.merge(*map(_read, files), key=lambda record: record.ts))
 
 
@@ -204,8 +219,8 @@ class StrayReader:
         return taken
 
 
-def _read(file: BinaryIO) -> Iterator[Record]:
-    file.seek(0)
-    while head := file.read(_HEAD.size):
-        ts, size = _HEAD.unpack(head)
-        yield Record(b"", file.read(size), ts)
+def _read(path: Path) -> Iterator[Record]:
+    with path.open("rb") as file:
+        while head := file.read(_HEAD.size):
+            ts, size = _HEAD.unpack(head)
+            yield Record(b"", file.read(size), ts)
