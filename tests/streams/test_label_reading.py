@@ -12,9 +12,12 @@ from weir.online.codec.encode import encode_model
 from weir.online.codec.predictions import ScoredShape
 from weir.online.codec.wire import Label
 from weir.streams.config import topics
-from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.errors import BrokerError
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from weir.streams.records import Record
-from weir.streams.worker.labelling.step_reader import LaneReader
+from weir.streams.redis.partitions.label_journal import OffsetRange
+from weir.streams.worker.labelling import step_reader
+from weir.streams.worker.labelling.step_reader import LaneReader, Patience
 
 NOW = 1.8e9
 
@@ -41,3 +44,45 @@ def test_labels_of_a_task_that_does_not_run_here_are_passed_over(caplog: pytest.
     assert not any(work.refused for work in works)
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith("labels: records of tasks that do not run here are passed over, such as 'nobody'")
+
+
+class Flaky:
+    """A reader of ``labels`` that loses its broker once before each range that it gives."""
+
+    topic = topics.LABELS
+
+    def __init__(self) -> None:
+        self.lost: list[int] = []
+        self._at = 0
+
+    async def __aenter__(self) -> Flaky:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    async def seek(self, partition: int, start: int) -> None:
+        self._at = start
+
+    async def position(self) -> int:
+        return self._at
+
+    async def fetch(self) -> Slice:
+        at = self._at
+        if at not in self.lost:
+            self.lost.append(at)
+            raise BrokerError("the brokers are away")
+        self._at += 1
+        return Slice([at], [labels("fraud").records[0]])
+
+
+async def test_a_long_recovery_outlives_brokers_that_are_away_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patience is for one outage; time that a recovery takes in between is none."""
+    monkeypatch.setattr(step_reader, "_PAUSE_S", 0.0)
+    flaky = Flaky()
+    reader = LaneReader(0, cast("Any", Context()), {"fraud": ScoredShape(("x",), 0, 0, ())}, cast("Any", None))
+    monkeypatch.setattr(reader, "_reader", lambda _: flaky)
+    monkeypatch.setattr(reader, "_patience", lambda: Patience(0.0))
+    steps = [OffsetRange(topics.LABELS, at, at + 1) for at in (0, 1, 2)]
+    assert [work.step async for work in reader.again(steps)] == steps
+    assert flaky.lost == [0, 1, 2]

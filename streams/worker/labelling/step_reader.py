@@ -31,6 +31,7 @@ from weir.streams.worker.scoring.misplaced import Astray
 log = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 60.0
+_PAUSE_S: Final = 1.0
 T = TypeVar("T")
 
 
@@ -116,7 +117,9 @@ class LaneReader:
                         if step.topic not in cursors:
                             reader = await stack.enter_async_context(self._reader(step.topic))
                             cursors[step.topic] = _Cursor(reader, self._partition)
-                        yield self.decode_step(step, await cursors[step.topic].take(step))
+                        work = self.decode_step(step, await cursors[step.topic].take(step))
+                        patience.answered()
+                        yield work
                         done += 1
             except BrokerError as error:
                 await patience.wait(error)
@@ -129,6 +132,7 @@ class LaneReader:
                 async with self._reader(topics.PREDICTIONS) as reader:
                     async for piece in reader.read(self._partition, at, stop):
                         end = piece.stop
+                        patience.answered()
                         yield self.decode_step(OffsetRange(topics.PREDICTIONS, at, end), piece)
                         at = end
                 break
@@ -159,7 +163,7 @@ class LaneReader:
 
 
 class Patience:
-    """Waits while brokers are away, for so long in all.
+    """Waits while brokers are away, for so long from one answer to the next.
 
     Parameters
     ----------
@@ -186,7 +190,11 @@ class Patience:
             log.warning("%s; waiting for them up to %g s", error, self._limit_s)
         if now - self._began > self._limit_s:
             raise error
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(_PAUSE_S)
+
+    def answered(self) -> None:
+        """They are there: what comes next is waited for anew. A recovery may take longer than the patience."""
+        self._began = None
 
 
 class _Cursor:
