@@ -28,6 +28,14 @@ log = logging.getLogger(__name__)
 POLL_S: Final = 0.5
 
 
+def tell_refused(lane: Any, piece: Slice) -> None:
+    """Say in the log what of a slice cannot be used: who reads outside of a group sends no dead letters."""
+    for refused in piece.refused[:1]:
+        more = f", and {len(piece.refused) - 1} more" if len(piece.refused) > 1 else ""
+        where = f"{lane.topic}-{lane.partition} at offset {refused.offset}"
+        log.error("%s: cannot be used: %s%s", where, refused.reason, more)
+
+
 class RangeReader:
     """Reads partitions of one topic, one at a time; use it as an async context.
 
@@ -143,10 +151,7 @@ class RangeReader:
                 raise self._deleted(self._lane, await self.position(), "they are gone") from error
             raise
         piece: Slice = found[self._lane][0] if self._lane in found else Slice((), ())
-        for refused in piece.refused[:1]:
-            more = f", and {len(piece.refused) - 1} more" if len(piece.refused) > 1 else ""
-            where = f"{self.topic}-{self._lane.partition} at offset {refused.offset}"
-            log.error("%s: cannot be used: %s%s", where, refused.reason, more)
+        tell_refused(self._lane, piece)
         return piece
 
     async def position(self) -> int:

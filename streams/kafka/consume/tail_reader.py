@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from weir.online.codec.limits import InputLimits
 from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.consume.fetched import Unpacking
+from weir.streams.kafka.consume.range_reader import tell_refused
 from weir.streams.kafka.kafka_errors import RecordsDeleted, said
 from weir.streams.kafka.reachable import disconnect
 from weir.streams.records import Record
@@ -99,6 +100,8 @@ class TailReader:
     async def fetch(self, timeout_s: float = 0.5) -> list[TailedBatch]:
         """What came next, of any of the topics; nothing where nothing came in time, also while brokers are away.
 
+        What cannot be used is left out, which the log says.
+
         Raises
         ------
         BrokerError
@@ -117,6 +120,7 @@ class TailReader:
         for lane, slices in found.items():
             for piece in slices:
                 self._positions[lane] = piece.stop
+                tell_refused(lane, piece)
                 if piece.records:
                     made.append(
                         TailedBatch(

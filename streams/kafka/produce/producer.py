@@ -31,7 +31,13 @@ from numpy.typing import NDArray
 from weir.streams.errors import UsageError, in_words
 from weir.streams.kafka.kafka_errors import DeliveryError, RecordTooLarge
 from weir.streams.kafka.partitioners import partitions_of_joined
-from weir.streams.kafka.produce.record_batches import HEADER_BYTES, RECORD_BYTES, available, encoded_batches
+from weir.streams.kafka.produce.record_batches import (
+    HEADER_BYTES,
+    RECORD_BYTES,
+    EncodedBatch,
+    available,
+    encoded_batches,
+)
 from weir.streams.kafka.produce.record_columns import Columns
 from weir.streams.kafka.reachable import calm_logs, grant, not_let_in, pace_connecting
 from weir.streams.kafka.transport_settings import LinkSecurity, TransportSettings
@@ -218,9 +224,13 @@ class BatchProducer:
         sending, s = [], self._settings
         async with self._turns[topic, partition]:
             for batch in encoded_batches(columns, rows, s.produce_batch_bytes, s.compression):
-                send = functools.partial(self._producer.send_batch, batch, topic, partition=partition)
+                send = functools.partial(self._send_batch, batch, topic, partition)
                 sending.append(_Sending(partition, batch.record_count(), await self._patiently(topic, send)))
         return sending
+
+    def _send_batch(self, batch: EncodedBatch, topic: str, partition: int) -> Any:
+        # The producer of now: one that stopped while the call waited for its turn is told of by `_usable`.
+        return self._producer.send_batch(batch, topic, partition=partition)
 
     async def _patiently(self, topic: str, attempt: Any) -> Any:
         """Repeat an attempt that times out before it has any effect, for ``delivery_timeout_s``."""

@@ -65,7 +65,7 @@ class ResultsReader:
             if wanted == self._owned or self._consumer is None:
                 return
             kept = {p: await self._position(p) for p in wanted & self._owned}
-            self._owned = wanted
+            self._owned = set()  # until all is in place: whoever is cut short here is to begin anew the next time
             if not wanted:
                 self._consumer.unsubscribe()
                 self._some.clear()
@@ -78,6 +78,7 @@ class ResultsReader:
                 await self._consumer.seek_to_end(*new)
             for tp in new:
                 await self._consumer.position(tp)  # requests go out only now: their answers come behind it
+            self._owned = wanted
             self._some.set()
 
     async def run(self) -> None:

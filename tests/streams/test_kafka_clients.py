@@ -1,0 +1,106 @@
+"""What our readers and producers do around aiokafka's clients; these are stood in for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any, cast
+
+import pytest
+from aiokafka import TopicPartition
+
+from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.kafka.consume.tail_reader import TailReader
+from weir.streams.kafka.kafka_errors import DeliveryError
+from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.records import Record, RefusedRecord
+from weir.streams.worker.inference.result_reader import ResultsReader
+
+OPTIONS = {"bootstrap_servers": ["nowhere:9092"]}
+
+
+class Results:
+    """A consumer of ``inference-results``; its brokers tell no position while ``away`` is set."""
+
+    def __init__(self) -> None:
+        self.assigned: list[int] = []
+        self.away = asyncio.Event()
+        self.at_end: list[int] = []
+
+    def assign(self, lanes: Iterable[TopicPartition]) -> None:
+        self.assigned = sorted(lane.partition for lane in lanes)
+
+    async def seek_to_end(self, *lanes: TopicPartition) -> None:
+        self.at_end += [lane.partition for lane in lanes]
+
+    async def position(self, lane: TopicPartition) -> int:
+        while self.away.is_set():
+            await asyncio.Event().wait()
+        return 7
+
+    async def getmany(self, **_: object) -> dict[TopicPartition, list[Record]]:
+        await asyncio.sleep(0)  # as every fetch does; whoever reads for ever would else stop for nobody
+        return {TopicPartition("r", 0): [Record(b"", b"answer", 0.0)]}
+
+
+async def test_answers_are_read_although_the_first_taking_over_was_cut_short() -> None:
+    """As in a rebalance behind another while the brokers are slow: the partitions are the same again."""
+    taken: list[bytes] = []
+    reader, consumer = ResultsReader(OPTIONS, "r", taken.append), Results()
+    cast(Any, reader)._consumer = consumer
+    consumer.away.set()
+    cut_short = asyncio.ensure_future(reader.own([0, 1]))
+    await asyncio.sleep(0)
+    cut_short.cancel()
+    await asyncio.gather(cut_short, return_exceptions=True)
+    consumer.away.clear()
+    await reader.own([0, 1])
+    assert (consumer.assigned, sorted(set(consumer.at_end))) == ([0, 1], [0, 1])
+    running = asyncio.ensure_future(reader.run())
+    async with asyncio.timeout(10):
+        while not taken:
+            await asyncio.sleep(0)
+    running.cancel()
+    assert taken[0] == b"answer"
+
+
+class Tail:
+    """A consumer that has fetched one slice, of which one record cannot be used."""
+
+    async def getmany(self, **_: object) -> dict[TopicPartition, list[Slice]]:
+        bad = RefusedRecord(5, "oversized: 9 bytes, allowed 8", Record(b"", b"", 0.0))
+        return {TopicPartition("alerts", 2): [Slice([6], [Record(b"k", b"v", 0.0)], [bad])]}
+
+
+async def test_a_reader_of_a_tail_says_what_it_leaves_out(caplog: pytest.LogCaptureFixture) -> None:
+    reader = TailReader(OPTIONS, {})
+    cast(Any, reader)._consumer = Tail()
+    with caplog.at_level(logging.ERROR):
+        (batch,) = await reader.fetch()
+    assert [record.value for record in batch.records] == [b"v"]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == "alerts-2 at offset 5: cannot be used: oversized: 9 bytes, allowed 8"
+
+
+class Taking:
+    """A producer of aiokafka's that knows one partition."""
+
+    async def partitions_for(self, topic: str) -> set[int]:
+        return {0}
+
+    async def stop(self) -> None:
+        """Nothing is under way."""
+
+
+async def test_a_send_that_waits_for_its_turn_while_the_producer_stops_is_told_so() -> None:
+    producer = BatchProducer(TransportSettings(group="g"))
+    cast(Any, producer)._producer = Taking()
+    async with producer._turns["t", 0]:
+        sending = asyncio.ensure_future(producer.send_to("t", 0, [Record(b"", b"v", 0.0)]))
+        while not producer._turns["t", 0]._waiters:
+            await asyncio.sleep(0)
+        await producer.stop()
+    with pytest.raises(DeliveryError, match="not running"):
+        await sending
