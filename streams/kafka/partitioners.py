@@ -19,6 +19,8 @@ PartitionerName = Literal["murmur2", "crc32"]
 
 def _partitions(data: NDArray[np.uint8], sizes: NDArray[np.int64], partitions: int, out: NDArray[np.int64]) -> None:
     # data (sum(sizes),) uint8, sizes (B,), out (B,). All arithmetic in uint32, which wraps as Java's int does.
+    # The multiplier and the shifts are murmur2's; the seed in `h` is one that Kafka chose. Clients of all languages
+    # have both.
     m = np.uint32(0x5BD1E995)
     at = 0
     for i in range(len(sizes)):
@@ -46,6 +48,7 @@ def _partitions(data: NDArray[np.uint8], sizes: NDArray[np.int64], partitions: i
         h = np.uint32(h ^ (h >> np.uint32(13)))
         h = np.uint32(h * m)
         h = np.uint32(h ^ (h >> np.uint32(15)))
+        # As Kafka's toPositive: the sign bit is dropped. The absolute value would put half of the keys elsewhere.
         out[i] = np.int64(h & np.uint32(0x7FFFFFFF)) % partitions
 
 
@@ -63,6 +66,7 @@ def _crc32(
         for j in range(at, at + sizes[i]):
             h = np.uint32((h >> np.uint32(8)) ^ table[np.uint32(h ^ np.uint32(data[j])) & np.uint32(0xFF)])
         at += sizes[i]
+        # Here no bit is dropped: librdkafka takes the remainder of the unsigned number.
         out[i] = np.int64(np.uint32(h ^ np.uint32(0xFFFFFFFF))) % partitions
 
 
@@ -102,6 +106,7 @@ def partitions_of_text(
     """
     joined = "".join(keys)
     sizes = np.fromiter(map(len, keys), dtype=np.int64, count=len(keys))
+    # Only then has a key more bytes than characters, and has to be encoded to know how many.
     if not joined.isascii():
         sizes = np.fromiter((len(key.encode()) for key in keys), dtype=np.int64, count=len(keys))
     return partitions_of_joined(np.frombuffer(joined.encode(), dtype=np.uint8), sizes, partitions, partitioner)

@@ -41,6 +41,7 @@ async def check_readable(client: Any, topics: Iterable[str], security: LinkSecur
     """Raise `BrokerError` for a topic that an `AIOKafkaClient` cannot see: its consumer would wait and say nothing."""
     for topic in sorted(topics):
         try:
+            # aiokafka would look for a whole request's time, 15 s or more, before it says that there is no such topic.
             async with asyncio.timeout(METADATA_S):
                 await client._wait_on_metadata(topic)
         except TopicAuthorizationFailedError as error:
@@ -53,6 +54,7 @@ async def check_readable(client: Any, topics: Iterable[str], security: LinkSecur
 
 async def not_let_in(bootstrap: str, security: LinkSecurity, timeout_s: float, error: KafkaError) -> BrokerError:
     """The error to raise when a client could not start: what was refused, and what to check."""
+    # Every other error says by itself what was refused.
     if not isinstance(error, KafkaConnectionError):
         return BrokerError(f"the brokers at {bootstrap} refuse: {error}; {grant(security, 'write the topics of Weir')}")
     reason, hint = "no answer", "see whether the brokers are up"
@@ -80,6 +82,7 @@ def _hint(error: Exception, security: LinkSecurity) -> str:
         return f"the broker refused user {security.username!r}: check username, password and sasl_mechanism={mechanism}"
     if isinstance(error, UnsupportedSaslMechanismError):
         return f"the listener does not offer sasl_mechanism={mechanism}; choose one that it does"
+    # Before SSLError, of which it is one: another port would not help here.
     if isinstance(error, ssl.SSLCertVerificationError):
         return "set ca_file to the authority that signed the broker's certificate, and use the host name it is for"
     if isinstance(error, ssl.SSLError):
@@ -99,8 +102,10 @@ _PREFIXES: Final = ("aiokafka", "mode.timers")
 async def disconnect(consumer: Any) -> None:
     """Close a consumer. While brokers are away aiokafka's own ``stop`` ends half-way, by the cancelling of a fetch."""
     stopping = asyncio.ensure_future(consumer.stop())
+    # Not awaited itself: that would raise the cancelling of its inside, which nobody can tell from one of our own.
     await asyncio.wait([stopping])
     if stopping.cancelled():
+        # It came no further than the fetcher, so the connections are open still.
         await consumer._client.close()
     else:
         stopping.result()
@@ -112,6 +117,7 @@ def pace_connecting(client: Any) -> None:
 
     async def paced(*args: Any, **kwargs: Any) -> Any:
         connection = await connect(*args, **kwargs)
+        # How aiokafka says that it could not connect; it comes again at once.
         if connection is None:
             await asyncio.sleep(PAUSE_S)
         return connection
@@ -140,12 +146,14 @@ class OncePer(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line passes; one that passes tells how many did not."""
+        # The template, not the message: nodes and numbers in it differ each time.
         like = (record.name, str(record.msg))
         last, held_back = self._seen.get(like, (float("-inf"), 0))
         if record.created - last < self._every_s:
             self._seen[like] = (last, held_back + 1)
             return False
         if held_back:
+            # Without arguments, as they are in the text: formatted again, a percent sign in it would be an error.
             record.msg, record.args = f"{record.getMessage()} (and {held_back} more like it since)", ()
         self._seen[like] = (record.created, 0)
         return True
@@ -156,6 +164,7 @@ _once = OncePer(EVERY_S)
 
 def calm_logs() -> None:
     """Let each kind of line of aiokafka's through once in ``EVERY_S`` only; may be called again."""
+    # A copy: another thread may make a logger meanwhile. A filter that a logger has is not added again.
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(_PREFIXES):
             logging.getLogger(name).addFilter(_once)

@@ -87,6 +87,7 @@ def transport_settings(
     'localhost:9092'
     """
     bootstrap, client_id = ",".join(settings.kafka.bootstrap), settings.kafka.client_id
+    # By the names on the brokers, as whoever fetches knows no others.
     special = {settings.topics.name(own): settings.limits_of(own) for own in topics.ALL}
     held = {"bootstrap": bootstrap, "client_id": client_id, "limits": settings.limits, "special_limits": special}
     return TransportSettings(group=group, instance_id=instance_id, **held, **further)

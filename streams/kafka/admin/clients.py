@@ -61,6 +61,7 @@ def producer(settings: KafkaSettings, role: str) -> Iterator[Any]:
         "batch_size": 131_072,
         "max_request_size": MAX_RECORD_BYTES,
         "max_block_ms": _ms(settings),
+        # kafka-python refuses less than `linger_ms` and one whole request together, which is 30 s by default.
         "delivery_timeout_ms": max(_ms(settings), 30_000) + 20,
     }
     with _client("KafkaProducer", settings, role, **options) as client:
@@ -157,6 +158,7 @@ def _kafka_log() -> Iterator[list[str]]:
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    # What is told of it is one sentence, in the error.
     logger.propagate = False
     try:
         yield seen

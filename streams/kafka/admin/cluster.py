@@ -91,6 +91,7 @@ def read_identities(admin: Any, names: Sequence[str]) -> dict[str, TopicIdentity
 
 def _id(described: Mapping[str, Any]) -> str:
     found = described.get("topic_id")
+    # All zeros is Kafka's word for none.
     return "" if found is None or not int(UUID(str(found))) else str(found)
 
 
@@ -109,6 +110,7 @@ def _actual(found: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
 def read_limits(admin: Any) -> dict[str, int]:
     """Bytes that a record of each topic may have at most; Kafka's default where we may not ask."""
     kinds, errors = kafka_module("kafka.admin"), kafka_module("kafka.errors")
+    # Kafka's own begin so, and few users may look at them.
     names = [name for name in admin.list_topics() if not name.startswith("__")]
     limits = dict.fromkeys(names, DEFAULT_RECORD_BYTES)
     if not names:
@@ -137,6 +139,7 @@ def create_topics(admin: Any, specs: Sequence[TopicSpec], dry_run: bool = False)
         } for s in specs
     }  # fmt: skip
     results = admin.create_topics(wanted, validate_only=dry_run, raise_errors=False)["topics"]
+    # Somebody else may create the same topics at this moment; whether they are alike is compared by the caller.
     _raise_first([r for r in results if r["error_code"] != _ALREADY_EXISTS])
     created = {r["name"]: r["error_code"] == 0 for r in results}
     if not dry_run:
@@ -208,6 +211,7 @@ def read_lags(admin: Any, names: Sequence[str]) -> list[GroupLag]:
         held = {(tp.topic, tp.partition): meta.offset for tp, meta in committed[name].items()}
         for topic in touched[name]:
             at = {p: (topic, p) for p in lanes[topic]}
+            # What retention has deleted nobody will read: it is no lag.
             lags = {p: max(end[k] - max(held.get(k, start[k]), start[k]), 0) for p, k in at.items()}
             worst = max(lags, key=lambda p: (lags[p], -p), default=0)
             bare = tuple(sorted(p for p, k in at.items() if k not in held))

@@ -220,6 +220,7 @@ def send_back(
                 "the letter"
             )
     rest = iter(letters)
+    # By and by: a crash repeats no more than one chunk, whose markers are missing.
     while chunk := list(islice(rest, _CHUNK)):
         _await([_send(producer, restore(letter), names) for letter in chunk])
         yield mark(producer, chunk, "replayed", now, names)

@@ -58,12 +58,14 @@ def read_present(consumer: Any, topic: str, start: Start, stop: Event | None = N
     for lane in lanes:
         consumer.seek(lane, first[lane] if start.back is None else max(first[lane], ends[lane] - start.back))
     open_lanes = {lane for lane in lanes if consumer.position(lane) < ends[lane]}
+    # What is written from now on is left to `follow`.
     consumer.pause(*[lane for lane in lanes if lane not in open_lanes])
     while open_lanes and not (stop is not None and stop.is_set()):
         for lane, records in consumer.poll(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS).items():
             yield from (record for record in records if record.offset < ends[lane])
         # The position, not the last record, tells: compaction and transactions leave offsets that hold no record.
         for lane in [lane for lane in open_lanes if consumer.position(lane) >= ends[lane]]:
+            # Back to the end as it was: the last poll may have read behind it.
             consumer.seek(lane, ends[lane])
             consumer.pause(lane)
             open_lanes.discard(lane)

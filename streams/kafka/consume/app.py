@@ -96,7 +96,10 @@ class BatchApp(faust.App):
             broker_request_timeout=settings.request_timeout_s,
             broker_commit_interval=settings.commit_interval_s,
             stream_wait_empty=True,  # calls BatchConsumer.wait_empty
+            # Faust's own starts the agent again, behind the batch that it raised at.
             agent_supervisor=CrashingSupervisor,
+            # `weir topics create` makes topics, with what a partition needs; Faust would make its own leader topic,
+            # too.
             topic_allow_declare=False,
             topic_disable_leader=True,
             **{"web_enabled": False, "datadir": Path(tempfile.gettempdir()) / "weir-faust", **kwargs},

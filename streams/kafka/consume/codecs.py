@@ -44,6 +44,7 @@ def decompress(codec: int, data: memoryview, most: int) -> bytes:
         raise ValueError(f"codec {codec} is not known; known are {', '.join(NAMES[1:])}")
     if codec == 1:
         return _gunzip(data, most)
+    # Only here: gzip is Python's own, and a deployment without the others need not have the package.
     try:
         import cramjam
     except ImportError:
@@ -63,6 +64,7 @@ def _gunzip(data: memoryview, most: int) -> bytes:
     while data:  # a file of gzip may have several members
         member = zlib.decompressobj(wbits=31)
         try:
+            # One byte more than allowed tells what is too large from what just fits.
             part = member.decompress(data, left + 1)
         except zlib.error as error:
             raise ValueError(f"not gzip: {error}") from error
@@ -78,6 +80,7 @@ def _gunzip(data: memoryview, most: int) -> bytes:
 
 def _unsnap(data: memoryview, most: int, snappy: Any) -> bytes:
     blocks = _blocks(data) if bytes(data[: len(_XERIAL)]) == _XERIAL else [data]
+    # Snappy says first how large it becomes. A size that lies fails at the buffer, which has just that size.
     sizes = [int(snappy.decompress_raw_len(block)) for block in blocks]
     if sum(sizes) > most:
         raise _too_large(most)

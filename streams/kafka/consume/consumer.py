@@ -75,9 +75,11 @@ class BatchConsumer(Consumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 if self.flow_active:
+                    # Not for ever: whether to stop is asked between two pumps. `stop_flow` ends one early.
                     await self._deliver_during(self._thread.pump(5.0))
                 else:
                     await self.wait(self.can_resume_flow)  # type: ignore[arg-type] # mode's Event is asyncio's
+        # On the way down the thread may end before this does.
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
@@ -87,11 +89,14 @@ class BatchConsumer(Consumer):
 
     async def _deliver_during(self, pump: Coroutine[Any, Any, None]) -> None:
         reading = asyncio.ensure_future(pump)
+        # An end is news too: nobody would bring any more, and the loop below would wait for some.
         reading.add_done_callback(lambda _: self._news.set())
         try:
             while not reading.done():
                 await self._news.wait()
                 self._news.clear()
+                # A list of its own, as delivering takes out of it. The flow may end while one of them waits to be
+                # handed over.
                 for tp in [tp for tp in self._arrived if tp not in self._halted and not self.offsets.waiting(tp)]:
                     if self.flow_active:
                         await self._deliver(tp)
@@ -120,15 +125,18 @@ class BatchConsumer(Consumer):
             self._arrived[tp] = parts
         ticket = self.offsets.begin(tp, drained.base_offset, drained.next_offset, drained.size)
         batch = FetchedBatch(*drained[:5], ticket, drained.offsets, drained.appended, drained.refused)
+        # The commit has to get past them, and what follows them is due at once.
         if not batch.count:  # transaction markers only
             self.complete(batch)
             self._news.set()
             return
+        # Before handing over, which may wait: the next fetch goes out meanwhile.
         self._refresh_wanted()
         handing = self.callback(self._to_message(tp, batch))
         if self.app.flow_control.is_active():  # then it waits for nothing
             await handing
         else:
+            # A rebalance suspends the flow first, and would wait for a stream that takes nothing.
             await self.wait_first(handing, self.suspend_flow.wait())
 
     def _to_message(self, tp: TP, record: FetchedBatch) -> ConsumerMessage:
@@ -144,6 +152,7 @@ class BatchConsumer(Consumer):
 
     def take(self, batch: FetchedBatch) -> bool:
         """An agent takes the batch; ``False`` when its partition was revoked, rewound or held meanwhile: skip it."""
+        # What arrived behind this batch was kept back until it was taken; see `_deliver`.
         if self._arrived:
             self._news.set()
         return batch.ticket.partition not in self._halted and self.offsets.take(batch.ticket)
@@ -193,6 +202,7 @@ class BatchConsumer(Consumer):
         self._halted.add(tp)
         if at is not None:
             self.offsets.rewind(tp, at)
+        # Nothing began: a new epoch all the same, so that what is on its way from the thread is of another one.
         elif self.offsets.epoch(tp) is not None:
             self.offsets.assign([tp])
         self._progress.set()
@@ -265,6 +275,7 @@ class BatchConsumer(Consumer):
             for partition, offset in self.offsets.committable().items()
             if topics is None or partition in topics or partition[0] in topics
         }
+        # Only these are noted as committed: batches may be completed while the commit is under way.
         if not offsets or not await self._commit({TP(*partition): offset for partition, offset in offsets.items()}):
             return False
         self.offsets.committed(offsets)
@@ -303,8 +314,10 @@ class BatchConsumer(Consumer):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Start afresh: reading goes on where ``app.start_offsets`` says, else from the committed offsets."""
+        # First: a batch of before the rebalance that is completed from now on counts no more.
         self.offsets.assign(assigned)
         starts = await self._starts(assigned)
+        # Before Faust's part, at whose end the flow goes on: what it delivers has to have the epoch of its place.
         for tp, offset in (starts or {}).items():
             self.offsets.rewind(tp, offset)
         await super().on_partitions_assigned(assigned, generation_id)
@@ -330,6 +343,7 @@ class BatchConsumer(Consumer):
         """Forget partitions, and let the app know, once each time that they go."""
         held = {tp for tp in gone if self.offsets.epoch(tp) is not None}
         self._halted -= held
+        # Before the hook: what lanes still complete while they close is read again by whoever comes next.
         self.offsets.revoke(held)
         self._refresh_wanted()
         hook = self._hooks.on_revoked

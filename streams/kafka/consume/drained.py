@@ -40,12 +40,14 @@ def drain(result: Any, max_records: int, max_bytes: int, epoch: int) -> Partitio
     fetched: FetchedRecords = result._partition_records
     before, taken = state.position, fetched.bytes
     found = fetched.take(max_records, max_bytes)
+    # aiokafka fetches from its own position on, which moves with what is taken.
     result._update_position()
     if fetched.done:
         result._partition_records = None
     after = state.position
     offsets, records, refused, appended = found
     if not records and not refused:
+        # Markers alone: the commit has to get past them.
         moved = before is not None and after > before
         return PartitionRead(tp.topic, tp.partition, before, after, (), None, epoch) if moved else None
     base = min(each[0] for each in (offsets, [r.offset for r in refused]) if each)

@@ -83,6 +83,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
 
     async def on_thread_stop(self) -> None:
         """Take no more calls and disconnect, as Faust does, also where aiokafka stops half-way."""
+        # Past Faust's own, which awaits aiokafka's stop as it is.
         await super(AIOKafkaConsumerThread, self).on_thread_stop()
         if self._consumer is not None:
             await disconnect(self._consumer)
@@ -129,6 +130,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             state = assignment.state_value(known) if assignment is not None else None
             if state is not None:
                 state.await_reset(None)  # aiokafka asks for the committed offset again
+                # It was read under the epoch before, and would be drained under this one.
                 fetcher._records.pop(known, None)
         elif offset is not None:
             # aiokafka drops what it has fetched or is about to fetch from another position. A partition that it does
@@ -159,6 +161,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             heartbeat_interval_ms=int(s.heartbeat_s * 1000),
             # A slow stage must not leave the group: a watchdog on completed batches judges that, not the fetcher.
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            # What a producer's transaction gave up has not happened.
             isolation_level="read_committed",
             **self.consumer.security.options,
         )
@@ -197,10 +200,12 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         fetcher, loop = consumer._fetcher, asyncio.get_running_loop()
         assert wake is not None
         deadline = loop.time() + seconds
+        # As aiokafka's own reading does: else it counts us as a consumer that does not poll, and leaves the group.
         with fetcher._subscriptions.fetch_context():
             while self.consumer.flow_active and (left := deadline - loop.time()) > 0:
                 if consumer._closed or fetcher._closed:
                     raise ConsumerStoppedError
+                # Before looking: whoever wakes us between the look and the wait is not to be missed.
                 wake.clear()
                 # Waiting for the new assignment here, as aiokafka does, would hold up the rebalance that makes it.
                 held = fetcher._subscriptions.reassignment_in_progress
@@ -236,10 +241,12 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         """Wait for a fetch or for room."""
         fetched, woken = fetcher._create_fetch_waiter(), asyncio.ensure_future(wake.wait())
         try:
+            # Neither may be awaited alone: room comes without a fetch, and a fetch without room.
             await asyncio.wait({fetched, woken}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if fetched.done():
                 fetched.result()  # raises what the fetcher found wrong, such as a missing authorisation
         finally:
+            # aiokafka keeps each waiter until it is done: one would be left at every turn.
             fetched.cancel()
             woken.cancel()
 
@@ -249,6 +256,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         failed: tuple[Any, Any] | None = None
         for tp, epoch in self._readable(fetcher):
             result = fetcher._records[tp]
+            # aiokafka raises an error where a person polls; nobody does here.
             if type(result) is FetchError:
                 self._fetched(fetcher, tp)
                 failed = tp, result
@@ -277,6 +285,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
 
     def _has_room(self, tp: Any, result: Any, want: FetchRequest) -> bool:
         if want.limit is None or type(result) is FetchError:
+            # An error takes no room, and is told however much waits.
             return self._began.get(tp) != want.epoch or type(result) is FetchError
         if self._drained.get(tp, 0) - want.done >= self._room_bytes:
             return False
@@ -287,4 +296,5 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
     def _fetched(fetcher: Any, tp: Any) -> None:
         """A partition's result is used up: ask the broker for the next one."""
         del fetcher._records[tp]
+        # For this alone aiokafka's fetching waits while it holds a result of every partition.
         fetcher._notify(fetcher._wait_consume_future)

@@ -124,6 +124,7 @@ class FetchedRecords:
         self._bytes = np.frombuffer(data, np.uint8)
         self._open: OpenBatch | OldBatch | None = None
         self._frame, self._first, self._stop, self._codec = memoryview(b""), 0, 0, 0
+        # By offset, as they are taken from the front: brokers promise no order, and Java's client sorts them too.
         self._aborted, self._aborting = sorted(aborted, key=lambda a: a[1]), set[int]()
 
     @property
@@ -159,6 +160,7 @@ class FetchedRecords:
             row, size, some = batch.take(self.next_fetch_offset, room, limits.record_bytes, out, row, most)
             room, large, self.bytes = room - size, large or some, self.bytes + size
             appended = appended and batch.appended
+            # Never back: a fetch begins with the whole batch that holds the offset asked for.
             self.next_fetch_offset = max(self.next_fetch_offset, batch.next_offset)
             if batch.wrong:
                 found.refused.append(self._refuse(f"unreadable: {{}}: {batch.wrong}"))
@@ -170,6 +172,7 @@ class FetchedRecords:
 
     def _put(self, found: _Found, data: bytes, columns: Columns, large: bool) -> None:
         """Make records of what lies in ``data``."""
+        # Sizes are looked at only where the kernel met one that is too large, which is nearly never.
         if large:
             largest = self.limits.record_bytes
             fits = (columns[[3, 5]] - columns[[2, 4]]).max(axis=0) <= largest
@@ -194,6 +197,7 @@ class FetchedRecords:
             self._at = len(self._data)
             return []
         self._frame = memoryview(self._data)[at : at + max(size, 0)]
+        # The first of a fetch is never cut off: brokers give it whole, whatever the bound (KIP-74).
         if size < _LEAST.get(magic, HEADER_BYTES) or size > left:
             self._frame = memoryview(self._data)[at:]
             return self._damaged(len(self._data), "it does not say how long it is")
@@ -239,6 +243,7 @@ class FetchedRecords:
 
     def _counts(self, header: Header) -> bool:
         """Whether a batch holds records that count: no marker, and no transaction that was given up."""
+        # Without a number the producer was not idempotent, and had no transactions.
         if header.producer >= 0:
             while self._aborted and self._aborted[0][1] <= header.base:
                 self._aborting.add(self._aborted.pop(0)[0])
@@ -255,6 +260,7 @@ class FetchedRecords:
         suspects, position = self._unpacking.suspects, self.next_fetch_offset
         if suspects.get(self._partition) != position:
             suspects[self._partition] = position
+            # The position stays, and nothing behind is taken, so aiokafka asks from here again.
             self._at = len(self._data)
             return []
         del suspects[self._partition]
@@ -290,6 +296,7 @@ class FetchedRecords:
 
 def _too_large(data: bytes, row: list[int], largest: int) -> RefusedRecord:
     offset, time, key_at, key_end, value_at, value_end = row
+    # The kernel says only that one of the two is too large.
     if value_end - value_at > largest:
         why = oversized(value_end - value_at, largest)
     else:

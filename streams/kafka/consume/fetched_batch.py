@@ -55,6 +55,7 @@ class Slice(NamedTuple):
             list(chain.from_iterable(part.offsets for part in parts)),
             list(chain.from_iterable(part.records for part in parts)),
             list(chain.from_iterable(part.refused for part in parts)),
+            # A part that holds nothing says nothing of its times.
             all(part.appended for part in parts if part),
         )
 

@@ -53,6 +53,7 @@ def report_errors(consumer: Any, security: LinkSecurity, report: Report) -> None
     coordinator._push_error_to_user = push
     if coordinator._group_instance_id is not None:
         _notice_namesakes(coordinator, tell)
+    # An error that aiokafka did not expect ends one of these, and nothing else would ever say so.
     for task in (coordinator._coordination_task, consumer._fetcher._fetch_task):
         task.add_done_callback(functools.partial(_ended, tell))
 
@@ -63,6 +64,7 @@ def _notice_namesakes(coordinator: Any, tell: Callable[[BaseException], None]) -
 
     def counted() -> None:
         reset()
+        # A rebalance or a slow member does this once; only namesakes do it again and again.
         times.append(time.monotonic())
         if len(times) == PUT_OUT and times[-1] - times[0] < WITHIN_S:
             tell(BrokerError(f"put out of the group {PUT_OUT} times in {WITHIN_S:g} s"))
@@ -123,6 +125,7 @@ class _LeaveGroup(Request[_LeaveGroupRequestV3]):  # type: ignore[misc] # aiokaf
 async def leave_static_member(coordinator: Any) -> None:
     """Take this member out of its group; stands in for `GroupCoordinator._maybe_leave_group`."""
     if coordinator.generation > 0:
+        # aiokafka never takes a static member out, and its own request (version 1 and less) cannot name one.
         request = _LeaveGroup(coordinator.group_id, coordinator.member_id, coordinator._group_instance_id)
         try:
             response = await coordinator._send_req(request)
@@ -146,6 +149,7 @@ async def resolve(consumer: Any, tp: Any, failed: Any, settings: TransportSettin
     except OffsetOutOfRangeError as error:
         offset, name = error.args[0].get(tp), f"{tp.topic}-{tp.partition}"
         end = (await consumer.end_offsets([tp]))[tp]
+        # Never skipped, whatever `when_deleted` says: no record is missing, these offsets are of another log.
         if offset > end:
             raise RecordsDeleted(
                 f"{name}: the log ends at offset {end}, and we are at {offset}: somebody made the topic anew, or Kafka "

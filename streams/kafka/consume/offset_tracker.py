@@ -69,6 +69,7 @@ class CompletedOffsets:
 
     def assign(self, partitions: Iterable[Partition]) -> None:
         """Take partitions on; one that was already assigned starts afresh, as after a rebalance."""
+        # One counter for all partitions: no epoch comes twice, not even of a partition that goes and comes back.
         self._epoch += 1
         for partition in partitions:
             self._lanes[partition] = _Lane(self._epoch)
@@ -81,6 +82,7 @@ class CompletedOffsets:
         if partition not in self._lanes:
             return False
         self._epoch += 1
+        # Nothing counts as committed: the next commit says `offset` also where that is back.
         self._lanes[partition] = _Lane(self._epoch, begun=offset, through=offset)
         return True
 
@@ -158,6 +160,7 @@ class CompletedOffsets:
         """The broker has these offsets; partitions that were revoked meanwhile are ignored."""
         for partition, offset in offsets.items():
             lane = self._lanes.get(partition)
+            # A commit that was under way while the partition was rewound says nothing of what is there now.
             if lane is not None and offset <= lane.through:
                 lane.committed = max(lane.committed, offset)
 
@@ -209,6 +212,7 @@ class CompletedOffsets:
     def _open(self, *, taken_only: bool) -> list[Ticket]:
         return [
             Ticket(partition, base, batch.next_offset, lane.epoch)
+            # Copies: the watchdog asks from a thread of its own.
             for partition, lane in list(self._lanes.items())
             for base, batch in list(lane.batches.items())
             if not batch.completed and (batch.taken or not taken_only)

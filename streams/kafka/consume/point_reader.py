@@ -76,6 +76,7 @@ class PointReader:
         """
         async with self._turn:
             found = self._from_kept(partition, offsets)
+            # Ascending, so that every stretch of the log is read once.
             left = deque(sorted(offset for offset in offsets if offset not in found))
             try:
                 while left:
@@ -146,6 +147,7 @@ class PointReader:
         kept = _Kept(partition, start, stop, np.array(offsets, np.int64), records, size)
         self._kept[next(self._numbers)] = kept
         self._size += size
+        # The newest stays however large it is: the caller takes from it now.
         while self._size > self._keep_bytes and len(self._kept) > 1:
             _, oldest = self._kept.popitem(last=False)
             self._size -= oldest.size

@@ -85,6 +85,7 @@ class RangeReader:
                 if self.topic not in await self._consumer.topics():
                     raise UsageError(f"{self._where}: no topic {self.topic} that you may read; weir topics create")
                 await self._consumer._client.set_topics([self.topic])  # else its partitions are not known
+        # Also where this is cancelled: a client that has begun to connect has tasks and sockets.
         except BaseException:
             await disconnect(self._consumer)
             raise
@@ -126,6 +127,7 @@ class RangeReader:
     def stand(self, partition: int, start: int) -> None:
         """Stand at ``start``, asking nobody: a fetch finds out whether Kafka holds it."""
         lane = TopicPartition(self.topic, partition)
+        # Assigned anew, it would lose what is fetched already.
         if lane not in self._consumer.assignment():
             self._consumer.assign([lane])
         self._consumer.seek(lane, start)
@@ -186,6 +188,7 @@ class RangeReader:
         while at < stop:
             if piece := (await self.fetch()).split(stop)[0]:
                 yield piece
+            # By the position, not by records: offsets that hold none move it, too.
             before, at = at, await self.position()
             if at > before:
                 deadline = loop.time() + self._patience_s

@@ -94,6 +94,7 @@ class TailReader:
             raise BrokerError(f"{self._where}: {said(error)}") from error
         self._positions = {lane: self._positions.get(lane, ends.get(lane, 0)) for lane in lanes}
         self._consumer.assign(lanes)
+        # Those too that were there: an assignment begins without positions.
         for lane, at in self._positions.items():
             self._consumer.seek(lane, at)
 

@@ -73,6 +73,7 @@ class Header(NamedTuple):
 def _number(data: Any, at: int, end: int) -> Any:
     # A number of variable length in data (B,) uint8, and where it ends; -1 where it does not end before `end`.
     value, shift = np.uint64(0), np.uint64(0)
+    # Ten bytes of seven bits hold 64; what is longer is no number of Kafka's.
     while at < end and shift < np.uint64(70):
         byte = np.uint64(data[at])
         value |= (byte & np.uint64(0x7F)) << shift
@@ -114,6 +115,7 @@ def _scan(
         if place < 0:
             return row, seen, at, before, True, size_of_all, large
         offset, place = _number(data, place, stop)
+        # Else one record could move the reader anywhere: offsets ascend, up to what the header says.
         if place < 0 or offset <= before or offset > last:
             return row, seen, at, before, True, size_of_all, large
         key, key_at = _number(data, place, stop)
@@ -124,6 +126,7 @@ def _scan(
         if value_at < 0 or value > stop - value_at:
             return row, seen, at, before, True, size_of_all, large
         at, before, seen = stop, offset, seen + 1
+        # A fetch begins with the whole batch that holds the offset asked for.
         if base + offset >= since:
             out[0, row], out[1, row] = base + offset, appended_ms if appended_ms >= 0 else first_ms + time
             out[2, row], out[3, row], out[4, row], out[5, row] = key_at, key_end, value_at, value_at + max(value, 0)
@@ -208,6 +211,7 @@ class OldBatch:
         self._rows = np.array(found, np.int64).reshape(-1, 6).T
         if self.appended:
             self._rows[1] = row[1]
+        # Of several compressed ones it moves as they are taken.
         self.next_offset = row[0] + 1 if not codec else 0
 
     @property

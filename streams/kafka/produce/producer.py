@@ -124,6 +124,7 @@ class BatchProducer:
     async def stop(self, within_s: float | None = None) -> None:
         """Deliver what was sent, then disconnect; what no broker takes ``within_s`` seconds is given up."""
         if self._producer is not None:
+            # First: a send from now on is refused, not queued behind the end.
             producer, self._producer = self._producer, None
             try:
                 async with asyncio.timeout(within_s):
@@ -215,6 +216,7 @@ class BatchProducer:
         """Partitions and the places of their records, in order."""
         key_sizes = np.diff(columns.key_ends, prepend=0)
         partitions = partitions_of_joined(columns.keys, key_sizes, await self.partition_count(topic))
+        # Stable, as the records of a partition keep the order of the call.
         order = np.argsort(partitions, kind="stable")
         found, starts = np.unique(partitions[order], return_index=True)
         return list(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(found) else []
@@ -222,6 +224,7 @@ class BatchProducer:
     async def _enqueue(self, topic: str, partition: int, columns: Columns, rows: NDArray[np.int64]) -> list[_Sending]:
         """Hand one partition's records over, in their turn."""
         sending, s = [], self._settings
+        # Over all batches of the call: each may wait to be tried again, and another call must not come between them.
         async with self._turns[topic, partition]:
             for batch in encoded_batches(columns, rows, s.produce_batch_bytes, s.compression):
                 send = functools.partial(self._send_batch, batch, topic, partition)
@@ -261,6 +264,7 @@ class BatchProducer:
 
         def answered(_: asyncio.Future[Any] | None) -> None:
             nonlocal left
+            # The last answer ends the call, also behind a failure: until then some of it is under way.
             left -= 1
             if left > 0:
                 return

@@ -131,6 +131,7 @@ class EncodedBatch:
         if encode is None:
             return 0
         body = encode(bytes(memoryview(self._buffer)[HEADER_BYTES:]))
+        # Small batches may grow; the header says of each what it is.
         if len(body) >= len(self._buffer) - HEADER_BYTES:
             return 0
         self._buffer[HEADER_BYTES:] = body
@@ -157,5 +158,6 @@ def encoded_batches(
     while first < len(rows):
         count, end, newest = _encode(c.keys, c.key_ends, c.values, c.value_ends, c.times_ms, rows, first, limit, out)
         times = int(c.times_ms[rows[first]]), int(newest)
+        # A copy: the next batch is laid out in the same buffer while this one waits for its broker.
         yield EncodedBatch(bytearray(out[:end].data), count, times, compression)
         first += count
