@@ -49,6 +49,9 @@ BROKERS_SILENT_S: Final = 5.0
 """Brokers that did not answer, or acknowledge, for so long count as away."""
 DEFAULT_FILE: Final = "weir.toml"
 PREFIX: Final = "WEIR_"
+_OF_SERVICES: Final = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
+"""Variables that Kubernetes gives each container for each service: of one called ``weir-redis`` they are
+``WEIR_REDIS_SERVICE_HOST``, ``WEIR_REDIS_PORT`` and more."""
 _SECRET: Final = re.compile(r"password|secret|token|url|key$", re.IGNORECASE)
 
 
@@ -144,10 +147,17 @@ def _overrides(env: Mapping[str, str]) -> dict[str, list[str]]:
         if len(path) > 1:
             found[name] = path
         for section in Settings.model_fields:
-            if len(path) == 1 and path[0].startswith(f"{section}_"):
+            if len(path) == 1 and path[0].startswith(f"{section}_") and not _of_a_service(name, env[name]):
                 meant = f"{PREFIX}{section.upper()}__{path[0].removeprefix(f'{section}_').upper()}"
                 raise UsageError(f"{name}: unknown; did you mean {meant}, with two underscores between levels?")
     return found
+
+
+def _of_a_service(name: str, value: str) -> bool:
+    """Whether a variable only tells where a service of the cluster is: nobody who starts us can leave it out."""
+    told = _OF_SERVICES.search(name)
+    # `WEIR_REDIS_PORT=6379` is of a person, who means a setting; that of the cluster is a URL.
+    return told is not None and (told[0] != "_PORT" or "://" in value)
 
 
 def _merge(document: dict[str, Any], path: list[str], name: str, value: object) -> None:

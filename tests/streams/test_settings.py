@@ -281,3 +281,15 @@ def test_an_instance_is_named_by_the_machine_only_when_asked() -> None:
     assert WorkerSettings(instance_id="auto").instance() == socket.gethostname()
     assert WorkerSettings(instance_id="w-1").name() == "w-1"
     assert WorkerSettings().name() != WorkerSettings(instance_id="auto").name(), "processes of one machine differ"
+
+
+def test_what_kubernetes_tells_of_services_is_no_mistake(tmp_path: Path) -> None:
+    told = {
+        "WEIR_REDIS_SERVICE_HOST": "10.0.0.1", "WEIR_REDIS_SERVICE_PORT": "6379",
+        "WEIR_REDIS_SERVICE_PORT_REDIS": "6379",
+        "WEIR_REDIS_PORT": "tcp://10.0.0.1:6379", "WEIR_SERVE_PORT_8080_TCP": "tcp://10.0.0.2:8080",
+        "WEIR_SERVE_PORT_8080_TCP_PROTO": "tcp", "WEIR_WORKER_METRICS_PORT_8090_TCP_ADDR": "10.0.0.3",
+    }  # fmt: skip
+    assert load(tmp_path, "", **told) == Settings()
+    for name, value in (("WEIR_REDIS_PORT", "6379"), ("WEIR_TRAINER_WEB_PORT", "0"), ("WEIR_SERVE_HOST", "0.0.0.0")):
+        assert "with two underscores between levels" in refusal(tmp_path, "", **{name: value})
