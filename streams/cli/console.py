@@ -24,6 +24,7 @@ _PIPE_WIDTH: Final = 200
 def confirmed(question: str) -> bool:
     """Whether a person says yes; raises ``UsageError`` where nobody is there to be asked."""
     try:
+        # The question goes where notes go: the output may be piped.
         return typer.confirm(question, err=True)
     except typer.Abort:
         if sys.stdin.isatty():  # somebody is there, and pressed Ctrl-C
@@ -94,6 +95,7 @@ def table(*columns: str, rows: Iterable[Sequence[object]] = (), title: str | Non
     made = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
     made.show_header = any(columns)
     for name in columns:
+        # Folded: rich would cut a long id with an ellipsis, and nobody could copy it.
         made.add_column(name.removesuffix(">"), justify="right" if name.endswith(">") else "left", overflow="fold")
     for row in rows:
         made.add_row(*map(str, row))

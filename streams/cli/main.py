@@ -106,6 +106,7 @@ class _Commands(_Group):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
+        # The names are enough for help and for hints at a misspelt one; `get_command` makes what is asked for.
         self.commands = dict.fromkeys(COMMANDS, cast("Any", None))
 
     def line(self, name: str) -> str:
@@ -123,6 +124,7 @@ class _Commands(_Group):
         if made is None:
             made = typer.Typer()
             made.command(cmd_name)(getattr(module, f"{name}_command"))
+        # What the app below is given counts for itself only; a command's app is made in a module of its own.
         made.info.cls, made.rich_markup_mode, made._add_completion = _Group, None, False
         return get_command(made)
 
@@ -159,11 +161,13 @@ def run() -> None:
     for name in _CLIENTS:  # where a command shows no log, what they say of a link is in the error already
         logging.getLogger(name).addHandler(logging.NullHandler())
     try:
+        # Not standalone: typer would print its errors itself, in several lines, and end the process.
         status = app(prog_name="weir", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except WeirError as exc:
         _fail(str(exc))
     except OSError as exc:
+        # Of a socket or the like: there is no path to check, so somebody has to read the traceback.
         if exc.filename is None:
             traceback.print_exc()
             _fail(in_words(exc), status=1)

@@ -61,6 +61,7 @@ def tasks_of(paths: Sequence[Path], settings: Settings) -> list[TaskSpec]:
         raise UsageError("no task: name task files or directories of them, or set tasks in [worker]")
     found: dict[str, Path] = {}
     tasks = []
+    # A file that was named by itself and by its folder is one task.
     for file in dict.fromkeys(file.resolve() for file in files):
         task = load_task(file)
         if task.name in found:
@@ -105,9 +106,11 @@ def moment(option: str, text: str) -> float:
     >>> moment("--since", "2023-11-14T22:13:20"), moment("--since", "1700000000")
     (1700000000.0, 1700000000.0)
     """
+    # First as a time: 20240501 is a day, not so many seconds of 1970.
     with suppress(ValueError):
         found = datetime.fromisoformat(text)
         return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    # Digits only: `float` takes nan, inf and 1e9 too.
     if text.replace(".", "", 1).isdecimal():
         return float(text)
     try:

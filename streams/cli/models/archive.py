@@ -81,6 +81,7 @@ def archive_command(
 
     try:
         asyncio.run(write())
+    # What is told below counts whole files only, so it holds for a run that was broken off, too.
     except KeyboardInterrupt:
         interrupted = True
     _show(tasks, [a.archived for a in archives], out)

@@ -68,11 +68,13 @@ def import_command(
     settings = settings_of(config, bootstrap, {"models.registry": registry})
     spec, onnx = _task(task, settings), _bytes(model)
     if inputs is None:
+        # On the output, and the error behind it on stderr: `> map.toml` keeps the one and shows the other.
         print(describe(checked_graph(onnx)))
         raise UsageError(
             "--inputs is missing: put what stands above into a file, with features of the task, and give it"
         )
     mapping, text = _map(inputs)
+    # Before any history is read, which takes long.
     fitted = fit_model(onnx, mapping, text, spec)
     if log is not None and _of_service(log) and "registry" not in settings.models.model_fields_set:
         registry = str(log / "models")  # where a service keeps them

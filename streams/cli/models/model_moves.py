@@ -72,9 +72,13 @@ def promote_command(
     """
     stage = _stage(to)
     settings, held = settings_of(config, bootstrap), open_registry(registry, config)
+    # The stages first: where they change before `shadow` is looked up among them, `expect` refuses what a person did
+    # not mean.
     before, number = held.stages(task), number_of(held, task, version)
     with _publisher(settings, publish) as sender:
         if stage != "archived":
+            # Setting the stage compares bytes; only this runs the graphs, and workers would refuse one that does not
+            # run.
             held.verify(task, number)
         after = held.set_stage(task, number, stage, at=time.time(), expect=before.seq, why=why)
         _told(held, settings, sender, task, number, _ACTIONS[stage])
@@ -117,6 +121,7 @@ def _stage(name: str) -> Stage:
 def _publisher(settings: Settings, wanted: bool | None) -> AbstractContextManager[Any]:
     """A producer that is connected before anything is changed, or none."""
     if wanted is None:
+        # Not by the address, whose default is a broker on this machine.
         wanted = "kafka" in settings.model_fields_set
         if not wanted:
             notes().print(

@@ -116,6 +116,7 @@ def _wait(settings: Settings, request: RetrainRequest, timeout: float | None) ->
                 raise typer.Exit(2)
             if deadline is not None and time.monotonic() > deadline:
                 raise UsageError(f"not done within {timeout:g} s: {words}; it goes on without us")
+            # The journal is files: nothing tells when it grew.
             stop.wait(_LOOK_S)
     raise typer.Exit(INTERRUPTED)
 

@@ -144,6 +144,7 @@ def _tune(
     with bars() as shown:
         row = shown.add_task(f"{spec.name}: as it is", total=None)
         _, reference = search.prepare(lambda done, of: shown.update(row, completed=done, total=of))
+        # The end runs the task and the best trial over all rows, which the reference did over a share of 1 - judge.
         held_back = min(3 * reference.seconds / (1 - judge), (ends - time.monotonic()) / 2)
         until = ends - max(held_back, 0.0)
         shown.update(row, description=spec.name, completed=0, total=max(until - time.monotonic(), 0.01))
@@ -190,6 +191,7 @@ def _finish(search: Search, of: _Told, out: Path | None) -> None:
     if best.number == 0:
         said.print(f"none of {looked_at} configurations was clearly better than the task as it is: none is recommended")
     else:
+        # Noted before the rows are looked at: a look that is broken off was one.
         looks = int(study.user_attrs.get("judged", 0)) + 1
         study.set_user_attr("judged", looks)
         with bar_of_each(TimeRemainingColumn()) as advance:

@@ -116,6 +116,7 @@ def backtest_command(
     written = [target for target in (scores, report, alerts, features, html) if target is not None]
     for target in written:
         check_target(target, (task, *data, *(labels or ())))
+    # Resolved: ./a.parquet and a.parquet are one file.
     if len({target.resolve() for target in written}) < len(written):
         raise UsageError(f"two outputs have one name among {', '.join(map(str, written))}; give each its own")
     if isinstance(spec, NextTask):

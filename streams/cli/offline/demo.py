@@ -135,6 +135,7 @@ def _opened(directory: Path, scenario: Scenario, asked: StopRequest, console: Co
         demo = stack.enter_context(closing(Demo(directory, scenario, tasks, asked)))
         if demo.complete:
             console.print("The stream of the earlier runs has ended: starting over.")
+            # The log is open: what is to be removed must not be written to.
             stack.close()
             _forget(directory)
             scenario.write(directory)
@@ -217,6 +218,7 @@ def _only_one(directory: Path) -> Iterator[None]:
         raise UsageError(f"--dir {directory}: cannot be made ({exc.strerror})") from exc
     with (directory / "lock").open("w") as lock:
         try:
+            # Of the open file: the kernel lets go of it when the process ends, also by kill -9.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             raise UsageError(f"another demo is running in {directory}; stop it, or give another --dir") from exc

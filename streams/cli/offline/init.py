@@ -62,6 +62,7 @@ def init_command(
     with console.status("") as status:
 
         def ask(question: str, guess: str, answers: Sequence[str]) -> str:
+            # A spinner that turns would write over the question.
             status.stop()
             answer = _asked(question, guess, answers)
             status.start()

@@ -150,6 +150,7 @@ def _write(
     pace, count = Pace(time.monotonic(), rate), 0
     for block in simulate(config):
         records = (record for record in block.merged() if record[0] in written)
+        # Ten slices a second: by a whole block, which may hold minutes of a slow rate, nothing would flow in between.
         size = max(int(rate / _SLICES_PER_S), 1) if rate else len(block) or 1
         while not stop.is_set() and (part := list(islice(records, size))):
             sink.write(part)

@@ -113,10 +113,13 @@ def _on_letters(verb: str, past: str) -> Callable[[Work], Callable[..., None]]:
                 letters = _open(client, selection, settings.topics)
                 if not _agreed(letters, selection, verb, dry_run, yes):
                     return
+                # Only now: a person may take long to agree.
                 with producer(settings.kafka, "dlq") as sender, _counting(past) as count:
                     for part in work(client, sender, letters, settings):
                         count(part)
 
+        # Typer reads options from the signature, which both commands share, and help from the docstring, which is each
+        # one's own.
         command.__doc__ = work.__doc__
         return command
 

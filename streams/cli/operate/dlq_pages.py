@@ -84,6 +84,7 @@ def document(letter: Letter) -> dict[str, Any]:
     """One letter for programs."""
     c, done = letter.content, letter.done
     state = "open" if done is None else done.action
+    # As it is on the wire: `model_dump` would leave bytes, which JSON does not have.
     held: dict[str, Any] = orjson.loads(c.model_dump_json())
     return {"id": str(letter.place), "origin": str(letter.origin), "state": state, **held}
 

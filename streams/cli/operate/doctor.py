@@ -105,6 +105,7 @@ def check_package(name: str, module: str = "", purpose: str = "") -> Check:
     """A package can be imported; one that has a ``purpose`` need not be there, which is fine."""
     try:
         found = version(name)
+        # Imported, not only found: a wheel for another processor is installed, and fails here.
         importlib.import_module(module or name)
     except PackageNotFoundError:
         if purpose:
@@ -131,6 +132,7 @@ def check_store(config: Path | None) -> list[Check]:
     except UsageError as error:
         return [Check("settings", "FAIL", str(error), "Correct the settings.")]
     found = check_redis(settings.redis, _REDIS_PATIENCE_S)
+    # The defaults are nobody's wish: without workers there is no Redis.
     if settings.redis == RedisSettings() and found[0].status == "FAIL":
         found = [Check("Redis", "OK", f"optional, {found[0].found} (Redis server: only for workers)")]
     return [*found, *kafka_warnings(settings.kafka), check_registry(settings.models.registry)]

@@ -168,6 +168,7 @@ def quarantine_command(
         raise UsageError("say which examples: give --offsets, --entity or --since")
     settings = settings_of(config, bootstrap)
     found, quarantines = asyncio.run(_find(settings, _choice(task, offsets, entity, since)))
+    # What is taken back already would make the order longer, and its ranges are limited.
     new = [f for f in found if not _held(quarantines, f.offset)]
     if not new:
         raise UsageError(f"task {task}: no example is meant{' that is not taken back already' if found else ''}")
@@ -195,6 +196,7 @@ async def _find(settings: Settings, choice: Choice) -> tuple[list[Found], list[Q
     decoder, found, quarantines = msgspec.json.Decoder(_Row), list[Found](), list[Quarantine]()
     options, limits = settings.kafka.client_options("examples"), settings.limits_of(topics.EXAMPLES)
     async with RangeReader(options, settings.topics.name(topics.EXAMPLES), limits=limits) as reader:
+        # Partition 0 alone, as replicas read it: there is one order of examples.
         first, end = await reader.bounds(0)
         async for offsets, records, *_ in reader.read(0, first, end):
             values = [record.value for record in records]
@@ -228,6 +230,7 @@ def _order(settings: Settings, task: str, found: Sequence[Found], reason: str | 
     order = ExampleQuarantine(task=task, quarantine=tuple(edges), by=caller()[:64], reason=reason, made_at=time.time())
     with producer(settings.kafka, "examples") as client:
         name = settings.topics.name(topics.EXAMPLES)
+        # Its offset is what --wait compares stored models with.
         sent = client.send(name, key=task.encode(), value=encode_model(order)).get(settings.kafka.timeout_s)
     return int(sent.offset)
 

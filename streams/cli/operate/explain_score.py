@@ -143,6 +143,8 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
     from weir.streams.redis.store_errors import StoreUnavailable
 
     options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.EXAMPLES)
+    # Without the patience of a worker, which sits out a restart of Redis: the first example is always there to begin
+    # with.
     link = RedisClient(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
     try:
         if stored:

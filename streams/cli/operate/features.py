@@ -88,6 +88,8 @@ async def _read(
         store = LaneStore(link, prefix=settings.redis.prefix)
         for rows, each in wanted:
             topic = rows.topic(each)
+            # All of them: which one owns a key depends on the partitioner of its producers, and rows of before stay
+            # where they were.
             lanes = [(topic, p) for p in range(settings.topics.partitions_of(topic))]
             store.create(each.name, each.row_bytes, each.schema, each.ttl_s)
             stored = await store.read_rows(each.name, entity, lanes)

@@ -80,6 +80,7 @@ def create_command(
         by=f"{getpass.getuser()} (weir keys)",
         now=now,
     )
+    # Left in the database: the running service, which alone writes the chain, takes it from there.
     _audited(engine, "weir keys create", key)
     if as_json:
         print(to_json({**key.shown(now), "key": text}))

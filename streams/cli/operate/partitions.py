@@ -182,6 +182,7 @@ def _order(
         near = sorted({name.rpartition("-")[0] for name in known})
         raise UsageError(f"{place!r} is no partition that a worker reads; there are partitions of: {', '.join(near)}")
     by = f"{caller()}@{socket.gethostname()}"
+    # The value only now: an offset is asked of the brokers, for what is known to be a partition.
     order = Order(verb, by, time.time(), None if value is None else value(), why)
     owner, answer = _with_orders(settings, lambda orders: _give(orders, place, order, wait_s))
     if answer is not None:
@@ -219,6 +220,7 @@ def _offset(settings: Settings, place: str, text: str) -> float:
     own, _, number = place.rpartition("-")
     at = kafka_module().TopicPartition(settings.topics.name(own), int(number))
     with consumer(settings.kafka, "partitions") as client:
+        # Below its beginning a worker would find records that were deleted, and pause the partition again.
         first, end = client.beginning_offsets([at])[at], client.end_offsets([at])[at]
     offset = {"earliest": first, "latest": end}.get(text) if not text.isdecimal() else int(text)
     if offset is None or not first <= offset <= end:

@@ -143,6 +143,7 @@ def _wait(pace: Pace, number: int, record: Outgoing, delivery: Delivery, stop: E
     """Wait until a record is due; whether it should still be sent."""
     wait_s = pace.wait_s(time.monotonic(), number, record.ts)
     if wait_s > _SHORT_S:
+        # There is time: what was acknowledged is counted, and what failed is met now, not at the end.
         delivery.collect()
         stop.wait(wait_s)
     return not stop.is_set()

@@ -67,6 +67,7 @@ def tail_command(
     try:
         with consumer(settings.kafka, "tail") as client, interruptible() as stop:
             for record in _records(client, topic, begin, follows, stop):
+                # Without a filter nothing is taken apart twice.
                 if not accepts(record.key, parse(record.value) if where else None):
                     continue
                 _show(console, kind, record, as_lines)

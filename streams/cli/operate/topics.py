@@ -57,6 +57,8 @@ def create_command(
         before = cluster.read_topics(admin, [spec.name for spec in wanted])
         created = cluster.create_topics(admin, [s for s in wanted if s.name not in before], dry_run)
         differing = [d for d in compare(wanted, before) if d.topic in before]
+        # Partitions and copies are no configs: more partitions would move keys away from their state, so that is left
+        # to a person.
         mended = [d for d in differing if any(d.setting in s.configs for s in wanted)] if alter else []
         if not dry_run:
             cluster.alter_topics(admin, wanted, mended)

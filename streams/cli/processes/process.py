@@ -57,6 +57,7 @@ def address(web: str | None, table: str = "worker") -> dict[str, object]:
         return {f"{table}.web_port": 0}
     if port != "auto" and not (port.isdecimal() and int(port) <= _HIGHEST_PORT):
         raise UsageError(f"--web {web!r}: give HOST:PORT, :PORT, auto or off; a port is at most {_HIGHEST_PORT}")
+    # Without a host (`:8090`) that of the settings stays: None is what was not given.
     return {f"{table}.web_host": host.strip("[]") or None, f"{table}.web_port": port if port == "auto" else int(port)}
 
 
@@ -123,6 +124,7 @@ def log_to_stderr(level: str, child: int = 0) -> None:
     if level != "debug":
         logging.getLogger().handlers[0].addFilter(_worth_reading)
         for name, least in _QUIET.items():
+            # With --log-level error they are no louder than the rest.
             logging.getLogger(name).setLevel(max(least, logging.getLogger().level))
 
 

@@ -82,7 +82,7 @@ def serve_command(
         for line in _banner(settings, found, kafka):
             notes().print(escape(line), soft_wrap=True)
         service = _service(settings, found, kafka)
-        gc.freeze()
+        gc.freeze()  # of what stays the collector need not look at anything again
     finally:
         gc.enable()
     from weir.streams.service.run import run_service

@@ -68,7 +68,7 @@ def trainer_command(
     warn_of_links(settings)
     notes().print(escape(_banner(settings, [task.name for task in found if task.full is not None])), soft_wrap=True)
     module = _trainer_module()
-    # where no terminal is, the log says enough
+    # Where no terminal is there are no bars: the log says enough.
     columns = TextColumn("{task.completed:g}/{task.total:g}"), TimeElapsedColumn()
     with bar_of_each(*columns, done=False) as advance:
 

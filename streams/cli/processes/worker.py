@@ -113,6 +113,7 @@ def worker_command(
         end_with_stdin()
         status = _runner()(_of_child(settings, child), found, settings.worker.role)
     else:
+        # Said once, not by each child.
         warn_of_links(settings)
         for line in banner(settings, found):
             notes().print(escape(line), soft_wrap=True)
@@ -138,6 +139,8 @@ def _of_child(settings: Settings, number: int) -> Settings:
 
 def _run_fleet(settings: Settings) -> int:
     """Run this command for each of its processes."""
+    # The command line as it was given, behind `weir worker`: each child reads file and environment itself, so that no
+    # secret has to be handed over.
     numbers, given = range(1, settings.worker.processes + 1), sys.argv[2:]
     return asyncio.run(Fleet([[*WORKER, "--child", str(n), *given] for n in numbers]).run())
 

@@ -43,6 +43,7 @@ def list_command(
     filters = {"task": task, "state": state, "severity": severity, "entity": entity, "q": search, "sort": sort}
     filters["queue"] = "true" if queue else None
     with service_at(url, key) as client:
+        # 500 is the most that the service answers in one page; the client asks for further ones.
         found = list(islice(client.alerts(**filters, limit=min(limit, 500)), limit))
     if as_json:
         print(to_json(found))

@@ -56,6 +56,7 @@ def feed_command(
                 last = event.id
                 if as_lines:
                     sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
+                    # Each at once: whoever reads the pipe waits for it.
                     sys.stdout.buffer.flush()
                 else:
                     print(f"{utc(event.ts)}  {event.type:12} {_words(event.record)}", flush=True)

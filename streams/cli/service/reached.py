@@ -49,6 +49,7 @@ def bodies_of(path: str, most: int) -> Iterator[list[bytes]]:
         return
     begun = b""
     while True:
+        # What is there, be it a line: to gather `most` of them would keep what `tail -f` gives waiting.
         chunk = os.read(sys.stdin.fileno(), 1 << 20)
         *lines, begun = (begun + chunk).split(b"\n") if chunk else [begun, b""]
         whole = [line + b"\n" for line in lines if line.strip()]

@@ -42,6 +42,7 @@ def send_command(
             for path in files:
                 at = 1
                 for body in filter(None, bodies_of(path, _BODY)):
+                    # Said if the request fails: the service may have taken the body or not.
                     where = f"; not acknowledged: {path} from record {at:,}"
                     told = send(b"".join(body))
                     accepted, repeats = accepted + told.accepted, repeats + told.repeats
