@@ -30,6 +30,7 @@ class Exposition:
     def __init__(self, registry: Registry) -> None:
         self._prometheus = CollectorRegistry()
         self._prometheus.register(_Families(registry))
+        # Into a registry of our own: the global one would hold what any library registers on import.
         ProcessCollector(registry=self._prometheus)
         GCCollector(registry=self._prometheus)
 
@@ -52,8 +53,10 @@ class _Families(Collector):
 def _family(definition: Definition, children: dict[tuple[str, ...], Instrument]) -> Metric:
     kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
     family: Any = kinds[definition.kind](definition.name, definition.meaning, labels=definition.labels)
+    # Sorted: children are in the order of their first use, and a scrape should not depend on that.
     for labels, instrument in sorted(children.items()):
         if isinstance(instrument, Histogram):
+            # Prometheus counts cumulatively, and calls the last bucket +Inf.
             bounds = map(floatToGoString, (*instrument.bounds, float("inf")))
             family.add_metric(labels, list(zip(bounds, accumulate(instrument.counts), strict=True)), instrument.sum)
         else:

@@ -68,6 +68,7 @@ class Fleet:
         A second Ctrl-C kills them.
         """
         with stop_signals(asyncio.get_running_loop(), self._stop, self._end_at_once) as caught:
+            # Handlers stay until all have ended: a second Ctrl-C has to find one.
             statuses = await asyncio.gather(*(self._keep(number) for number in range(len(self._commands))))
         return next((status for status in statuses if status), caught.status)
 
@@ -92,6 +93,7 @@ class Fleet:
             status = await self._once(number)
             if self._stopping.is_set():
                 return 0 if status == -signal.SIGTERM else status  # told before it could listen
+            # Else one that cannot start, for a broken setting say, would take a core for nothing.
             pause_s = self._pauses.after(pause_s, loop.time() - started)
             words = "process %d of %d ended with status %d; it starts again in %g s"
             log.error(words, number + 1, len(self._commands), status, pause_s)
@@ -101,6 +103,7 @@ class Fleet:
         return 0
 
     async def _once(self, number: int) -> int:
+        # The pipe is never written to: its end is what tells the child that we are gone.
         process = await asyncio.create_subprocess_exec(*self._commands[number], stdin=PIPE, process_group=0)
         self._running[number] = process
         try:
@@ -117,6 +120,7 @@ def end_with_stdin() -> None:
     def wait() -> None:
         while os.read(STDIN, 1):  # not sys.stdin, whose lock would be held while the interpreter ends
             continue
+        # The way a supervisor asks, so that there is one way to stop.
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="end with stdin", daemon=True).start()

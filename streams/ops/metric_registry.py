@@ -95,6 +95,7 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """Count one value."""
+        # Left: a value equal to a bound is in that bound's bucket (`le` in Prometheus).
         at = bisect_left(self.bounds, value)
         with self._lock:
             self.counts[at] += 1
@@ -108,6 +109,7 @@ class Histogram:
         """Count ``now - since (n,)``, none below 0; quick where ``since`` does not step back, as in a partition."""
         if not len(since):
             return
+        # A producer's clock may be ahead of ours, and timestamps within a batch may step back.
         if since[-1] > now or not (since[1:] >= since[:-1]).all():
             self.observe_many(np.maximum(now - since, 0.0))
             return
@@ -189,6 +191,7 @@ class Registry:
         children = self._children[name]
         key = _key(definition, labels)
         found = children.get(key)
+        # setdefault: of two threads that meet here first, both get the one that is kept.
         return found if found is not None else children.setdefault(key, make())
 
 

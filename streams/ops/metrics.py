@@ -164,6 +164,7 @@ class Metrics(Registry):
     def lags(self, lags: Mapping[tuple[str, int], int]) -> None:
         """Records behind of every partition this worker owns; partitions that are not in it are forgotten."""
         now = {(self._own(topic) or topic, str(partition)): lag for (topic, partition), lag in lags.items()}
+        # A lag that is never set again would stand in dashboards as a partition that is stuck.
         for topic, partition in self.children("weir_lag_records").keys() - now.keys():
             self.forget("weir_lag_records", topic=topic, partition=partition)
         for (topic, partition), lag in now.items():

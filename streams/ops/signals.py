@@ -30,6 +30,7 @@ class StopSignals:
 
     def __call__(self, number: int) -> None:
         """A signal arrived."""
+        # SIGTERM may come again from a supervisor that is impatient; only a person's second Ctrl-C ends at once.
         if self.number is None:
             self.number = number
             log.info("%s: finishing the batches in work; Ctrl-C again stops at once", signal.Signals(number).name)
@@ -78,6 +79,7 @@ class Deadline:
         """Start the clock, unless it runs."""
         if self._timer is None:
             self._timer = threading.Timer(self._limit_s, self._end)
+            # A process that stops in time is not kept until the deadline.
             self._timer.daemon = True
             self._timer.start()
 
@@ -90,6 +92,7 @@ class Deadline:
         why = self._why()
         after = "" if why is None else f" after {type(why).__name__}: {why}"
         log.critical("stopping took longer than %g s; ending with status %d%s", self._limit_s, EXIT_STATUS, after)
+        # Not sys.exit, which ends this thread only; what hangs would go on.
         os._exit(EXIT_STATUS)
 
 
@@ -113,6 +116,7 @@ async def until_one_ends(*works: Coroutine[Any, Any, object]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+        # All have ended before anything is raised: a caller may close what they use.
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()

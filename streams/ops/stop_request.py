@@ -28,6 +28,7 @@ def interruptible(asked: StopRequest | None = None) -> Iterator[StopRequest]:
         return
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        # The exit status says the signal that asked first.
         asked.number = asked.number or number
         asked.set()
 

@@ -69,6 +69,7 @@ class LoopStall:
         self._turned_at = now
         if late_s > _NOTED_S:
             self._noted.append((now, late_s))
+        # Kept by time, so that the number is bounded too: each took longer than `_NOTED_S`.
         while self._noted and self._noted[0][0] < now - KEPT_S:
             self._noted.popleft()
 
@@ -120,12 +121,14 @@ class WatchdogState:
 
     def started(self, now: float, batches: int = 1) -> None:
         """Work came in; the time without any does not count."""
+        # The clock starts with the first work: an idle night is no hang.
         if not self.in_flight:
             self._moved_at = now
         self.in_flight += batches
 
     def completed(self, now: float, batches: int = 1) -> None:
         """Work was completed, or given up in an orderly way, as when a rebalance takes a partition away."""
+        # Not below 0: batches that a rebalance dropped may still report their end.
         self.in_flight = max(self.in_flight - batches, 0)
         self._moved_at = now
 
@@ -208,10 +211,13 @@ class Watchdog:
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         policy = self.state.policy
+        # So that a hang is seen a twentieth of the limit late at most.
         every_s = min(max(policy.limit_s / 20, 0.02), 1.0)
         while not self._stop.wait(every_s):
+            # Set again at each look: it fires only when this thread no longer gets to run.
             faulthandler.dump_traceback_later(policy.limit_s + policy.grace_s, exit=True)
             try:
+                # Asked, not measured: a loop that is blocked does not run it.
                 loop.call_soon_threadsafe(self._answer)
             except RuntimeError:  # the loop is closed: the worker has ended
                 return

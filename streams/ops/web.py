@@ -72,6 +72,7 @@ class WebServer:
         app = web.Application()
         for path, handler in (("/health", self._health), ("/ready", self._ready), ("/metrics", self._metrics)):
             app.router.add_get(path, handler)
+        # Probes come every few seconds and would fill the log.
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, self.host, self.port)
@@ -81,6 +82,7 @@ class WebServer:
             await runner.cleanup()
             raise UsageError(_why(self._table, self.host, self.port, exc)) from exc
         self._runner = runner
+        # Port 0 is known only now.
         self.port = runner.addresses[0][1]
 
     async def stop(self) -> None:
@@ -112,6 +114,7 @@ class WebServer:
 
 
 def _json(document: Mapping[str, object], status: int = 200) -> web.Response:
+    # Whatever lanes say of themselves: a probe must not fail for a number of NumPy, or a key that is no text.
     body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, default=str)
     return web.Response(body=body, status=status, content_type="application/json")
 
