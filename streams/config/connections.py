@@ -26,6 +26,7 @@ def _addresses(found: tuple[str, ...]) -> tuple[str, ...]:
 
 def _host_ports(found: tuple[str, ...]) -> tuple[str, ...]:
     for address in found:
+        # Without the address in the message: it holds a password, as likely as not.
         if "@" in address:
             raise ValueError("holds a user name; give HOST:PORT, and set username and password beside it")
         match = _ADDRESS.fullmatch(address)
@@ -72,6 +73,7 @@ class KafkaSettings(TlsFiles):
     def _credentials(self) -> Self:
         if self.sasl and not (self.username and self.password):
             raise ValueError(f"security_protocol = {self.security_protocol} needs username and password")
+        # An error, not a note: whoever gives a password believes that it is asked for.
         if not self.sasl and (self.username or self.password):
             raise ValueError(
                 f"username and password are not sent with security_protocol = {self.security_protocol}; "
@@ -165,6 +167,7 @@ class RedisSettings(TlsFiles):
 
     def sentinel_options(self, timeout_s: float) -> dict[str, Any]:
         """Arguments of ``redis.Sentinel`` (also the asyncio one); holds the password in clear."""
+        # With a time limit of their own: redis-py waits for a sentinel for ever.
         of_each = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, **self._tls_options()}
         if self.tls:
             of_each["ssl"] = True
@@ -180,6 +183,7 @@ class RedisSettings(TlsFiles):
         'redis://u:p@10.0.0.2:6380/2'
         """
         parts = urlsplit(self.url.get_secret_value())
+        # From the right: a password may hold an @.
         login, at, _ = parts.netloc.rpartition("@")
         name = f"[{host}]" if ":" in host else host
         return parts._replace(netloc=f"{login}{at}{name}:{port}").geturl()

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Secret, model_validator
 
 from weir.streams.errors import UsageError
 
+# Up to the last @, as a password may hold one; a line break in it must not end the match.
 _USER_INFO = re.compile(r"(?<=://)([^:/@]*):.*@", re.DOTALL)
 _IN_QUERY = re.compile(r"(?<=[?&]password=)[^&]*")
 
@@ -29,6 +30,7 @@ class SecretUrl(Secret[str]):
 class Concern(BaseModel):
     """One table of the settings file: frozen, no unknown keys, no values in pydantic's own errors."""
 
+    # Built on first use: most commands need a few of the tables, and building all takes a part of their start.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
@@ -57,6 +59,8 @@ class TlsFiles(Concern):
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
             if self.cert_file is not None:
+                # A password of nothing: OpenSSL would ask for the key's on the terminal, and a service would hang
+                # there.
                 context.load_cert_chain(self.cert_file, self.key_file, password=lambda: "")
         except (ssl.SSLError, OSError) as exc:
             files = ", ".join(str(f) for f in (self.ca_file, self.cert_file, self.key_file) if f is not None)

@@ -41,6 +41,7 @@ class ModelSettings(Concern):
     @field_validator("trusted")
     @classmethod
     def _known_schemes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # "/" and "." too: what is below a trusted address is trusted.
         if not all(address.strip("/.") for address in value):
             raise ValueError("an empty address would trust every place; give directories or URLs of registries")
         return tuple(cls._known_scheme(address) for address in value)
@@ -51,6 +52,7 @@ class ModelSettings(Concern):
         scheme, found, rest = value.partition("://")
         if found and (scheme not in _SCHEMES or not rest):
             raise ValueError(f"give a directory or a URL that starts with one of {', '.join(_SCHEMES)} and ://")
+        # Azure writes container@account there.
         if found and "@" in rest.partition("/")[0] and scheme not in ("abfs", "abfss"):
             raise ValueError("leave credentials out of the URL; the store's own environment variables hold them")
         return value
@@ -85,6 +87,7 @@ class TrainerSettings(Concern):
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
+        # Two heartbeats may be lost before a job is taken from a trainer that lives.
         if self.lease_s < 3 * self.heartbeat_s:
             raise ValueError(f"lease_s = {self.lease_s:g} must be at least 3 times heartbeat_s = {self.heartbeat_s:g}")
         return self

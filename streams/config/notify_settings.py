@@ -87,6 +87,7 @@ class NotifyRule(Concern):
     @field_validator("quiet")
     @classmethod
     def _hours(cls, given: str | None) -> str | None:
+        # Equal times could mean all day or never.
         if given is not None and (not _HOURS.fullmatch(given) or given[:5] == given[6:]):
             raise ValueError(f"{given!r}: give two times of a day, as 22:00-07:00")
         return given
@@ -95,6 +96,7 @@ class NotifyRule(Concern):
     @classmethod
     def _known(cls, given: str) -> str:
         try:
+            # Now: a rule would fail at night, when its hours are looked at first.
             ZoneInfo(given)
         except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
             raise ValueError(f"{given!r}: no such time zone; give one as Europe/Berlin") from exc

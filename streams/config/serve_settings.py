@@ -138,6 +138,7 @@ class ServeSettings(Concern):
     def _networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         for text in given:
             try:
+                # Strictly: 10.0.0.1/8 is one address or a whole network, and proxies are believed by it.
                 ip_network(text)
             except ValueError as exc:
                 raise ValueError(f"{text!r}: {exc}; give an address or a network, as 10.0.0.0/8") from exc
@@ -164,4 +165,5 @@ def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
+        # No look-up: what a name stands for may change, and with it who can reach the service.
         return host.lower() == "localhost"

@@ -75,6 +75,7 @@ class Settings(Concern):
         """
         if own in topics.INPUTS:
             return self.limits
+        # A worker writes records that are larger than an input may be: features come on top.
         most = max(self.limits.record_bytes, topics.largest_record(own, self.worker.max_record_bytes))
         return self.limits.model_copy(update={"record_bytes": most})
 
@@ -113,6 +114,7 @@ def load_settings(
     named = path or (Path(env["WEIR_CONFIG"]) if env.get("WEIR_CONFIG") else None)
     document, where = _read(named or Path(DEFAULT_FILE), required=named is not None)
     origins: dict[tuple[str | int, ...], str] = {}
+    # The environment over the file, the command line over both: the nearest to the process wins.
     for name, keys in _overrides(env).items():
         _merge(document, keys, name, env[name])
         origins[tuple(keys)] = name
@@ -123,6 +125,7 @@ def load_settings(
     try:
         return Settings.model_validate(document)
     except ValidationError as exc:
+        # `from None`: pydantic's own error shows what was given.
         raise UsageError(refusal(Settings, exc, document, where, origins)) from None
 
 
@@ -175,6 +178,7 @@ def refusal(
 
     ``where`` is the file; ``origins`` has, by path, the variable that set a value, or nothing for an option.
     """
+    # By name and by value, not by type: a secret may stand under a key that is misspelt and has no type.
     secrets = [path for path, value in _leaves(document, ()) if _is_secret(path, value)]
     found, files = [], set()
     for each in mistakes(model, error, document, secrets):

@@ -21,6 +21,7 @@ def read_text(path: Path, what: str, remedy: str) -> str:
         meant = [f"did you mean {path.with_stem(stem)}?" for stem in near(path.stem, beside)]
         raise UsageError(f"no such {what}: {path}; {meant[0] if meant else remedy}")
     raw = path.read_bytes()
+    # Windows' editors save so; as UTF-8 the error would name a byte that nobody wrote.
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or raw[:64].count(0) > len(raw[:64]) // 3 > 0:
         raise UsageError(f"{path}: not UTF-8 text: it is UTF-16, or no text at all; save it as UTF-8")
     try:

@@ -57,6 +57,7 @@ class TopicSettings(Concern):
         for table, keys in (("override", self.override), ("names", self.names)):
             for own in keys:
                 if own not in topics.ALL:
+                    # Without a cutoff there is always one to name.
                     near = get_close_matches(own, topics.ALL, n=1, cutoff=0.0)
                     raise ValueError(f"{table} {own!r} is no topic of Weir's; did you mean {near[0]!r}?")
         return self
@@ -70,6 +71,7 @@ class TopicSettings(Concern):
                 raise ValueError(
                     f"{own} would be called {actual!r}; Kafka takes 1 to 249 letters, digits, '.', '_', '-'"
                 )
+            # Two kinds of records in one topic would be read as each other.
             if (other := owner.setdefault(actual, own)) != own:
                 raise ValueError(f"{other} and {own} would both be called {actual!r}; each needs a topic of its own")
         return self

@@ -67,5 +67,6 @@ def largest_record(own: str, max_record_bytes: int = DEFAULT_RECORD_BYTES) -> in
     (1048588, 2097152, 5600597)
     """
     if own == DEAD_LETTERS:
+        # 8 KiB for what stands beside the record.
         return max(2 * MIB, max_record_bytes * 4 // 3 + 8192)
     return max_record_bytes if own in PRODUCED else DEFAULT_RECORD_BYTES

@@ -124,6 +124,7 @@ class WorkerSettings(LinkSettings):
         return self.model_copy(
             update={
                 "processes": 1,
+                # Kafka throws out the older of two members with one id.
                 "instance_id": name and f"{name}-{number}",
                 "web_port": port + number - 1 if isinstance(port, int) and port else port,
             }
