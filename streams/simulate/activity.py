@@ -65,6 +65,7 @@ def user_day(
     rng = config.rng("activity", day)
     start = config.start_ts + day * DAY_S
     rows = plan.between(start, start + DAY_S)
+    # Frauds are planned by what is expected: a day of a small stream may hold fewer events than its plan has frauds.
     frauds = _fraud_events(rng, users, plan, slice(rows.start, min(rows.stop, rows.start + n)))
     honest = _honest_events(config, rng, users, merchants, day, n - len(frauds))
     order = np.argsort(np.concatenate([honest.ts, frauds.ts]), kind="stable")
@@ -91,6 +92,7 @@ def _honest_events(
     noise = np.exp(rng.normal(0.0, 0.45, n))
     amount = np.maximum(np.round(users.amount[user] * merchants.price[merchant] * noise, 2), 0.5)
     travelling = (users.trip_start[user] <= ts) & (ts < users.trip_end[user])
+    # Drawn once a session: nobody changes the device in the middle of one.
     device = _own_device(users, user, ts, rng.random(len(who))[session])
     channel = np.where(rng.random(len(who)) < 0.8, users.channel[who], rng.integers(0, len(CHANNELS), len(who)))
     return UserEvents(
@@ -136,6 +138,7 @@ def _sessions(
     weight = users.rate * users.active(config.start_ts + (day + 0.5) * DAY_S)
     if config.weekday(day) >= 5:
         weight = weight * users.weekend
+    # All have left, or nobody has come yet; the day has its number of events all the same.
     if not weight.any():
         weight = users.rate
     # Some more than the mean needs: the last one takes what is left in the unlikely case that they are short.
@@ -168,6 +171,7 @@ def _time_in_session(rng: np.random.Generator, first: NDArray[np.bool_]) -> Floa
 
 def _own_device(users: Users, user: Ints, ts: Floats, luck: Floats) -> Ints:
     """Code of one of the user's devices; the first one is another device after it was replaced."""
+    # Squared: the first device is used most.
     number = np.floor(luck**2 * users.device_count[user]).astype(np.int64)
     replaced = (number == 0) & (ts >= users.new_device_ts[user])
     return user * OWN_DEVICES + np.where(replaced, OWN_DEVICES - 1, number)

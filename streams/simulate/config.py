@@ -98,13 +98,15 @@ class SimulationConfig(BaseModel):
         weights = np.array([1.0, 0.97, 0.98, 1.0, 1.08, 1.15, 1.02])
         first = self.weekday(0)
         share = np.concatenate([[0.0], np.cumsum(weights[(first + np.arange(self.days)) % 7])])
+        # Edges are rounded, not days, so that the days add up exactly.
         edges = np.rint(share / share[-1] * self.events)
         return int(edges[day + 1] - edges[day])
 
     def weekday(self, day: int) -> int:
         """Day of the week of day ``day``; Monday is 0."""
-        return (int(self.start_ts // DAY_S) + day + 3) % 7
+        return (int(self.start_ts // DAY_S) + day + 3) % 7  # 1970 began on a Thursday
 
     def rng(self, name: str, day: int = 0) -> np.random.Generator:
         """Random numbers of one concern on one day: more draws in one leave the others alone."""
+        # Not `hash`, which is another in each process.
         return np.random.default_rng([self.seed, zlib.crc32(name.encode()), day])

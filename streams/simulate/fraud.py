@@ -75,10 +75,12 @@ def _large(config: SimulationConfig, rng: np.random.Generator, users: Users, sho
     # After the drift rows share their burst's user and night, seconds to minutes apart.
     night = np.floor(ts / DAY_S) * DAY_S + 4.5 * HOUR_S * rng.random(n)
     night = night[bursts] + 240.0 * (np.arange(n) - bursts) * rng.uniform(0.3, 1.0, n)
+    # The night of a fraud soon after the drift began before it, and the last burst would reach past the end.
     same_night = np.where(late, np.clip(night, config.drift_ts, config.end_ts - 1.0), ts)
     user = np.where(late, user[bursts], user)
     amount = np.where(late, np.exp(rng.normal(np.log(4.0), 0.4, n)), amount)
     half = len(shops.name) // 2
+    # Of the other half of the merchants: what was learned of those before the drift says nothing of these.
     merchant = np.where(late, half + rng.integers(0, max(half // 4, 1), n), rng.integers(0, half, n))
     return same_night, user, merchant, amount, _own(n), _own(n), np.full(n, LARGE)
 
@@ -117,6 +119,7 @@ def _stolen(
 def _victims(rng: np.random.Generator, users: Users, ts: Floats) -> Ints:
     """Draw one user for each time, redrawing those who have left or not yet joined."""
     user = rng.integers(0, len(users.name), len(ts))
+    # So often at most: where many churn there may be nobody left for the last times.
     for _ in range(30):
         away = (users.joined_ts[user] > ts) | (users.churn_ts[user] - 0.5 * users.churn_decay_s[user] < ts)
         if not away.any():

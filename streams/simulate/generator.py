@@ -108,6 +108,7 @@ class RecordBlock:
     def merged(self) -> Iterator[tuple[str, bytes, bytes, float]]:
         """All records as (topic, key, value, available), by the time they become available."""
         lanes = ([(topic, *record) for record in records] for topic, records in self.topics.items())
+        # Each topic is in order already.
         return heapq.merge(*lanes, key=lambda record: record[3])
 
 
@@ -148,6 +149,7 @@ def simulate(config: SimulationConfig) -> Iterator[RecordBlock]:
     users = UserEventEncoder(world.users, world.merchants, device_names(config, world.plan.victims))
     devices = DeviceEventEncoder(world.machines)
     waiting = {topic: no_records(topic) for topic in TOPICS}
+    # All at once: failures are drawn for the whole time, not by day.
     waiting[LABELS] = failure_labels(config, world.machines)
     for day in range(config.days):
         events, readings = world.day(day)
@@ -177,6 +179,7 @@ def _blocks(config: SimulationConfig, due: dict[str, Records], day: int, last: b
     edges = np.minimum(start + config.block_s * np.arange(count + 1), start + DAY_S)
     if last:
         latest = max((records.available[-1] for records in due.values() if len(records)), default=0.0)
+        # A block ends before its edge, and the last one is to hold the latest record.
         edges[-1] = max(edges[-1], np.nextafter(latest, np.inf))
     cuts = {topic: np.searchsorted(records.available, edges).tolist() for topic, records in due.items()}
     for block in range(count):
@@ -217,6 +220,7 @@ def _delayed(rng: np.random.Generator, records: Records, mean_s: float) -> Recor
 
 
 def _broken(rng: np.random.Generator, records: Records) -> Records:
+    # Filled, not made of the list: NumPy would make texts of one width of it, and drop zero bytes at their ends.
     value = np.empty(len(records), dtype=object)
     ways = rng.integers(0, len(BREAKAGES), len(records)).tolist()
     value[:] = [BREAKAGES[way](raw) for way, raw in zip(ways, records.value.tolist(), strict=True)]

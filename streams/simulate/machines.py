@@ -125,11 +125,12 @@ def _wear(machines: Machines, machine: Ints, ts: Floats) -> tuple[Floats, NDArra
     if not len(machines.failure_ts):
         return np.zeros(len(ts)), np.zeros(len(ts), np.bool_)
     # One sorted axis for all machines: each machine's times are shifted into a range of their own.
-    gap = 5e9
+    gap = 5e9  # beyond every time of the wire format, which ends in 2099
     after = np.searchsorted(machines.failure_machine * gap + machines.failure_ts, machine * gap + ts, side="right")
     following = np.minimum(after, len(machines.failure_ts) - 1)
     same = (after < len(machines.failure_ts)) & (machines.failure_machine[following] == machine)
     left = np.where(same, machines.failure_ts[following] - ts, np.inf)
+    # A sudden failure has no wear to divide by: it shows in its last second.
     span = np.maximum(machines.wear_s[following], 1.0)
     previous = np.maximum(after - 1, 0)
     down = (after > 0) & (machines.failure_machine[previous] == machine) & (ts < machines.repaired_ts[previous])

@@ -73,6 +73,7 @@ class Users:
 
 def draw_by_cumulative(rng: np.random.Generator, cumulative: Floats, n: int) -> Ints:
     """Draw ``(n,)`` indices with probabilities given by their running sum."""
+    # The product may round up to the sum itself, hence the minimum below.
     drawn = np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
     return np.asarray(np.minimum(drawn, len(cumulative) - 1), dtype=np.int64)
 

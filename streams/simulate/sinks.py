@@ -105,6 +105,7 @@ class ParquetSink(Sink):
         self._writers = {
             topic: pq.ParquetWriter(directory / f"{topic}.parquet", self._schemas[topic]) for topic in topics
         }
+        # Also where the stream breaks off: without its end nobody can read a Parquet file.
         self.callback(self._complete)
 
     def write(self, records: Sequence[TopicRecord]) -> None:

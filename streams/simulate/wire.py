@@ -164,6 +164,7 @@ def encode_labels(
 
 def _format(template: str, columns: Sequence[Iterable[Any]]) -> list[bytes]:
     """One line of JSON per row of ``columns``."""
+    # Joined to be encoded at once; no name holds a line break.
     text = "\n".join(map(template.__mod__, zip(*columns, strict=True)))
     return text.encode().split(b"\n") if text else []
 
