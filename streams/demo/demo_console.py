@@ -54,6 +54,7 @@ class DemoConsole:
             "host": _HOST,
             "port": self._bound.getsockname()[1],
             "alerts_kept": _YEARS,
+            # The tables may hold alerts of what was cut off the log.
             "rebuild": demo.cut,
         }
         models = {"registry": str(demo.directory / "models"), "provider": "cpu"}
@@ -90,6 +91,7 @@ class DemoConsole:
 
     def _run(self) -> None:
         try:
+            # The socket belongs to this thread from here on, and is closed with its loop.
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, self._bound:
                 runner.run(self._serving())
         except BaseException as error:  # noqa: BLE001 - raised in the demo's thread

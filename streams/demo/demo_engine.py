@@ -109,11 +109,13 @@ class DemoEngine:
                     return
                 continue
             work()
+            # Not after each: what a burst appended goes out in one step.
             if self._waiting.empty():
                 self._shown()
 
     def _shown(self) -> None:
         """Tell everyone what was appended since."""
+        # One that could not begin, as another is being written, is tried at the next turn.
         self._keep = self._keep and not self._demo.keep()
         step, self._step = self._step, Step([])
         step.batches = list(self.outputs.take())

@@ -93,6 +93,7 @@ class Measures:
     def progress(self, elapsed_s: float, events: int) -> None:
         """``events`` had been processed at ``elapsed_s``, both since the start of the run."""
         self._progress.append((elapsed_s, events))
+        # Two at least: on a slow machine a block may take longer than the window.
         while self._progress[0][0] < elapsed_s - _WINDOW_S and len(self._progress) > 2:
             self._progress.popleft()
         if elapsed_s >= len(self.history) + 1:

@@ -106,6 +106,7 @@ class Demo:
         self._thresholds: dict[str, float] = {}
         self._saving: Future[None] | None = None
         """The checkpoint that is being written beside the loop."""
+        # Before resuming, which cuts the log back to its newest checkpoint.
         end = self.log.next_seq
         resumed, self.cut = self.host.resume(), self.log.next_seq < end
         """Whether the run before ended without a checkpoint: what followed its newest one is made again."""
@@ -161,6 +162,7 @@ class Demo:
             if elapsed >= show_at:
                 show(self._snapshot(elapsed, duration))
                 cost = time.perf_counter() - began - elapsed
+                # What drawing just cost says when it may be done again.
                 show_at = elapsed + max(SHOW_EVERY_S, cost / _SHOW_SHARE)
             if elapsed - saved >= pace.checkpoint_every_s:
                 saved = elapsed
@@ -198,6 +200,7 @@ class Demo:
                     self.host.process(batch)
                 self._measures.batch(time.perf_counter() - began)
         self._journal.blocks += 1
+        # The last block reaches past the end, for what arrives late.
         self.event_ts = min(block.end, self._config.end_ts)
         self._retrain()
 
@@ -220,6 +223,7 @@ class Demo:
 
     def checkpoint(self) -> None:
         """Keep everything up to here."""
+        # One at a time: both would write the same state.
         if self._saving is not None:
             wait([self._saving])
         self.host.checkpoint(self._extra())

@@ -27,6 +27,7 @@ class Marker(msgspec.Struct, frozen=True):
 
 def keep_until(directory: Path, task: str, marker: Marker) -> None:
     """Remove the versions and the moves behind ``marker`` from the registry in ``directory``, unfinished ones too."""
+    # A registry never uses a number again; here the same version is made once more, and has to get its number.
     for path in (directory / task).glob("*"):
         if path.name.isdecimal() and int(path.name) > marker.version:
             shutil.rmtree(path)

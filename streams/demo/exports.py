@@ -46,6 +46,7 @@ def _newest_alerts(log: EmbeddedLog) -> list[dict[str, Any]]:
     newest: dict[str, dict[str, Any]] = {}
     for value in _values(log, topics.ALERTS):
         alert = orjson.loads(value)
+        # The log holds a record for each change of an alert; a key keeps the place that it got first.
         newest[alert["alert_id"]] = alert
     for alert in newest.values():
         alert["reasons"] = [reason["text"] for reason in alert["reasons"]]

@@ -51,6 +51,7 @@ class Scenario(BaseModel):
     def blocks_per_day(self) -> int:
         """A block covers an hour of event time, or up to three where an hour holds few events."""
         hourly = self.events / (self.days * 24)
+        # Of hours that divide a day: blocks must not straddle its end, at which the simulator draws anew.
         hours = next((h for h in _BLOCK_HOURS if h * hourly >= _BLOCK_EVENTS), _BLOCK_HOURS[-1])
         return 24 // hours
 

@@ -82,6 +82,7 @@ class ExampleMemory:
         """Take in examples; the oldest go when there are too many."""
         self._held.append(examples)
         self._rows += len(examples)
+        # Whole batches go, and never so many that fewer than `kept` are left.
         while self._rows - len(self._held[0]) >= self.kept:
             self._rows -= len(self._held.pop(0))
 
@@ -152,6 +153,7 @@ def _events(ids: Sequence[str], ts: FloatVector) -> tuple[IntVector, IntVector]:
     """Where each event is first met, in the order of their times; and for every example which of those it is of."""
     met: dict[str, int] = {}
     number = np.array([met.setdefault(event, len(met)) for event in ids], np.int64)
+    # A corrected label is a second example of one event, which is in the history once.
     first = np.unique(number, return_index=True)[1].astype(np.int64)
     order = np.argsort(ts[first], kind="stable")
     place = np.empty(len(first), np.int64)

@@ -117,6 +117,7 @@ class DemoDisplay:
             self._live.update(ScreenView(snapshot), refresh=True)
         elif snapshot.elapsed_s - self._last_plain_s >= PLAIN_EVERY_S:
             self._last_plain_s = snapshot.elapsed_s
+            # Not by print: where no terminal is, rich would break it at 80 columns.
             self.console.file.write(plain_line(snapshot) + "\n")
             self.console.file.flush()
 
@@ -143,6 +144,7 @@ def plain_line(snapshot: DemoSnapshot) -> str:
             words.append(printable(f"{task.name}.{task.main_metric}={value:.3f}"))
     words += [printable(f"{row.task}.full=v{row.serving}") for row in snapshot.full]
     words += [f"alerts={open_alerts}", f"drifts={snapshot.drifts_found}", f"dead={snapshot.dead_letters}"]
+    # The file may be of any encoding, and a line that cannot be written would end the run.
     return " ".join(words).encode("ascii", "replace").decode()
 
 
