@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from typing import Any, Final
 
@@ -35,18 +36,25 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     Traceback (most recent call last):
     ValueError: x.toml: not TOML: invalid value at line 2, column 5: b = fraud; put a text in quotes, as name = "fraud"
     """
+    text = text.removeprefix("\ufeff")
     start = text.lstrip("\ufeff \t\r\n")
     if start.startswith(("{", "---", "<")):
         kind = {"{": "JSON", "-": "YAML", "<": "XML"}[start[0]]
         raise ValueError(f"{where}: not TOML: it looks like {kind}; write key = value, and [table] before its keys")
     try:
-        return tomllib.loads(text.removeprefix("\ufeff"))
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ValueError(f"{where}: not TOML: {_words(str(exc), text)}") from None
+    except RecursionError:
+        raise ValueError(f"{where}: lists or tables are nested too deeply; give each table a [name] of its own") from None
+    except ValueError:  # the one that tomllib lets through is of Python's own numbers
+        digits = sys.get_int_max_str_digits()
+        raise ValueError(f"{where}: a whole number has more than {digits:,} digits; write a shorter one") from None
 
 
 def _words(message: str, text: str) -> str:
-    found, lines = _PLACE.search(message), text.splitlines()
+    # At line feeds alone, as tomllib counts: Python's own lines also end in characters that a comment may hold.
+    found, lines = _PLACE.search(message), text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     fault = message[:1].lower() + (message[1 : found.start()] if found else message[1:])
     if found is None or found[1] is None:
         number, column = len(lines), len(lines[-1]) + 1

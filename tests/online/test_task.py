@@ -148,6 +148,22 @@ def test_what_is_no_toml_is_said_with_its_place() -> None:
         TaskSpec.from_toml("# a task\nname =\n", "x.toml")
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("# one\u2028two\x85\nb = fraud", r"line 2, column 5: b = fraud; put a text in quotes"),
+        ("a = 1\r\nb = fraud\r\n", r"line 2, column 5: b = fraud; put a text in quotes"),
+        ("\ufeffb = fraud", r"line 1, column 5: b = fraud; put a text in quotes"),
+        ("a = 1\nb = [", r"line 2, column 6: b = \["),
+        ("a = " + "[" * 5_000 + "]" * 5_000, "x.toml: lists or tables are nested too deeply"),
+        ("a = " + "1" * 5_000, "x.toml: a whole number has more than 4,300 digits"),
+    ],
+)
+def test_lines_are_those_of_toml_and_what_is_too_much_is_told(text: str, says: str) -> None:
+    with pytest.raises(TaskError, match=says):
+        TaskSpec.from_toml(text, "x.toml")
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_every_task_file_we_ship_can_run(path: Path) -> None:
     task = TaskSpec.from_toml(path.read_text(encoding="utf-8"), str(path))
