@@ -76,8 +76,11 @@ class Templates:
 
     def _check(self, pattern: str, template: str) -> None:
         try:
-            fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-            unknown = [field for field in fields if field not in _FIELDS]
+            parsed = [(field, spec or "") for _, field, spec, _ in Formatter().parse(template) if field is not None]
+            unknown = [field for field, _ in parsed if field not in _FIELDS]
+            # What fits as a spec here need not at an alert, where the field inside it has another value.
+            if nested := [spec for _, spec in parsed if "{" in spec]:
+                raise ValueError(f"the format {nested[0]!r} holds a field; write it out, as in {{value:.2f}}")
             if not unknown:
                 self._fill(template, FeatureName.parse(pattern), 1.5, 1.5)
         except (ValueError, TypeError) as error:

@@ -118,6 +118,9 @@ def test_templates_replace_sentences_exact_names_before_globs() -> None:
         ({"amount": "{}"}, "only {value}"),
         ({"amount": "{value:.2q}"}, "cannot be used"),
         ({"amount": "{value"}, "cannot be used"),
+        ({"amount": "{value:{}}"}, "holds a field; write it out"),
+        ({"amount": "{value:{price}}"}, "holds a field; write it out"),
+        ({"amount": "{value:{typical}}"}, "holds a field; write it out"),
     ],
 )
 def test_a_wrong_template_is_refused_by_name(templates: dict[str, str], message: str) -> None:
