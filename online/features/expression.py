@@ -118,6 +118,14 @@ class Expression:
     def parse(cls, source: str) -> Expression:
         """Check and compile ``source``; raises ``TaskError`` naming the part that is not allowed."""
         try:
+            return cls._parsed(source)
+        except (RecursionError, MemoryError) as exc:  # Python's parser gives up by either
+            told = "it has too many parts inside each other; split it into several values"
+            raise TaskError(f"expression {shown(source)}: {told}") from exc
+
+    @classmethod
+    def _parsed(cls, source: str) -> Expression:
+        try:
             tree = ast.parse(source, mode="eval")
         except SyntaxError as exc:
             where = f"column {exc.offset}" if exc.offset else "its end"

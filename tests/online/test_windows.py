@@ -268,6 +268,8 @@ def test_a_pane_counts_beyond_what_float32_holds() -> None:
         ({"r": "amount.real.imag"}, "is not allowed"),
         ({"r": "max(amount)"}, "max takes two or more arguments, got 1"),
         ({"r": "log1p(amount, 2)"}, "takes 1 argument, got 2"),
+        ({"r": "+".join(["amount"] * 2_000)}, "too many parts inside each other"),
+        ({"r": "-" * 5_000 + "amount"}, "too many parts inside each other"),
     ],
 )
 def test_wrong_declarations_say_what_is_wrong(values: dict[str, str], message: str) -> None:
