@@ -5,6 +5,7 @@ It knows columns of numbers by name, not what is made of them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -38,7 +39,8 @@ class Readings:
     """
 
     def __init__(self, ranges: Mapping[str, tuple[float, float]], missing: Mapping[str, Sequence[float]]) -> None:
-        self._ranges, self._missing = ranges, missing
+        # Of numbers alone: what is infinite or NaN is missing as it is, and nothing is a finite share away from either.
+        self._ranges, self._missing = ranges, {name: [*filter(math.isfinite, held)] for name, held in missing.items()}
         self.taken: Counter[str] = Counter()
         """By column, how many values were taken out so far."""
 

@@ -216,7 +216,13 @@ def test_a_refund_is_an_amount_below_0_and_its_limit_can_be_set() -> None:
 
 
 @pytest.mark.parametrize(
-    "missing", ["missing = [-9999, 65535]", "[missing]\nkwh = [-9999, 65535]", '[missing]\n"*" = [-9999, 65535]']
+    "missing",
+    [
+        "missing = [-9999, 65535]",
+        "[missing]\nkwh = [-9999, 65535]",
+        '[missing]\n"*" = [-9999, 65535]',
+        "missing = [inf, -9999, nan, 65535, -inf]",
+    ],
 )
 def test_declared_values_stand_for_no_reading(missing: str) -> None:
     head, tables = KWH.split("[[entities]]")
