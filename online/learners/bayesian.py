@@ -158,10 +158,15 @@ class BayesianLogistic(ScaledFold):
         if self.prior_std <= 0 or self.half_life < 0:
             told = f"prior_std {self.prior_std} must be > 0 and half_life {self.half_life} >= 0"
             raise ValueError(f"{told} (0 never forgets)")
+        if not isinstance(self.prior or {}, Mapping):
+            raise ValueError(f"prior is {self.prior!r}; give a table of log-odds by feature, such as {{ a = 0.5 }}")
         prior = dict(self.prior or {})
         unknown = sorted(set(prior) - set(self.features))
         if unknown:
             raise ValueError(f"prior names {unknown}, which are not among the {len(self.features)} features")
+        for name, value in prior.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"prior of {name!r} is {value!r}; give log-odds per unit of it, a number such as 0.5")
         self._prior = np.array([float(prior.get(name, 0.0)) for name in self.features])
         decay = 0.5 ** (1.0 / self.half_life) if self.half_life else 1.0
         self._params = np.array([decay, self.prior_std**2, self.scale_bound, self.min_curvature])

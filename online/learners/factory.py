@@ -170,6 +170,8 @@ def _check_types(kind: str, params: dict[str, Any]) -> None:
                 f"learner {kind!r}: {name} = {shown(value)}; give {' or '.join(_TYPE_WORDS[t] for t in wanted)}"
             )
         # Log-odds may be below 0; no other parameter of ours.
+        if isinstance(value, float | int) and name == "intercept" and not math.isfinite(value):
+            raise ValueError(f"learner {kind!r}: {name} = {shown(value)}; give a number")
         if isinstance(value, float | int) and name != "intercept" and not 0 <= value < math.inf:
             raise ValueError(f"learner {kind!r}: {name} = {shown(value)}; give a number of at least 0")
 

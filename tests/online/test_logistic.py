@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing
 
 from weir.online.learners.bayesian import BayesianLogistic
+from weir.online.learners.factory import LearnerSpec, build_learner
 from weir.online.learners.interleaved import predict_learn
 from weir.online.learners.logistic import ScaledLogistic
 from weir.online.learners.scaled import MOST_DEVIATIONS
@@ -86,6 +87,18 @@ def test_bayesian_prior_ranks_before_the_first_label_and_yields_to_the_data() ->
     assert high == pytest.approx(1 / (1 + np.exp(2)), abs=0.05)
     with pytest.raises(ValueError, match="nowhere"):
         BayesianLogistic(("a",), prior={"nowhere": 1.0})
+
+
+@pytest.mark.parametrize("prior", [{"a": np.nan}, {"a": np.inf}, {"a": "1"}, {"a": [1.0]}, {"a": True}, [1.0]])
+def test_bayesian_prior_is_of_numbers(prior: Any) -> None:
+    with pytest.raises(ValueError, match=r"prior (of 'a' )?is .*; give"):
+        build_learner(LearnerSpec(kind="bayesian_logistic", params={"prior": prior}), ("a",))
+
+
+@pytest.mark.parametrize("intercept", [np.nan, np.inf, -np.inf])
+def test_bayesian_intercept_is_a_number(intercept: float) -> None:
+    with pytest.raises(ValueError, match="intercept = -?(nan|inf); give a number"):
+        build_learner(LearnerSpec(kind="bayesian_logistic", params={"intercept": intercept}), ("a",))
 
 
 def test_bayesian_half_life_follows_a_concept_that_turns_round() -> None:
