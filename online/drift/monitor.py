@@ -124,6 +124,8 @@ class DriftMonitor:
                 f"columns has shape {values.shape} for {times.shape} times; "
                 f"pass (n, {len(self._names)}) for {', '.join(self._names)}"
             )
+        if len(times) == 0:
+            return []  # calls without rows would pile up until a block is full
         # Copies: what a caller does with its arrays until the block is full must not change it.
         self._held.append((times.copy(), values.copy()))
         self._rows_held += len(times)

@@ -299,6 +299,13 @@ def test_inputs_are_not_changed_and_infinities_are_missing_values() -> None:
     assert other.snapshot() == expected.snapshot()
 
 
+def test_calls_without_rows_leave_nothing_behind() -> None:
+    monitor = DriftMonitor({"a": "feature"}, SMALL)
+    for _ in range(3):
+        assert monitor.update(np.empty(0), np.empty((0, 1))) == []
+    assert not monitor._held
+
+
 def test_a_stream_without_values_is_left_alone() -> None:
     assert watch(np.full(30_000, np.nan)) == []
 
