@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from weir.online.batch import FloatVector
+from weir.online.errors import stored
 from weir.online.intake_policy import MAX_STEP
 
 WITNESSES: Final = 3
@@ -20,6 +21,12 @@ WITNESSES: Final = 3
 
 Claim = tuple[float, str]
 """A time further ahead than a step, and who said it."""
+
+
+class _State(msgspec.Struct):
+    watermark: float | None
+    claims: list[Claim] = []
+    alone: Claim | None = None
 
 
 class EventTime:
@@ -160,8 +167,9 @@ class EventTime:
         return msgspec.msgpack.encode(self.state())
 
     def restore(self, state: bytes) -> None:
-        """Replace the state by a ``snapshot``."""
-        self.set_state(**msgspec.msgpack.decode(state))
+        """Replace the state by a ``snapshot``; raises ``StateError`` where it is none."""
+        held = stored(state, _State, "an event time")
+        self.set_state(held.watermark, held.claims, held.alone)
 
     def set_state(self, watermark: float | None, claims: Sequence[Claim] = (), alone: Claim | None = None) -> None:
         """Replace it by what ``state`` gave."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weir.online.errors import StateError
 from weir.online.event_time import EventTime
 
 HOUR, DAY = 3_600.0, 86_400.0
@@ -102,6 +104,14 @@ def test_set_watermark_steps_back_and_forgets_claims() -> None:
     time.set_watermark(3.0)
     time.advance(*columns([(9 * DAY, "z"), (4.0, "a")]))
     assert time.watermark == 4.0
+
+
+@pytest.mark.parametrize("state", [b"", b"\xff", msgspec.msgpack.encode({"mark": 1.0}), msgspec.msgpack.encode([1.0])])
+def test_what_is_no_snapshot_is_refused(state: bytes) -> None:
+    time = of([(1e6, "a"), (1e6, "b"), (1e6, "c")])
+    with pytest.raises(StateError, match="not a snapshot of an event time"):
+        time.restore(state)
+    assert time.watermark == 1e6
 
 
 def test_a_step_must_be_positive() -> None:
