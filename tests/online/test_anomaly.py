@@ -307,3 +307,6 @@ def test_bad_arguments_are_named() -> None:
     assert len(DETECTOR.run_many(state, one[:0], x[:0], x[:0]).score) == 0
     with pytest.raises(ValidationError):
         AnomalyParams(treshold=3.0)  # type: ignore[call-arg]
+    for offset in (np.nan, np.inf):  # of neither follows an hour: the index of one would be any
+        with pytest.raises(ValidationError):
+            AnomalyParams(utc_offset_s=offset)
