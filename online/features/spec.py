@@ -213,7 +213,7 @@ class Entity(FrozenModel):
     """What its features' names begin with."""
     key: str
     """A wire identifier such as ``user_id``, or ``*`` for one entity that every event belongs to."""
-    ttl: Seconds = 60 * DAY_S
+    ttl: Seconds = Field(default=60 * DAY_S, ge=0.0)
     """How long an entity without events is remembered; left out, as long as its longest window (``ever``: 2 years)."""
     aggregates: tuple[Aggregate, ...] = ()
     labels: tuple[LabelAggregate, ...] = ()

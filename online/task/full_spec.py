@@ -31,9 +31,9 @@ class TrainingSpec(FrozenModel):
     Empty: nothing is, and models come from ``weir models import``."""
     schedule: str | None = None
     """Cron expression in UTC, such as ``0 3 * * 1``; drift, label volume and ``weir retrain`` ask as well."""
-    window: Seconds = 90 * 86_400.0
+    window: Seconds = Field(default=90 * 86_400.0, ge=0.0)
     """How much history is learned from."""
-    validation: Seconds = 7 * 86_400.0
+    validation: Seconds = Field(default=7 * 86_400.0, ge=0.0)
     """The newest part of the labelled history, kept for early stopping and for the gate."""
     min_labels: int = Field(default=500, ge=20)
     """Known labels without which there is no training."""
@@ -72,11 +72,11 @@ class FullSpec(FrozenModel):
     reasons: int = Field(default=0, ge=0, le=8)
     """Inputs named behind a high logit, which alerts then tell in its place; 0 leaves it at the logit. Two columns each
     are logged, so changing it makes what was logged before useless, as changing inputs does."""
-    ttl: Seconds = 30 * 86_400.0
+    ttl: Seconds = Field(default=30 * 86_400.0, ge=0.0)
     """How long the state of a silent entity is kept."""
     remote: bool = False
     """Whether ``weir inference`` workers run it instead of the scoring worker."""
-    deadline: Seconds = 0.25
+    deadline: Seconds = Field(default=0.25, ge=0.0)
     """How long a decision waits for a remote answer, before it is made on the online model alone."""
     training: TrainingSpec = TrainingSpec()
 

@@ -97,7 +97,7 @@ class MetricSpec(FrozenModel):
     """Examples in the rolling window."""
     fading: int = Field(default=1_000, ge=1)
     """Examples after which one counts half in the fading metrics."""
-    every: Seconds = 86_400.0
+    every: Seconds = Field(default=86_400.0, gt=0.0)
     """Interval of the report's time series, in event time."""
 
 
@@ -108,7 +108,7 @@ class RetrainPolicy(FrozenModel):
     """Ask after each drift that is found."""
     after_labels: int | None = Field(default=None, ge=1)
     """Ask after this many examples since the last request."""
-    cooldown: Seconds = 86_400.0
+    cooldown: Seconds = Field(default=86_400.0, ge=0.0)
     """Event time after a request in which no other is made."""
 
 
@@ -131,7 +131,7 @@ class SourceSpec(FrozenModel):
     """``auto`` decides over the values of each column."""
     missing: tuple[str, ...] | None = None
     """Words that mean missing, in place of the usual ones; case and blanks do not matter."""
-    row_interval: Seconds = 60.0
+    row_interval: Seconds = Field(default=60.0, ge=0.0)
     """Event time from row to row where there is no ``time`` column."""
     order: Literal["time", "arrival"] = "time"
     """``arrival`` keeps each entity's rows in file order even where their times step back a little."""
@@ -148,7 +148,7 @@ class SourceSpec(FrozenModel):
     """Label values that mean 0. An empty text is a cell without a value, which is else not known."""
     unlabelled: tuple[str, ...] = ()
     """Label values that mean that the label is not known, beside those for missing."""
-    label_delay: Seconds = 0.0
+    label_delay: Seconds = Field(default=0.0, ge=0.0)
     """Event time after which a row's label becomes known; never earlier, in any mode."""
     label_known: str | None = None
     """Column that says when each label became known, in place of one delay for all; read as ``time`` is."""

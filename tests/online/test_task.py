@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from weir.online.durations import format_duration, parse_duration
 from weir.online.errors import TaskError
+from weir.online.frozen import FrozenModel
 from weir.online.stages.pipeline import TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.embedded.memory_store import MemoryFeatureStore
@@ -116,6 +118,7 @@ def test_the_task_of_these_tests_is_right() -> None:
         ('keep_s = "30d"', 'keep_s = "-1d"', "labels.join.keep_s", "'-1d' is not a duration"),
         ('keep_s = "30d"', "keep_s = true", "labels.join.keep_s", "True is not a duration"),
         ('keep_s = "30d"', "keep_s = 0", "labels.join.keep_s", "got 0; give a number more than 0"),
+        ("rolling = 100", "every = 0", "metrics.every", "got 0; give a number more than 0"),
         ('windows = ["1d"]', 'windows = ["1y"]', AMOUNT + ", windows, item 1", "'1y' is not a duration"),
         # what does not fit together
         ('entity = "user"', 'entity = "card"', "", "entity = 'card' is not among the [[entities]]; there are: user"),
@@ -193,6 +196,29 @@ def test_no_part_of_a_task_swallows_unknown_keys() -> None:
     assert len(parts) > 10
     assert not [path for path, part in parts.items() if part.model_config.get("extra") != "forbid"]
     assert not [path for path, part in parts.items() if not part.model_config.get("frozen")]
+
+
+def durations(of: type[BaseModel]) -> Iterator[tuple[type[BaseModel], str]]:
+    """Every field of models of ``weir.online`` that holds a duration, optional ones too."""
+    for model in of.__subclasses__():
+        yield from durations(model)
+        for name, field in model.model_fields.items():
+            notes = [*field.metadata, *(note for part in get_args(field.annotation) for note in get_args(part)[1:])]
+            read = any(isinstance(note, BeforeValidator) and note.func is parse_duration for note in notes)
+            if read and model.__module__.startswith("weir.online."):
+                yield model, name
+
+
+def test_no_duration_is_below_0_but_an_offset() -> None:
+    found = set(durations(FrozenModel))
+    assert len(found) > 20
+    allowed = set()
+    for model, name in found:
+        with pytest.raises(ValidationError) as raised:
+            model.model_validate({name: -1, "no_such_key": 1})
+        if name not in {each["loc"][0] for each in raised.value.errors()}:
+            allowed.add(name)
+    assert allowed == {"utc_offset"}
 
 
 @settings(max_examples=100, deadline=None)
