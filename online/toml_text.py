@@ -46,7 +46,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as exc:
         raise ValueError(f"{where}: not TOML: {_words(str(exc), text)}") from None
     except RecursionError:
-        raise ValueError(f"{where}: lists or tables are nested too deeply; give each table a [name] of its own") from None
+        raise ValueError(f"{where}: lists or tables are nested too deeply; give each table a [name]") from None
     except ValueError:  # the one that tomllib lets through is of Python's own numbers
         digits = sys.get_int_max_str_digits()
         raise ValueError(f"{where}: a whole number has more than {digits:,} digits; write a shorter one") from None

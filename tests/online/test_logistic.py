@@ -97,7 +97,7 @@ def test_bayesian_prior_is_of_numbers(prior: Any) -> None:
 
 @pytest.mark.parametrize("intercept", [np.nan, np.inf, -np.inf])
 def test_bayesian_intercept_is_a_number(intercept: float) -> None:
-    with pytest.raises(ValueError, match="intercept = -?(nan|inf); give a number"):
+    with pytest.raises(ValueError, match=r"intercept = -?(nan|inf); give a number"):
         build_learner(LearnerSpec(kind="bayesian_logistic", params={"intercept": intercept}), ("a",))
 
 
