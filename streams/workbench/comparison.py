@@ -198,6 +198,7 @@ def compared(
         raise UsageError(f"{', '.join(run.name for run in runs)}: {what}; nothing can be compared: give more data")
     scores = [each.score for each in taken]
     spent = []
+    # What is only read from a log has no line: whether a row cost a false alarm is not known.
     if costs is not None and all(run.lined for run in runs):
         spent = [_costs(each, y, costs, run.alerting) for each, run in zip(taken, runs, strict=True)]
     units = {"entity": _codes(first.entity_ids), "week": np.floor(first.ts / WEEK_S).astype(np.int64)}
@@ -209,6 +210,8 @@ def compared(
         by = {}
         for kind, of in units.items():
             count = len(np.unique(of))
+            # The interval of the difference, not the difference of two intervals: both runs are measured on the same
+            # draws, and what they share cancels.
             by[kind] = {
                 name: interval(found[k][name] - found[0][name], values[k] - values[0], count)
                 for name, values in drawn[kind].items()
@@ -227,6 +230,8 @@ def logged_run(name: str, tables: Sequence[pa.Table]) -> Run:
     The first prediction of an event counts, as live.
     """
     columns = ["event_id", "entity_id", "ts", "score", "model_version"]
+    # Only these: the features of predictions differ between versions of a task, and tables of other columns cannot be
+    # joined.
     table = pa.concat_tables([each.select(columns) for each in tables])
     keys = _keys(table["event_id"], table["entity_id"])
     first = np.sort(np.unique(_codes(keys), return_index=True)[1])
@@ -236,6 +241,7 @@ def logged_run(name: str, tables: Sequence[pa.Table]) -> Run:
     number = {name: table[name].to_numpy() for name in ("ts", "score", "model_version")}
     outcomes = Outcomes(
         table["event_id"], table["entity_id"], none, none, none, number["ts"], number["score"],
+        # No score reaches an infinite line, so nothing is over it by mistake.
         np.full(n, np.inf), np.zeros(n, np.bool_), missing, missing, number["model_version"], missing,
     )  # fmt: skip
     return Run(name, outcomes, lined=False)
@@ -264,11 +270,13 @@ def _paired(runs: Sequence[Run], since: float) -> tuple[list[IntVector], JudgedR
     kept, learned = first.ts >= since, first.learned.copy()
     places = [np.arange(len(first))]
     for other in outcomes[1:]:
+        # Runs over the same data have the same rows as a rule, and comparing them costs far less than looking each up.
         if other.event_ids.equals(first.event_ids) and other.entity_ids.equals(first.entity_ids):
             places.append(places[0])
         else:
             places.append(_found(first, other))
             kept &= places[-1] >= 0
+        # A place of -1 finds the last row; what is behind the & takes that out.
         learned |= other.learned[places[-1]] & (places[-1] >= 0)
     # The newest rows are asked for where a time is given: a search judges by them, mature or not.
     newest = since > -np.inf

@@ -113,6 +113,7 @@ class Task:
             stack.enter_context(interruptible(asked))  # until then nothing is there to be kept
 
         with ExitStack() as stack:
+            # In this order: the bar ends before the folder goes, and the trainer, entered last, before both.
             folder, progress = stack.enter_context(data_folder()), stack.enter_context(_bar(self.spec.name))
             paths = folder.files(data, lines=self.spec.source is None)
             told = [] if labels is None else folder.files(labels, lines=True, common={"v": 1, "task": self.spec.name})
@@ -151,15 +152,20 @@ class Task:
             source = FileSource(self.spec, columns, folder.files(data))
             for rows, labels, known in source.wire_rows(_CHUNK_ROWS):
                 decoded = events_from_rows(rows, columns, model=source.model)
+                # A label of an event that the task does not score would be refused by the stream.
                 scored = {int(decoded.index[row]) for row, _ in seen_by(self.spec, decoded.batch)}
                 for i in decoded.index.tolist():
                     now = rows[i]["ts"]
+                    # As a backtest has it: where each label has a time of its own, an event of that very time does not
+                    # see it.
                     while held and (held[0][0] < now or (held[0][0] == now and spec.label_known is None)):
                         yield heapq.heappop(held)[2]
                     yield rows[i]
                     label, at = labels[i], known[i]
                     if label is not None and i in scored:
                         answer = Answer(rows[i]["event_id"], label, at)
+                        # The number tells answers of the same time apart, in their order, before answers would be
+                        # compared.
                         heapq.heappush(held, (now + spec.label_delay if at is None else at, next(numbers), answer))
 
     def __repr__(self) -> str:

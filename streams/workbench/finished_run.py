@@ -68,6 +68,7 @@ class Backtest:
 
         The task stands in it as JSON, with the keys that were set. Needs Jinja2, which is in ``weir[serve]``.
         """
+        # There is no file at a desk: the task may come from a string, or from code.
         source = self.result.task.model_dump_json(indent=2, exclude_unset=True)
         write_report(self.result, self._watched, source, Path(page), None if plots is None else Path(plots))
 

@@ -96,6 +96,7 @@ class RunLog:
         self._flush()
         builder = HistoryBuilder()
         for kind, tables in self._tables.items():
+            # In place, or what is too old would be passed over and kept.
             tables[:] = [table for table in tables if pc.max(table["written_at"]).as_py() >= since]
             builder.add(kind, tables)
         return builder.build()
@@ -135,6 +136,7 @@ class BacktestTrainer:
         shop = replace(workshop(self._data, work, InlineRunner()), progress=lambda _, *said: progress(*said))
         self._bench = TaskSupervisor(
             task, MemoryJournal(), RegistryShelf(registry), shop, self._told.append,
+            # The lease goes by the wall clock, cutoffs and phases by event time.
             owner="backtest", lease_s=_LEASE_S, clock=time.time, time=lambda: self._now,
         )  # fmt: skip
 
@@ -161,6 +163,7 @@ class BacktestTrainer:
             )  # fmt: skip
         for examples in out.examples:
             self._log.examples(examples, now)
+            # Offsets are only counted: no log of examples is there to be read again.
             trainer.take(LiveRows.of(examples, self._features), trainer.offset + len(examples))
 
     def step(self, now: float) -> None:
@@ -169,6 +172,8 @@ class BacktestTrainer:
             return
         self._now = max(self._now, now)
         self._bench.trainer.tick()
+        # A run has no heartbeat of its own: it beats where there is work, and the training ends before the next row is
+        # scored, as it takes no event time.
         if self._bench.has_work:
             self._bench.beat()
             self._bench.start()
@@ -176,6 +181,7 @@ class BacktestTrainer:
                 self._bench.join(_LOOK_S)
                 if self._stop():
                     self._bench.stop(_STOP_S)
+        # Told by a training's thread, or by a decision on live labels; applied here, between two batches.
         self._full.apply_now([self._told.popleft() for _ in range(len(self._told))])
         self._note_jobs()
 
@@ -210,5 +216,6 @@ def training_of_run(
     """A trainer for one run; without a directory of their own its versions go with the run."""
     with TemporaryDirectory(prefix="weir-backtest-") as folder:
         at = Path(folder)
+        # Inside the folder: what the thread writes must be done before that is removed.
         with closing(BacktestTrainer(task, models or at / "models", at / "work", stop=stop, progress=progress)) as made:
             yield made

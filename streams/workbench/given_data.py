@@ -48,6 +48,7 @@ class DataFolder:
         lines : whether tables become JSON lines, too: records of the wire format.
         common : what lines hold where a row does not say otherwise.
         """
+        # A path is a sequence of letters, too.
         parts: Sequence[Any] = data if isinstance(data, Sequence) and not isinstance(data, str) else [data]
         if parts and all(isinstance(part, Mapping) for part in parts):
             return [self._lines(parts, common or {})]
@@ -84,6 +85,7 @@ class DataFolder:
 
     def _named(self, name: str) -> Path:
         path = self._folder / name
+        # Data and labels may both be tables.
         return path if not path.exists() else self._folder / f"{next(self._numbers)}-{name}"
 
 
@@ -97,6 +99,7 @@ def data_folder() -> Iterator[DataFolder]:
         try:
             yield DataFolder(Path(folder))
         except WeirError as exc:
+            # The folder is gone when a person reads this, and was never theirs.
             exc.args = tuple(arg.replace(f"{folder}/", "") if isinstance(arg, str) else arg for arg in exc.args)
             raise
 

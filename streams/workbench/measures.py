@@ -84,6 +84,7 @@ def roc_auc(y: BoolVector, s: FloatVector) -> float:
 
 def row_losses(y: BoolVector, s: FloatVector) -> dict[str, FloatVector]:
     """What each row loses, ``(n,)`` a measure: ``log_loss`` (scores clipped as in scikit-learn) and ``brier``."""
+    # Clipped, as a score of 0 for a positive would make the mean infinite.
     right = np.clip(np.where(y, s, 1.0 - s), _TINY, 1.0)
     return {"log_loss": -np.log(right), "brier": (s - y) ** 2}
 
@@ -111,6 +112,7 @@ def reliability(y: BoolVector, s: FloatVector, bins: int = RELIABILITY_BINS) -> 
     >>> found.rows.tolist(), found.score[1].item(), found.positives[1].item(), found.ece
     ([0.0, 2.0], 0.75, 0.5, 0.25)
     """
+    # A score of 1 belongs to the last bin.
     at = np.minimum((s * bins).astype(np.int64), bins - 1)
     rows, total, positive = (np.bincount(at, of, bins).astype(np.float64) for of in (np.ones(len(s)), s, y))
     with np.errstate(invalid="ignore"):
@@ -119,12 +121,14 @@ def reliability(y: BoolVector, s: FloatVector, bins: int = RELIABILITY_BINS) -> 
 
 def precision_recall(y: BoolVector, s: FloatVector, points: int = 200) -> Curve:
     """The precision-recall curve, thinned to ``points`` steps of about equal recall; empty without a positive."""
+    # Stable: rows of one score stay in the order of scoring, and a curve is the same each time.
     order = np.argsort(-s, kind="stable")
     line, hits = s[order], np.cumsum(y[order])
     ends = np.flatnonzero(np.append(line[1:] != line[:-1], True)) if len(s) else np.empty(0, np.int64)
     if not len(ends) or not hits[-1]:
         return Curve(np.empty(0), np.empty(0), np.empty(0))
     recall = hits[ends] / hits[-1]
+    # By recall: evenly by rank nearly all points would lie where recall does not move.
     kept = np.unique(np.minimum(np.searchsorted(recall, np.linspace(0.0, 1.0, points)), len(ends) - 1))
     return Curve(line[ends[kept]], (hits[ends] / (ends + 1.0))[kept], recall[kept])
 
@@ -201,6 +205,7 @@ def units_of(groups: NDArray[Any], rng: np.random.Generator) -> tuple[IntVector,
     count = int(unit.max()) + 1 if len(unit) else 1
     if count <= _UNITS:
         return unit, count
+    # The table of draws has a row for each unit: a million entities by a thousand resamples would be 8 GB.
     return rng.integers(_UNITS, size=count)[unit], _UNITS
 
 
@@ -224,7 +229,9 @@ def _binned(y: BoolVector, s: FloatVector) -> tuple[IntVector, int]:
     """
     edges = np.unique(s[y])
     if len(edges) > _EDGES:
+        # Thinned by rank, so that where positives are dense there are many edges.
         edges = edges[np.linspace(0, len(edges) - 1, _EDGES).astype(np.int64)]
+    # Odd where a score is an edge, even between two.
     at = np.searchsorted(edges, s, "left") + np.searchsorted(edges, s, "right")
     return at, 2 * len(edges) + 1
 
@@ -239,7 +246,9 @@ def _ranks(
     counts = [np.bincount(cell[of], own[of], bins * len(draws)).reshape(bins, -1) for of in (y, ~y)]
     pos, neg = (count[::-1] @ draws for count in counts)  # highest score first, as precision is read
     tp, fp = np.cumsum(pos, axis=0), np.cumsum(neg, axis=0)
+    # Above the first positive there is no precision, and no positive that it would count for.
     precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp > 0)
+    # Half of the positives of the same bin: ties count half.
     area = np.einsum("kr,kr->r", neg, tp - pos / 2)
     return _divided(np.einsum("kr,kr->r", pos, precision), tp[-1]), _divided(area, tp[-1] * fp[-1])
 

@@ -107,6 +107,7 @@ def outcome_report(task: TaskSpec, outcomes: Outcomes, field: str | None = None)
         for k, (n, score, positives) in enumerate(zip(*found, strict=True)) if n
     ]  # fmt: skip
     best = y[np.argsort(-known.score, kind="stable")]
+    # A share of less than one row has no precision.
     report["gain"] = [_top(share, best) for share in TOPS if share * len(y) >= 1.0]  # type: ignore[assignment]
     return report if field is None else report | {"slices": {field: _slices(task, outcomes, judged.counted, field)}}
 
@@ -118,6 +119,7 @@ def line_words(task: TaskSpec) -> str:
     ...     "model": {"kind": "logistic"}, "threshold": {"kind": "budget", "alerts_per_day": 20}}))
     'the budget line in force at each row (alerts_per_day = 20)'
     """
+    # Only what was set: defaults would bury it.
     said = task.threshold.model_dump(mode="json", exclude_unset=True)
     kind = said.pop("kind", task.threshold.kind)
     said = {name: ", ".join(each["name"] for each in v) if name == "budgets" else v for name, v in said.items()}
@@ -130,6 +132,7 @@ def _line(task: TaskSpec, rows: Outcomes, known: Outcomes) -> dict[str, float]:
     """What the line did over ``known`` rows, and how many alerts a day over all ``rows``."""
     y = known.label > 0
     found = at_line(y, known.score, known.over_line)
+    # Over all rows, those without a label too: alerts do not wait for one.
     days = (float(rows.ts.max()) - float(rows.ts.min())) / _DAY_S if len(rows) else 0.0
     if days and task.alerting:
         alerts = pc.count_distinct(rows.take(rows.alerted).alert_ids).as_py()

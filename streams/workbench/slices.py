@@ -67,6 +67,7 @@ def _numbers(words: list[str]) -> FloatVector | None:
     """The number that each text is; ``None`` where one of them is none, or digits that are no amount."""
     if not words or any(w.isdigit() and (len(w) > _DIGITS or (w[0] == "0" and len(w) > 1)) for w in words):
         return None
+    # Read as a backtest reads a column, so that "1.250,00" is a number here as well.
     cells = Cells(pa.chunked_array([pa.array(words)]), "", MISSING, lambda _: "", [])
     try:
         found = read_numbers(cells, "auto", comma_first=False)
@@ -81,6 +82,7 @@ def _ranges(numbers: FloatVector) -> Cut:
     """About as many rows in each range, between edges that can be read; what is infinite is in the outer ones."""
     known = numbers[np.isfinite(numbers)]
     quantiles = np.quantile(known, np.arange(1, RANGES) / RANGES)
+    # Without the ends: one outlier would make the span so wide that all edges round to one.
     span = float(np.quantile(known, 0.95) - np.quantile(known, 0.05)) or float(np.ptp(known))
     rounded = {_readable(float(edge), span) for edge in quantiles}
     edges = sorted(edge for edge in rounded if known.min() < edge <= known.max())
@@ -90,6 +92,7 @@ def _ranges(numbers: FloatVector) -> Cut:
     said = [f"{edge:,.15g}" for edge in edges]
     inner = [f"{low} to {high}" for low, high in pairwise(said)]
     names: list[str | None] = [f"below {said[0]}", *inner, f"{said[-1]} or more", None]
+    # "right": an edge belongs to the range above it, as its name says.
     at = np.where(np.isnan(numbers), len(names) - 1, np.searchsorted(edges, numbers, "right"))
     return Cut(at.astype(np.int64), names if np.isnan(numbers).any() else names[:-1])
 

@@ -105,6 +105,7 @@ class Stream:
         """
         batch = self._batch(event)
         p = None if batch is None else self._note(self.pipeline.events(batch))
+        # Timers score before the event does, so its own row is the last one.
         return None if p is None or p.event_id[-1] != event["event_id"] else float(p.score[-1])
 
     def decide_one(self, event: Mapping[str, Any]) -> Decision | None:
@@ -161,6 +162,7 @@ class Stream:
         ):
             self._waiting[event_id] = entity_id, ts
             self._order.append((event_id, ts))
+        # The join's own time: it is what has let the features go.
         kept_from = self.pipeline.joiner.watermark - self.spec.labels.join.keep_s
         while self._order and self._order[0][1] < kept_from:
             event_id, ts = self._order.popleft()
@@ -172,6 +174,8 @@ class Stream:
         """The decisions of a step, each with reasons by the model that made its score."""
         reasons: list[list[Reason]] = []
         explain = self.pipeline.labelling.explain
+        # Within the step: labels of silence may teach the model before it returns, and reasons would be another
+        # model's.
         self.pipeline.on_scored = lambda scored: reasons.extend(explain(scored, np.arange(len(scored))))
         try:
             out = step()

@@ -187,6 +187,7 @@ def _tell_versions(plan: Plan, columns: Sequence[Column], table: pa.Table) -> No
 def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
     """Choose what events are about, and what else that labels are counted by comes again."""
     ranked = roles.guess_entities(columns)
+    # Events without a key are not scored at all.
     full = [pair for pair in ranked if pair[1].known >= 0.99]
     plan.main = _which(plan, ask, "entity", "What are events about: which column is its id?", roles.best(full, 1.5))
     if plan.main is not None:
@@ -200,6 +201,7 @@ def _choose_entities(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
             plan.silent = _answer(plan, ask, "silence", why, what, guess, ["silence", "numbers"]) == "silence"
             if plan.silent:
                 _choose_silence(plan, ask)
+    # Labels are what a further entity is counted by: without any it would be a table of rows for nothing.
     others = [c for _, c in ranked if c is not plan.main and c.distinct > _MOST_HASHED and c.words & terms.ENTITY]
     for c in others[: _MOST_SECOND if plan.label is not None else 0]:
         shop = plan.stream == "user-events" and c.words & terms.SHOP and "merchant_id" not in plan.columns
@@ -277,6 +279,7 @@ def _told(c: Column) -> FloatVector | IntVector:
 
 
 def _add_input(plan: Plan, c: Column) -> None:
+    # The wire has one field `amount`, by which costs are weighed.
     money = plan.stream == "user-events" and "amount" not in plan.columns and _is_money(c)
     name = "amount" if money else _wire_name(c.name, {*plan.columns, plan.entity})
     plan.columns[name] = c
@@ -318,6 +321,7 @@ def _wire_name(name: str, taken: set[str]) -> str:
     plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
     plain = re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")[:40] or "column"
     plain = plain if plain[0].isalpha() else f"c_{plain}"
+    # Names of the wire and of formulas: a column "hour" would hide the hour.
     taken = taken | _TAKEN
     tried = [plain, f"{plain}_", *(f"{plain}_{k}" for k in range(2, 1000))]
     return next(t for t in tried if t not in taken and not keyword.iskeyword(t))

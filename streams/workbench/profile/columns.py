@@ -104,6 +104,7 @@ def _column(cells: Cells, semicolons: bool, time_zone: str) -> Column:
     known, distinct = n - texts.null_count, pc.count_distinct(texts).as_py()
     if not known:
         return _unusable(cells, "no value is known")
+    # A float64 would make two cards one.
     numbers = None if _is_long_id(texts) else _numbers(cells, semicolons)
     times, form, unsure = (None, "auto", "") if pa.types.is_boolean(kind) else _times(cells, texts, time_zone)
     if numbers is not None:
@@ -150,6 +151,7 @@ def _no_readings(numbers: FloatVector | None) -> tuple[float, ...]:
     """Words of devices for no number, far from all other values."""
     if numbers is None:
         return ()
+    # Twice at least: a single one is an outlier like any other.
     marks = [float(mark) for mark in SENTINELS if np.count_nonzero(numbers == mark) > 1]
     rest = numbers[np.isfinite(numbers) & ~np.isin(numbers, marks)]
     return tuple(m for m in marks if len(rest) and far_off(m, float(rest.min()), float(rest.max())))

@@ -72,6 +72,7 @@ def doubts_of(task: TaskSpec, paths: Sequence[Path], labels: Sequence[Path] = ()
         source = (WireSource if task.source is None else FileSource)(task, columns, read)
         seen = _Sample(task, source, RunWatch(task, columns), sum(sample.rows for sample in samples))
         _look(seen, labels)
+    # Without a row that fits the other checks have nothing to look at.
     checks = (_of_rows, _of_notes, _of_times, _of_labels, _of_entities, _of_columns, _of_budget)
     return [check for of in checks[: None if seen.batches else 1] for check in of(seen)]
 
@@ -123,9 +124,11 @@ def _look(seen: _Sample, labels: Sequence[Path]) -> None:
             y.append(np.array([told.of(w or "", event, ts) for w, event, ts in rows]))
         if part.known_at is not None:
             late.append((part.known_at - batch.ts)[np.isfinite(part.known_at)])
+    # What it held back is counted now: the checks ask for its span.
     seen.watch.look()
     seen.y = np.concatenate(y) if y else seen.y
     if (after_s := seen.task.labels.join.negative_after_s) is not None and y:
+        # As the join will: an event without a label is a 0 by then.
         old = np.concatenate([batch.ts for batch in seen.batches]) < seen.watch.last - after_s
         seen.y = np.where(np.isnan(seen.y) & old, 0.0, seen.y)
     fixed = np.array([seen.task.source.label_delay if seen.task.source is not None else 0.0])
@@ -207,6 +210,7 @@ def _of_columns(seen: _Sample) -> Iterator[Check]:
     y = seen.y[labelled] > 0
     for name in seen.batches[0].numbers if 10 <= int(y.sum()) <= len(y) - 10 else ():
         values = np.concatenate([batch.numbers[name] for batch in seen.batches])[labelled]
+        # Missing ranks below all: that a value is only there for one label tells it as well.
         auc = roc_auc(y, np.nan_to_num(values, nan=-1e300))
         if max(auc, 1.0 - auc) > _TOO_WELL:
             what = f"{name} alone separates the labels with ROC AUC {max(auc, 1 - auc):.3f} (limit {_TOO_WELL})"

@@ -73,6 +73,7 @@ def draft_task(
             left.append(f"{files}: not the columns of {sample.paths[0].name}; join them first where you need both")
         step("trying the task on the sample")
         while True:
+            # All over again, without the column: another one takes its part. A person is not asked the same twice.
             plan = plan_of(name, sample, columns, None if ask is None else once)
             text = task_text(plan)
             try:
@@ -94,6 +95,7 @@ def _try(text: str, sample: Sample) -> None:
     task = TaskSpec.from_toml(text)
     pipeline = TaskPipeline(task, MemoryFeatureStore())
     first = next(FileSource(task, pipeline.columns, sample.read).batches(_TRIED_ROWS))
+    # More than half, the limit of a backtest.
     if len(first.rejects) > len(first.batch):
         raise UsageError(first.rejects[0].reason)
 

@@ -189,6 +189,7 @@ def meaning_of(column: Column) -> LabelGuess:
     unknown = [word for word in low if low[word] in UNKNOWN]
     rest = [word for word in low if word not in unknown]
     by = {plain: word for word, plain in low.items()}
+    # Three values: -1 is neither of two classes then.
     if {"0", "1", "-1"} <= {*by}:
         positive = [word for word in rest if low[word] not in ("0", "-1")]
         return LabelGuess(column, positive, [by["0"]], [by["-1"], *unknown], usual=False)
@@ -228,11 +229,13 @@ def separation(column: Column, y: FloatVector) -> float:
         codes = np.asarray(pc.fill_null(coded.indices, len(coded.dictionary)), np.int64)[labelled]
         scores.append(_share_elsewhere(codes, positive))
     aucs = [roc_auc(positive, score) for score in scores]
+    # Either way round: a learner turns a column that falls with the label.
     return max(max(auc, 1.0 - auc) for auc in aucs)
 
 
 def _share_elsewhere(codes: IntVector, y: BoolVector) -> FloatVector:
     """The share of positives among the rows of the other half that have the same code."""
+    # By the other half: a text that comes once would tell the label of its own row.
     half, share = np.arange(len(y)) % 2, np.zeros(len(y))
     for k in (0, 1):
         n = np.bincount(codes[half != k], minlength=int(codes.max()) + 1)

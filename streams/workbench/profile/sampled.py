@@ -118,9 +118,12 @@ def _part(path: Path, folder: Path, most: int) -> tuple[Path, float]:
         return path, 1.0  # an array cannot be cut, an Arrow file is mapped
     each = bytes_most // _STRETCHES
     starts = np.linspace(2 * each, size - each, _STRETCHES - 1).astype(int).tolist()
+    # A stretch begins and ends within a row: both torn ones go.
     spread = [content[start : start + each].to_pybytes().partition(b"\n")[2] for start in starts]
+    # The head whole to its last line, as it holds the header.
     kept = [part[: part.rfind(b"\n") + 1] for part in (content[:each].to_pybytes(), *spread)]
     folder.mkdir()
+    # What is written is not packed, and the ending left tells JSON lines.
     made = folder / re.sub(r"\.(gz|zst|bz2|lz4)$", "", path.name)
     made.write_bytes(b"".join(kept))
     return made, sum(map(len, kept)) / size

@@ -80,6 +80,7 @@ class Plan:
     def span_s(self) -> float:
         """From the first event to the last."""
         known = self.ts[np.isfinite(self.ts)]
+        # Without times the span is a number of rows, and a sample has fewer than the files.
         scale = 1.0 if self.time is not None else self.sample.rows / max(len(self.ts), 1)
         return float(known.max() - known.min()) * scale if len(known) else 0.0
 
@@ -93,6 +94,7 @@ class Plan:
     def rate(self) -> float:
         """The share of positives among the labels; one in a hundred where there are none."""
         positive, known = self.positives
+        # Four digits: it is written into a file that a person reads.
         return float(f"{positive / known:.4g}") if known else 0.01
 
     def usual_silence_s(self) -> float:

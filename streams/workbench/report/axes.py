@@ -41,6 +41,7 @@ class Axis:
     def places(self, values: FloatVector) -> FloatVector:
         """Where values lie between the ends, 0 to 1; what is beyond an end lies on it."""
         low, high = self.scale(np.array([self.low, self.high])).tolist()
+        # All values may be one: then there is no width to divide by.
         scaled: FloatVector = (self.scale(np.asarray(values, dtype=np.float64)) - low) / ((high - low) or 1.0)
         return np.clip(scaled, 0.0, 1.0)
 
@@ -59,6 +60,7 @@ def amounts(high: float, name: str, words: Callable[[float], str] = number) -> A
     high = high if high > 0.0 and math.isfinite(high) else 1.0
     rough = high / (_TICKS - 1)
     unit = 10.0 ** math.floor(math.log10(rough))
+    # 1e-9: a step that is right must not fail by the rounding of a float.
     step = next(unit * m for m in (1.0, 2.0, 2.5, 5.0, 10.0) if unit * m >= rough * (1 - 1e-9))
     count = math.ceil(high / step - 1e-9)
     return Axis(0.0, count * step, tuple((k * step, words(k * step)) for k in range(count + 1)), name)

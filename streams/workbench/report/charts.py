@@ -53,6 +53,7 @@ class Timeline(NamedTuple):
 
 def over_time(name: str, title: str, time: Timeline, lines: Mapping[str, str], note: str) -> Iterator[Chart]:
     """Rolling metrics ``lines`` (their words by name), and where drifts were found; no chart where none is defined."""
+    # A point stands at the end of its interval, which may be after the last row.
     at = np.minimum([point["ts"] for point in time.points], time.span[1])
     found = {words: np.array([p["metrics"].get(m, np.nan) for p in time.points]) for m, words in lines.items()}
     found = {words: values for words, values in found.items() if np.isfinite(values).any()}
@@ -73,6 +74,7 @@ def known_until(outcomes: Outcomes, span: tuple[float, float]) -> float:
     edges, at = _spans(outcomes.ts, span)
     count, known = np.bincount(at, minlength=_SPANS), np.bincount(at[outcomes.labelled], minlength=_SPANS)
     share = known / np.maximum(count, 1)
+    # By the median, not by all: in a task with few labels a tenth known may be usual.
     usual = np.flatnonzero((known > 0) & (share >= 0.9 * np.median(share[count > 0])))
     return float(edges[usual[-1] + 1]) if len(usual) else span[1]
 
@@ -192,6 +194,7 @@ def alerts_a_day(opened: Mapping[int, int], span: tuple[float, float], budget: f
     counts = np.zeros(len(starts))
     for day, count in opened.items():
         counts[min(max((day - first) // wide, 0), len(starts) - 1)] += count
+    # The last bar may be of fewer days.
     rate = counts / np.minimum(wide, last + 1 - starts)
     title = "Alerts a day" if wide == 1 else f"Alerts a day, means of {wide} days"
     high = max(float(rate.max()), budget or 0.0)

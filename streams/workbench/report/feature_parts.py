@@ -66,6 +66,7 @@ def feature_parts(names: Sequence[str], learner: Learner, sample: RunSample) -> 
     x, y, weight = _labelled(sample)
     labelled = (int(np.count_nonzero(~y)), int(np.count_nonzero(y)))
     measured = min(labelled) >= _FEW
+    # On the same rows as each loss: the run's own metrics are of other rows, and of the models of then.
     before = _precision(learner, x, y, weight) if measured else float("nan")
     absent = missing_of(rows)
     parts = [
@@ -85,6 +86,7 @@ def _labelled(sample: RunSample) -> tuple[FloatMatrix, BoolVector, FloatVector]:
     if not all(map(len, held)):
         return np.empty((0, 0)), np.empty(0, np.bool_), np.empty(0)
     counts = [len(rows) for rows in held]
+    # Classes are thinned apart, so a row of the frequent one stands for more.
     stands_for = np.repeat([each.seen / n for each, n in zip(sample.learned, counts, strict=True)], counts)
     rows, y = np.concatenate(held), np.repeat([False, True], counts)
     return rows[:, :-1].copy(), y, rows[:, -1] * stands_for

@@ -175,6 +175,7 @@ def _html(facts: dict[str, Any]) -> str:
     except ModuleNotFoundError as error:
         raise UsageError("the page needs jinja2, not installed here; run: pip install 'weir[serve]'") from error
     templates = environment(_TEMPLATES)
+    # All else is escaped: names of columns, reasons and the task file are foreign text.
     templates.filters["svg"] = Markup
     style = f"{_colours_by_system()}\n{(_TEMPLATES / 'report.css').read_text('utf-8')}"
     icon = (FOLDER / "assets" / "icon.svg").read_text("utf-8")

@@ -41,6 +41,8 @@ class EveryNth:
         """Take in rows ``(n, F)`` in order."""
         if not len(rows):
             return
+        # From the first row of this call whose number in the stream is a multiple of the step: where calls are cut
+        # plays no part. Copied, as a view would keep the whole batch.
         self._held.append(rows[-self.seen % self.step :: self.step].copy())
         self.seen += len(rows)
         while sum(map(len, self._held)) > self.most:
@@ -80,6 +82,7 @@ class RunSample:
             elif alert.events == 1:  # the one record that tells of the opening
                 self.opened[int(alert.opened_at // _DAY_S)] += 1
             self._top[alert.alert_id] = alert
+            # Sorted seldom, and four times what is shown is kept: an alert may still rise.
             if len(self._top) > 8 * TOP_ALERTS:
                 self._top = {each.alert_id: each for each in self.top(4 * TOP_ALERTS)}
 

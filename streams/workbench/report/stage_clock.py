@@ -29,6 +29,7 @@ class StageClock:
     def watch(self, pipeline: TaskPipeline) -> None:
         """Time the parts of this pipeline from now on."""
         for stage, part, method in _STAGES:
+            # A task need not watch for drift.
             if (owner := attrgetter(part)(pipeline)) is not None:
                 setattr(owner, method, self._timed(stage, getattr(owner, method)))
 
