@@ -213,6 +213,18 @@ def found(checks: list[Check]) -> dict[str, str]:
     return {check.name: check.status for check in checks if check.status != "OK"}
 
 
+def test_a_header_that_is_longer_than_a_stretch_stays_whole(tmp_path: Path) -> None:
+    """Of thousands of files in a folder little is read of each."""
+    names = [f"temperature_{k}" for k in range(300)]
+    lines = [",".join(names), *(",".join(str(n + k) for k in range(300)) for n in range(100))]
+    path = tmp_path / "wide.csv"
+    path.write_text("\n".join(lines) + "\n")
+    (tmp_path / "kept").mkdir()
+    (sample,), left = samples_of([path], tmp_path / "kept", most=40)
+    assert (sample.table.table.column_names, left) == (names, [])
+    assert 1 <= sample.table.table.num_rows < 40
+
+
 def test_a_clean_task_has_no_doubts_and_each_odd_thing_is_told(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     n = 3000

@@ -120,8 +120,9 @@ def _part(path: Path, folder: Path, most: int) -> tuple[Path, float]:
     starts = np.linspace(2 * each, size - each, _STRETCHES - 1).astype(int).tolist()
     # A stretch begins and ends within a row: both torn ones go.
     spread = [content[start : start + each].to_pybytes().partition(b"\n")[2] for start in starts]
-    # The head whole to its last line, as it holds the header.
-    kept = [part[: part.rfind(b"\n") + 1] for part in (content[:each].to_pybytes(), *spread)]
+    # Two lines at least, header and row: of thousands of files a stretch may be shorter than a wide header.
+    first = max(each, head.find(b"\n", head.find(b"\n") + 1) + 1)
+    kept = [part[: part.rfind(b"\n") + 1] for part in (content[:first].to_pybytes(), *spread)]
     folder.mkdir()
     # What is written is not packed, and the ending left tells JSON lines.
     made = folder / re.sub(r"\.(gz|zst|bz2|lz4)$", "", path.name)
