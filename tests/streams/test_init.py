@@ -225,6 +225,14 @@ def test_a_header_that_is_longer_than_a_stretch_stays_whole(tmp_path: Path) -> N
     assert 1 <= sample.table.table.num_rows < 40
 
 
+def test_an_array_behind_a_byte_order_mark_is_not_cut(tmp_path: Path) -> None:
+    rows = [{"id": f"e{n}", "text": "x" * 100} for n in range(200)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8-sig")
+    (tmp_path / "kept").mkdir()
+    (sample,), left = samples_of([tmp_path / "rows.json"], tmp_path / "kept", most=40)
+    assert (sample.table.table.num_rows, left) == (200, [])
+
+
 def test_a_clean_task_has_no_doubts_and_each_odd_thing_is_told(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     n = 3000

@@ -6,6 +6,7 @@ files and names of columns, not what they mean.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -114,7 +115,7 @@ def _part(path: Path, folder: Path, most: int) -> tuple[Path, float]:
     if head.startswith(b"PAR1"):
         return _parquet_part(pq.ParquetFile(content), path, folder, most)
     size, bytes_most = content.size, _TEXT_BYTES * most // MOST_ROWS
-    if size <= bytes_most or head.startswith((b"ARROW1", b"\xff\xff\xff\xff")) or head.lstrip()[:1] == b"[":
+    if size <= bytes_most or head.startswith((b"ARROW1", b"\xff\xff\xff\xff")) or _begins(head) == b"[":
         return path, 1.0  # an array cannot be cut, an Arrow file is mapped
     each = bytes_most // _STRETCHES
     starts = np.linspace(2 * each, size - each, _STRETCHES - 1).astype(int).tolist()
@@ -128,6 +129,11 @@ def _part(path: Path, folder: Path, most: int) -> tuple[Path, float]:
     made = folder / re.sub(r"\.(gz|zst|bz2|lz4)$", "", path.name)
     made.write_bytes(b"".join(kept))
     return made, sum(map(len, kept)) / size
+
+
+def _begins(head: bytes) -> bytes:
+    """The first byte that is seen."""
+    return head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
 
 
 def _parquet_part(file: pq.ParquetFile, path: Path, folder: Path, most: int) -> tuple[Path, float]:
