@@ -59,7 +59,7 @@ class TaskSupervisor:
         self._jobs = JobRunner(self.trainer, shop, time or clock, self._stopping.is_set)
         self._thread: threading.Thread | None = None
         self._resting = False
-        """Whether the job waits for the next beat, as a link was missing."""
+        """Whether the job waits for the next beat: a link was missing, or it ended in an error nobody expected."""
         self.held = False
         """Whether this trainer holds the task, as of the last beat."""
         self.on_idle: Callable[[], None] = lambda: None
@@ -83,6 +83,12 @@ class TaskSupervisor:
         s = self.state
         waits = s.job is not None and s.job.stage == "shadowing"
         return bool(s.effects or s.at_work or (s.pending is not None and not waits))
+
+    @property
+    def awaited(self) -> bool:
+        """Whether there is something to do or to watch, and nobody does it, as of the last beat."""
+        s = self.state
+        return s.busy and not self.held and s.owner in ("", self.trainer.desk.owner)
 
     def beat(self) -> None:
         """Take the lease where there is something to do, or say that we are alive; see to the schedule."""
@@ -136,13 +142,16 @@ class TaskSupervisor:
 
     def work(self) -> None:
         """Do what there is to do, in this thread."""
+        self._resting = True
         try:
             # The end of this thread wakes the host, which would begin again at once: three tries would be over while a
             # broker restarts.
             self._resting = self._jobs.work()
         except LeaseLostError as lost:
+            self._resting = False
             self._lost(lost)
         except TrainingStoppedError as stopped:
+            self._resting = False
             log.info("task %s: %s", self.name, stopped)
         finally:
             self.on_idle()

@@ -214,7 +214,9 @@ class Trainer:
                 look = time.monotonic() + _CHAMPION_S
                 for bench in self.benches:
                     await asyncio.to_thread(bench.ask_champion)
-            if time.monotonic() >= due or any(b.state.busy and not b.held for b in self.benches):
+            # What another trainer holds is looked at every heartbeat_s: else each nudge, and examples nudge all the
+            # time, would read every journal and write the checkpoints of ours.
+            if time.monotonic() >= due or any(bench.awaited for bench in self.benches):
                 due = time.monotonic() + every
                 for bench in self.benches:
                     # In a thread, as all that touches the journal: where its storage hangs, requests are still read and

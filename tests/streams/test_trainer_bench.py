@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.streams.trainer_fakes import FakeShelf, World, fake_score, request, training_data
-from weir.models.errors import RegistryError
+from weir.models.errors import ModelError, RegistryError
 from weir.streams.errors import BrokerError
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.state_journal import MemoryJournal
@@ -113,3 +115,48 @@ def test_a_bench_that_cannot_give_its_task_back_stops_all_the_same(tmp_path: Pat
     journal.away = False
     ours.start()
     assert not ours.working, "no job begins any more"
+
+
+def test_a_job_that_ends_in_an_error_nobody_expected_waits_for_the_next_beat_too(tmp_path: Path) -> None:
+    """Such as a version that somebody deleted before it was told."""
+
+    class Gone(FakeShelf):
+        tried = 0
+
+        def tell(self, *_: Any) -> Any:
+            self.tried += 1
+            raise ModelError("fraud v1: no such version")
+
+    world, shelf = World(tmp_path), Gone()
+    world.trainer.desk.release()
+    ours = bench(world, shelf)
+    ours.trainer.ask(request(1))
+    ours.beat()
+    with pytest.raises(ModelError):
+        ours.work()
+    ours.start()
+    ours.join()
+    assert shelf.tried == 1
+    ours.beat()
+    with pytest.raises(ModelError):
+        ours.work()
+    assert shelf.tried == 2
+
+
+def test_what_another_trainer_works_at_is_not_awaited(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.trainer.desk.release()
+    shop = JobWorkshop(training_data, {}, None, fake_score, world.runner, tmp_path)
+    one, other = bench(world), TaskSupervisor(
+        world.task, world.journal, world.shelf, shop, world.updates.append,
+        owner="other", lease_s=30.0, clock=world.clock,
+    )  # fmt: skip
+    one.trainer.ask(request(1))
+    assert one.awaited
+    one.beat()
+    other.beat()
+    assert (one.held, other.held) == (True, False)
+    assert (one.awaited, other.awaited) == (False, False)
+    world.clock.now += 31.0
+    other.beat()
+    assert other.held, "its lease ran out"
