@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import orjson
@@ -84,6 +87,34 @@ async def test_it_asks_each_process_and_says_which_does_not_answer() -> None:
     assert {"dead letters", "fraud: labels"} <= {check.name for check in checks}
     (gone,) = await asyncio.to_thread(check_live, WorkerSettings(web_host="127.0.0.1", web_port=1))
     assert (gone.status, "does not answer" in gone.found) == ("FAIL", True)
+
+
+async def test_workers_of_this_machine_are_not_asked_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it would keep the environment of an earlier test
+    async with WebServer("127.0.0.1", 0, Quiet(), worker(), {}) as server:
+        settings = WorkerSettings(web_host="127.0.0.1", web_port=server.port)
+        checks = await asyncio.to_thread(check_live, settings)
+    assert [check.status for check in checks if check.name == "worker"] == ["OK"]
+
+
+def test_another_service_at_the_port_is_no_traceback() -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"\xff\xfe\x00")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server, ThreadPoolExecutor(1) as threads:
+        serving = threads.submit(server.handle_request)
+        checks = check_live(WorkerSettings(web_host="127.0.0.1", web_port=server.server_port))
+        serving.result()
+    assert {check.name: check.status for check in checks if check.status != "OK"} == {"events": "WARN"}
 
 
 @pytest.mark.parametrize("port", ["auto"])
