@@ -166,6 +166,17 @@ def test_requests_wait_for_the_job_under_way_and_are_one_when_its_turn_comes(wor
     assert world.trainer.state.job.asked.request_id == "r3"
 
 
+def test_what_is_left_of_a_job_that_another_trainer_went_on_with_is_removed(world: World) -> None:
+    left = world.tmp / "work" / "fraud" / "fraud-0"
+    left.mkdir(parents=True)
+    (left / "data.pkl").write_bytes(b"much")
+    world.ask(1)
+    world.job.work()
+    assert world.trainer.state.job is not None
+    assert world.trainer.state.job.stage == "shadowing"
+    assert [*left.parent.iterdir()] == []
+
+
 def test_two_trainers_race_for_one_request(tmp_path: Path) -> None:
     journal, shelf = FilesJournal(open_files(str(tmp_path / "registry"))), FakeShelf()
     one = World(tmp_path / "1", journal=journal, shelf=shelf, owner="one")

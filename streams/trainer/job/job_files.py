@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,6 +163,12 @@ class JobFiles:
     def folder(self, job: Job) -> Path:
         """Where a job's files are."""
         return self._shop.work / self._name / job.job_id
+
+    def clear(self, job: Job) -> None:
+        """Remove what is left of other jobs of the task, such as one that another trainer went on with."""
+        for folder in self.folder(job).parent.glob("*"):
+            if folder.name != job.job_id:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def built(self, job: Job, kind: str) -> Path:
         """Where a candidate is kept."""

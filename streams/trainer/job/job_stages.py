@@ -129,6 +129,7 @@ class JobRunner:
     # -- stages ----------------------------------------------------------------------------------------------------
 
     def _gather(self, job: Job) -> None:
+        self._files.clear(job)
         self._files.data(job)
         self._task.desk.change(lambda state: state.at_stage("data"))
 
