@@ -115,6 +115,31 @@ async def test_an_archive_of_another_log_is_refused(tmp_path: Path) -> None:
         await archived(tmp_path, other)
 
 
+async def test_the_id_of_a_topic_is_written_once_and_another_one_is_refused(tmp_path: Path) -> None:
+    """Written again with every run, it could be left empty by a kill, and an empty one takes any topic for its own."""
+
+    class Named(EmbeddedSource):
+        name = "made-first"
+
+        async def identity(self, topic: str) -> str:
+            del topic
+            return self.name
+
+    async def write(name: str) -> None:
+        log = Named(run().log.read(topics.ALL, 0))
+        log.name = name
+        await Archive(tmp_path, RecordReader(TASK)).write(log, None, None)
+
+    await write("made-first")
+    held = tmp_path / "fraud" / "predictions" / "topic"
+    assert held.read_text() == "made-first\n"
+    before = held.stat().st_mtime_ns
+    await write("made-first")
+    assert held.stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match="of topic id made-first, but the brokers now have made-later"):
+        await write("made-later")
+
+
 async def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     await archived(tmp_path, run().log)
     path = next((tmp_path / "fraud" / "examples").rglob("*.parquet"))

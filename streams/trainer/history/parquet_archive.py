@@ -111,14 +111,15 @@ class Archive:
         """Refuse a topic of the same name that was made anew; an archive that has no id yet gets this one."""
         held = self._root / kind / "topic"
         # Offsets alone do not tell a topic that was made anew from the old one once it has grown past it.
-        if held.is_file() and (known := held.read_text().strip()) and identity and known != identity:
+        known = held.read_text().strip() if held.is_file() else ""
+        if known and identity and known != identity:
             raise UsageError(
                 f"{self._root}: holds {topic} of topic id {known}, but the brokers now have {identity}: the topic was "
                 "made anew; give another --out"
             )
-        if identity:
-            held.parent.mkdir(parents=True, exist_ok=True)
-            held.write_text(f"{identity}\n")
+        if identity and not known:
+            # Once, and whole: a file that a kill left empty would take any topic for its own.
+            write_durably(held, lambda file: file.write(f"{identity}\n".encode()))
 
     def _take(self, kind: Kind, partition: int, start: int, piece: Piece, written_at: FloatVector) -> None:
         """Add records to the file that is being made, and begin another one where their day or its size wants it."""
