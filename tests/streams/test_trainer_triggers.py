@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from tests.streams.trainer_fakes import DAY, NOW, World, asked, spec
 from weir.online.errors import TaskError
+from weir.streams.trainer.state_journal import MemoryJournal
 from weir.streams.trainer.task_state import TaskState, encode
 from weir.streams.trainer.triggers import check_schedule, consider, due, scheduled
 
@@ -83,3 +85,30 @@ def test_a_schedule_leads_to_a_job(tmp_path: Path) -> None:
     assert world.trainer.tick() is None
     world.job.work()
     assert world.shelf.shadows == 1
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_turn_of_the_schedule_is_asked_for_where_the_journal_goes_away_meanwhile(tmp_path: Path, after: bool) -> None:
+    class Away(MemoryJournal):
+        left = 10
+
+        def append(self, task: str, number: int, document: bytes) -> bool:
+            self.left -= 1
+            made = super().append(task, number, document) if self.left or after else False
+            if not self.left:
+                raise OSError("the share is not mounted")
+            return made
+
+    journal = Away()
+    world = World(tmp_path, task=spec('schedule = "0 3 * * *"\n'), journal=journal)
+    assert world.trainer.tick() is None
+    world.clock.now += DAY
+    for left in (1, 2):
+        journal.left = left
+        with suppress(OSError):
+            world.trainer.tick()
+    journal.left = 10
+    world.restart()
+    world.trainer.tick()
+    assert world.trainer.state.pending is not None
+    assert world.trainer.state.pending.cause == "schedule"
