@@ -272,6 +272,8 @@ class LabelInput:
         nowhere = {(owner, event) for owner, event in unscored if by_event or event is not None}
         unknown = [told for told in self._told if told in unscored and told[1] is not None]
         lost = sum(told in nowhere for told in self._told)
+        # Labels of files lie in the order of their times here as in the queue, so those that are still ahead are the
+        # last ones.
         held = len(self._told) - sum(map(len, self.held.left()))
         ahead = sum(told in nowhere for told in self._told[held:]) if self._told else 0
         if unknown:

@@ -67,6 +67,7 @@ def warn_of_retention(settings: Settings, tasks: Sequence[TaskSpec]) -> None:
 
 def too_short(settings: Settings, tasks: Sequence[TaskSpec], there: Mapping[str, ActualTopic]) -> list[Difference]:
     """Tasks for whose labels ``predictions``, if it is ``there``, keeps too little."""
+    # A topic that is missing is told by the comparison.
     predictions = there.get(settings.topics.name(topics.PREDICTIONS))
     if predictions is None:
         return []

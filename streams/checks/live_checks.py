@@ -67,6 +67,7 @@ def odd(samples: Mapping[tuple[str, ...], float]) -> Iterator[Check]:
         return sum(n for key, n in samples.items() if key[0] == name and set(labels) <= set(key[1:]))
 
     def share(name: str, some: float, all_: float, most: float, found: str, fix: str) -> Check:
+        # Of few records a single one is more than a hundredth.
         wrong = all_ >= _MANY and some > most * all_
         return Check(name, "WARN" if wrong else "OK", f"{some:,.0f} of {all_:,.0f} {found}", fix if wrong else "")
 

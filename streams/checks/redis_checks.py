@@ -86,6 +86,7 @@ def known_holes(info: Mapping[str, Any]) -> list[Check]:
     >>> [c.found for c in known_holes({"redis_version": "8.0.3"})]
     ['8.0.3 has CVE-2025-49844: whoever may run a script runs code in the server']
     """
+    # Valkey gives the version of Redis that it is compatible with as `redis_version`, and counts its own patches.
     valkey = "valkey_version" in info
     version = str(info["valkey_version"] if valkey else info.get("redis_version", "0"))
     known = [hole for hole in HOLES if _open(version, hole.valkey if valkey else hole.redis)]
@@ -125,6 +126,7 @@ def _version(info: Mapping[str, Any], where: str) -> Check:
 
 def _persistence(info: Mapping[str, Any]) -> Check:
     name = "Redis persistence"
+    # First: a server that loads refuses nearly all commands, whatever else is right.
     if info.get("loading"):
         return Check(name, "WARN", "the server is still loading its data", "Wait until it has.")
     if not info.get("aof_enabled"):

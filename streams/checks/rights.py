@@ -143,6 +143,7 @@ def redis_user(p: Principal, user: str, prefix: str, password: str = "><password
 
     if p.store == "none":
         return ""
+    # `%R~` lets keys be read and no more; Redis has it from 7.0 on, the oldest version that is tested.
     keys, commands = ("~", COMMANDS) if p.store == "all" else ("%R~", READ_COMMANDS)
     return f"{user} on {password} resetkeys resetchannels {keys}{prefix}:* -@all {' '.join(f'+{c}' for c in commands)}"
 

@@ -38,6 +38,7 @@ def check_state(settings: Settings, tasks: Sequence[TaskSpec]) -> list[Check]:
 
 async def _check(settings: Settings, tasks: Sequence[TaskSpec]) -> list[Check]:
     async with opened(settings.redis) as link:
+        # The right side counts where both know a table: what partitions noted is of version 0.1.0 perhaps.
         held = await _recorded(link, settings) | await StoredIdentity(link).load()
         found = [check for task in tasks for check in rows_of(task, held)]
         for task, state in (await _snapshot(link, settings.topics.partitions_of(topics.LABELS))).items():

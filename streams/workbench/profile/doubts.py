@@ -167,6 +167,7 @@ def _of_times(seen: _Sample) -> Iterator[Check]:
 def _of_labels(seen: _Sample) -> Iterator[Check]:
     task, y, days = seen.task, seen.labels, seen.span_s / DAY_S
     silence, positive = task.labels.silence, int(seen.labels.sum())
+    # The median: one label of years must not fail a task.
     wait_s = float(np.median(seen.late_s)) if len(seen.late_s) else 0.0
     if silence is not None:
         wait_s = silence.horizon_s + silence.lateness_s

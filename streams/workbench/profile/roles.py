@@ -278,6 +278,7 @@ def leaks(columns: Sequence[Column], ts: FloatVector | None, label: LabelGuess |
     found = dict[str, str]()
     for c in columns:
         if ts is not None and c.kind == "times" and c.times is not None:
+            # Of the rows that have one: a date of return is missing in most.
             after = np.nanmean(np.where(np.isfinite(c.times), c.times > ts, np.nan)) > 0.5
             found[c.name] = (
                 "a time after the event's own" if after else "a second time; put what it tells into a number"
