@@ -5,7 +5,8 @@ Trees have no memory: all they know of the past is in the columns. Training take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ class TreesBuilder:
         """Grow a booster up to its best number of trees; it keeps all of them where nothing can be validated."""
         import lightgbm as lgb
 
-        names, params, rounds = list(history.inputs), self.params.lightgbm(seed), self.params.rounds
+        names, params, rounds = plain_names(history.inputs), self.params.lightgbm(seed), self.params.rounds
         quiet = {"verbose": -1}
         train = lgb.Dataset(history.x[learn.row], learn.y, weight=learn.weight, feature_name=names, params=quiet)
         if not _both(valid):
@@ -167,6 +168,17 @@ class TreesBuilder:
         booster = lgb.train(params, train, rounds, [held], ["valid"], callbacks=[after, ends])
         # A booster holds the trees after its best, too; written out and read again, it has only those up to it.
         return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+
+
+def plain_names(inputs: Sequence[str]) -> list[str]:
+    """Names of columns as LightGBM takes them; the graph goes by their order.
+
+    >>> plain_names(["amount", "Price [EUR]"])
+    ['amount', 'Price__EUR_']
+    """
+    # LightGBM refuses what its JSON would have to escape, and makes underscores of spaces itself.
+    plain = [re.sub(r'[\s",:\[\]{}]', "_", name) for name in inputs]
+    return plain if len(set(plain)) == len(plain) else [f"column_{i}" for i in range(len(inputs))]
 
 
 def _both(rows: Rows) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,16 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert one.onnx == again.onnx
     assert one.files == again.files
     assert one.onnx != other.onnx
+
+
+@pytest.mark.parametrize(
+    "inputs", [("Price [EUR]", 'a,"b":{c}', "Preis netto"), ("a b", "a_b", "a:b"), ("Größe", "%", "x")]
+)
+def test_columns_may_have_any_names(inputs: tuple[str, ...], tmp_path: Path) -> None:
+    data = data_of()
+    built = TreesBuilder(SMALL).build(replace(data, history=replace(data.history, inputs=inputs)), tmp_path, 1)
+    assert built.inputs == inputs
+    assert built.onnx == TreesBuilder(SMALL).build(data, tmp_path, 1).onnx
 
 
 def test_learns_no_row_whose_label_came_after_the_validation_began(tmp_path: Path) -> None:
