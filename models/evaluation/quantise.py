@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -28,6 +29,8 @@ from weir.models.serving.entity_steps import replay
 from weir.models.serving.ort_model import OrtModel
 from weir.models.types import BoolVector, Built, Float32Vector, History, IntVector
 
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 INT8: Final = "model.int8.onnx"
 FLOAT16: Final = "model.float16.onnx"
 _BATCH, _CALLS, _TRIES = 512, 20, 3
@@ -45,17 +48,30 @@ def with_variants(built: Built, history: History, rows: IntVector, y: BoolVector
     if not made:
         return built
     found = measure(built.onnx, made, history, rows, y, inputs=built.inputs)
-    return replace(built, files={**built.files, **made}, variants=found)
+    return replace(built, files={**built.files, **{name: made[name] for name in found}}, variants=found)
 
 
 def variants(onnx: bytes) -> dict[str, bytes]:
-    """Make the other graphs, by file name; a graph without matrix products has none."""
+    """Make the other graphs, by file name; a graph without matrix products has none.
+
+    One that could not be served, such as a float16 that overflows, is left out, and the log says why.
+    """
     if not _products(onnx):
         return {}
     made = {INT8: to_int8(onnx), FLOAT16: to_float16(onnx)}
-    check_graph(made[INT8], independent=False)  # its activations are scaled by the whole batch
-    check_graph(made[FLOAT16])
-    return made
+    # The activations of int8 are scaled by the whole batch.
+    checked = {name: partial(check_graph, data, independent=name != INT8) for name, data in made.items()}
+    return {name: made[name] for name, check in checked.items() if _unless_refused(name, check) is not None}
+
+
+def _unless_refused(name: str, ask: Callable[[], _T]) -> _T | None:
+    """What ``ask`` gives; ``None`` where it finds that a variant cannot be served."""
+    try:
+        return ask()
+    # The float32 graph serves all the same: a candidate that passed must not be lost for another precision of it.
+    except ModelError as refused:
+        log.warning("no %s of this model: %s", name, refused)
+        return None
 
 
 def _products(onnx: bytes) -> int:
@@ -105,7 +121,8 @@ def measure(
 
     Returns
     -------
-    For each file: ``average_precision_loss`` and ``roc_auc_loss`` on ``rows`` (negative where it is better),
+    For each file that gives a finite number for every event: ``average_precision_loss`` and ``roc_auc_loss`` on
+    ``rows`` (negative where it is better),
     ``max_logit_change`` over all events, ``max_batch_effect``, ``speed_ratio`` (2 is twice as fast, at batch 512 on one
     CPU thread) and ``size_ratio``.
     """
@@ -116,7 +133,9 @@ def measure(
     before = quality(y, base[rows], equal)
     found = {}
     for name, data in others.items():
-        logit = _replay(data, names, history)
+        logit = _unless_refused(name, partial(_replay, data, names, history))
+        if logit is None:
+            continue
         after = quality(y, logit[rows], equal)
         measured = {f"{metric}_loss": before[metric] - after[metric] for metric in before} | {
             "max_logit_change": float(np.max(np.abs(base - logit), initial=0.0)),

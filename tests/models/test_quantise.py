@@ -8,7 +8,7 @@ import pytest
 from tests.models.graphs import INPUTS, candidate, linear_graph, recurrent_graph, text_graph
 from weir.models.errors import ModelError
 from weir.models.evaluation.quantise import FLOAT16, INT8, measure, variants, with_variants
-from weir.models.onnx.graph import check_graph, open_session, run_graph
+from weir.models.onnx.graph import GraphSpec, check_graph, open_session, run_graph
 from weir.models.types import Built, History
 
 
@@ -125,3 +125,26 @@ def test_the_log_is_left_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
     variants(recurrent_graph())
     assert logging.getLogger().handlers == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_precision_that_overflows_is_left_out_and_the_candidate_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """The fourth power of what reaches 2e4 fits into a float32; into a float16 not even the square does."""
+    graph = text_graph(
+        "g (float[n, 2] x) => (float[n] logit) <float[2, 1] w = {1e-3, 2}, int64[1] one = {1}, float l = {-1e4},"
+        "float h = {1e4}> { b = Clip(x, l, h) c = MatMul(b, w) d = Mul(c, c) e = Mul(d, d) logit = Squeeze(e, one) }"
+    )
+    assert set(variants(graph)) == {INT8}
+    assert "no model.float16.onnx of this model: logit is not finite where inputs reach" in caplog.text
+
+
+def test_a_precision_that_says_no_number_for_a_logged_event_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the probe did not find: here its checks are passed over."""
+    monkeypatch.setattr("weir.models.evaluation.quantise.check_graph", lambda *_, **__: GraphSpec(3, 0, 0, 18))
+    graph = text_graph(
+        "g (float[n, 3] x) => (float[n] logit) <float[3, 1] w = {1, 1, 1}, int64[1] one = {1}>"
+        "{ c = MatMul(x, w) d = Mul(c, c) logit = Squeeze(d, one) }"
+    )
+    large = history()
+    large.x[7] = 300.0
+    built = with_variants(Built("trees", graph, INPUTS), large, np.arange(len(large)), labels(large))
+    assert set(built.variants) == set(built.files) == {INT8}
