@@ -6,6 +6,7 @@ there is none of that name. Everything that must not be done twice or by halves 
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 import threading
@@ -97,7 +98,12 @@ def _explained(path: Path) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError):
         raise
     except OSError as exc:
-        raise RegistryError(f"{path}: {exc.strerror or exc}; check the path, its rights and the free space") from exc
+        # Only a link has two names; its EPERM is of a file system without links, such as vfat or some network shares.
+        linkless = exc.filename2 is not None and exc.errno in (errno.EPERM, errno.ENOTSUP)
+        remedy = (
+            "use a file system that has hard links" if linkless else "check the path, its rights and the free space"
+        )
+        raise RegistryError(f"{path}: {exc.strerror or exc}; {remedy}") from exc
 
 
 EXCLUSIVE: Final = frozenset({"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})

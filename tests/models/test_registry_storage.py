@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from tests.models.registering import register
 from weir.models.errors import RegistryError
 from weir.models.manifest import ArtefactError
-from weir.models.registry.files import ObjectFiles, is_exclusive
+from weir.models.registry.files import LocalFiles, ObjectFiles, is_exclusive
 from weir.models.registry.registry import Registry
 from weir.models.registry.stages import Stages
 
@@ -138,3 +139,15 @@ def test_a_store_that_ignores_the_condition_is_found_out(tmp_path: Path) -> None
 def test_addresses_that_cannot_be_used(url: str, words: str) -> None:
     with pytest.raises(RegistryError, match=words):
         Registry(url)
+
+
+def test_a_file_system_without_hard_links_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def linkless(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted", str(source), None, str(target))
+
+    monkeypatch.setattr("os.link", linkless)
+    with pytest.raises(RegistryError, match=r"fraud/1/claim.json: .*; use a file system that has hard links"):
+        LocalFiles(tmp_path).create("fraud/1/claim.json", b"1")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RegistryError, match="check the path"):
+        LocalFiles(tmp_path).create("file/1/claim.json", b"1")
