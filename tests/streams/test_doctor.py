@@ -63,6 +63,14 @@ def test_a_package_that_cannot_be_imported_fails_or_warns() -> None:
     assert doctor.check_package("numpy", "no_such_module", "only to dream").status == "WARN"
 
 
+def test_an_import_that_fails_in_any_way_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "built_for_another_numpy.py").write_text("raise ValueError('numpy.dtype size changed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    check = doctor.check_package("numpy", "built_for_another_numpy")
+    assert check.status == "FAIL"
+    assert "numpy.dtype size changed" in check.found
+
+
 def broken() -> float:
     raise RuntimeError("LLVM is upset")
 

@@ -19,7 +19,7 @@ import typer
 
 from weir.streams.checks.findings import STYLES, Check, check_codecs, checks_table
 from weir.streams.cli.options import ConfigOption
-from weir.streams.errors import UsageError
+from weir.streams.errors import UsageError, in_words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -111,9 +111,10 @@ def check_package(name: str, module: str = "", purpose: str = "") -> Check:
         if purpose:
             return Check(name, "OK", f"optional, not installed ({purpose})")
         return Check(name, "FAIL", "not installed", "Run 'make install'.")
-    except (ImportError, OSError) as error:
+    # Whatever it is: a wheel that was built for another NumPy raises ValueError or AttributeError.
+    except Exception as error:  # noqa: BLE001 - it is the finding
         fix = f"pip install --force-reinstall {name}"
-        return Check(name, "WARN" if purpose else "FAIL", f"{found}, but cannot be imported: {error}", fix)
+        return Check(name, "WARN" if purpose else "FAIL", f"{found}, but cannot be imported: {in_words(error)}", fix)
     return Check(name, "OK", f"{found} (optional)" if purpose else found)
 
 
