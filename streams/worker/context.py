@@ -128,6 +128,7 @@ class Context:
         if self.pauses.takes(error):
             self.pauses.fault(lane, error)
         else:
+            # Kept, as asyncio itself keeps no task alive. Not awaited: the crash ends the lane that calls this.
             self._crashing = asyncio.ensure_future(self.crash(error))
 
     async def crash(self, error: Exception) -> None:

@@ -50,6 +50,7 @@ class Control:
             owned = self._owned = {place_of(lane): lane for lane in [*self._host.lanes_open(), *self._pauses.paused]}
             for place, order in (await self._orders.waiting(list(owned))).items():
                 await self._obey(place, owned[place], order)
+            # More often than `TOLD_S`, behind which it would read as if nobody owned the partition.
             if tick % TELL_TICKS == 0:
                 await self._orders.tell(self._told(owned))
             tick += 1
@@ -69,11 +70,13 @@ class Control:
                 raise
             answer = Answer(False, f"{type(error).__name__}: {error}", self._ctx.settings.worker.name())
         log.warning("%s: %s: %s", place, order, answer.text)
+        # Only now: an order of a worker that dies before is obeyed by the next owner.
         await self._orders.done(place, order, answer)
         await self._orders.tell(self._told({place: lane}))
 
     async def _do(self, place: str, lane: Lane, order: Order) -> str:
         if order.verb == "pause":
+            # Before the lane closes: a worker that dies in between leaves it to one that finds it held.
             await self._orders.hold(place, order)
             self._pauses.by_hand(lane, str(order), order.at)
             await self._pauses.settled(lane)
@@ -82,6 +85,7 @@ class Control:
             await self._orders.release(place)
             return await self._go_on(lane)
         held = lane in self._pauses.paused and self._pauses.paused[lane].kind == "hand"
+        # What a person paused stays so; what paused by itself is closed by hand while it is moved.
         if not held:
             self._pauses.by_hand(lane, str(order), order.at)
         await self._pauses.settled(lane)
@@ -92,6 +96,7 @@ class Control:
             else:
                 done = await self._host.set_watermark(lane, value)
             self._pauses.paused[lane].offsets.clear()  # its lane knows where it is
+        # Also where the move was refused: the partition must not stand still for an order that failed.
         finally:
             went = "still paused by hand" if held else await self._go_on(lane)
         return f"{done}; {went}"

@@ -54,9 +54,11 @@ class IdMemory:
         share = share_of(self._dedupe_bytes, reserved, len(lanes))
         by_topic: dict[str, list[ScoreLane]] = {}
         for lane in lanes:
+            # At each look: partitions come and go, and the shares of those that stay change with them.
             lane.intake.limit(share)
             by_topic.setdefault(lane.lane[0], []).append(lane)
         for topic, of in by_topic.items():
+            # The worst partition is told, as repeats there count again; a mean would hide it.
             shortest = min(of, key=lambda lane: lane.intake.window_s)
             self._metrics.set("weir_dedupe_window_seconds", shortest.intake.window_s, topic=topic)
             self._warn(topic, shortest)
@@ -137,6 +139,7 @@ class Horizon:
 
 def _limit(joiner: LabelJoiner, label_bytes: int) -> str:
     rows = joiner.policy.max_rows
+    # Of two limits the lower one is to be raised.
     if rows is not None and (joiner.cap is None or rows <= joiner.cap):
         return f"max_rows = {rows} of [labels.join]"
     return f"[worker] label_bytes = {label_bytes}"
@@ -152,9 +155,11 @@ def most_rows(held: Sequence[tuple[int, int]], room: int) -> int | None:
     >>> most_rows([(10, 100), (300, 100), (1000, 100)], 71_000)
     400
     """
+    # A cap where all fit would let old predictions leave for nothing.
     if sum(rows * size for rows, size in held) <= room:
         return None
     left, sizes = room, sum(size for _, size in held)
+    # The lanes with fewest rows first: they keep all they have, and what they leave is for the others.
     for rows, size in sorted(held):
         if rows * sizes > left:
             return left // sizes

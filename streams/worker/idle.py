@@ -47,6 +47,7 @@ class IdleTime:
     async def run(self) -> None:
         """Look for ever, where that is wanted."""
         while self._after:
+            # Half of it, so that no partition stands still for more than one and a half.
             await asyncio.sleep(self._after / 2)
             self.look(asyncio.get_running_loop().time())
 
@@ -63,6 +64,7 @@ class IdleTime:
 
     def _pass(self, key: Lane, lane: TimedLane, lanes: Iterable[TimedLane]) -> None:
         time = self._time(lane, lanes)
+        # Time may pass only behind the last record: one that waits in the log may be of before.
         if lane.due(time) and all(map(self._ctx.consumer.at_end, self._partitions_of(key))):
             lane.pass_time(time)
 
@@ -70,4 +72,5 @@ class IdleTime:
         now, lateness = self._ctx.now(), self._ctx.settings.worker.intake.allowed_lateness
         others = max((other.watermark for other in lanes if other is not lane), default=float("-inf"))
         live = any(other.live for other in lanes)
+        # No further than the clock: another partition's watermark may be of a record ahead of it.
         return max(min(others, now), now - lateness if live else float("-inf"))

@@ -105,6 +105,7 @@ class LaneTable(ABC):
 
     async def open_lane(self, key: Lane) -> PartitionLane:
         """Open a lane, and keep it also where that fails, so that it is shut."""
+        # In the table before it is open: whoever pauses or revokes it meanwhile finds it there.
         lane = self.lanes[key] = self.make(key)
         await lane.open()
         return lane
@@ -125,6 +126,7 @@ class LaneTable(ABC):
         """Close a lane whose partitions stay with us, if it is open; what it has computed is written first."""
         if key in self.lanes:
             await self.lanes[key].finish(self.ctx.settings.worker.drain_s)
+            # Or not: its partition may have gone meanwhile, which takes the lane out of the table.
             self.lanes.pop(key, None)
 
     async def close_all(self, lanes: Sequence[PartitionLane]) -> None:
@@ -152,6 +154,7 @@ class LaneTable(ABC):
         async with _opened(lane) as before:
             if before is None and pause is not None:
                 before = pause.offset
+            # Before the lane moves: a crash in between tells of it twice rather than never.
             await _letter(self.ctx, lane.lane, before, offset, by)
             await lane.move(offset)
         await self.ctx.topics.sought(key)

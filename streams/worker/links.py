@@ -56,7 +56,9 @@ class Links:
         self._heard = self._clock()
         asking: asyncio.Future[bool] | None = None
         while True:
+            # The question before, where it has no answer yet: aiokafka asks once for all who wait.
             asking = asking or asyncio.ensure_future(self._ctx.app.records.reachable())
+            # Not `wait_for`, which would cancel what the next turn waits for.
             await asyncio.wait({asking}, timeout=ASK_S)
             if asking.done():
                 if asking.exception() is None and asking.result():
@@ -107,9 +109,11 @@ class StoreWatch:
         self._metrics.set("weir_store_limit_bytes", limit)
         self._open_or_close(takes_new=not limit or used < FULL * limit)
         memory = memory_of(info)
+        # Said once, and again when it has become worse or come back.
         if memory.status not in ("OK", self._said):
             log.warning("%s at %s: %s. %s", memory.name, self._link.address, memory.found, memory.fix)
         self._said = memory.status
+        # Once a process: the version is the same at every look.
         for hole in known_holes(info) if not self._looked else ():
             log.warning("Redis at %s: %s. %s", self._link.address, hole.found, hole.fix)
         self._looked = True

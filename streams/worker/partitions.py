@@ -176,8 +176,11 @@ class LaneHost(LaneTable):
         A rebalance cannot wait for a store that is away: after a while the lanes are opened behind it, and their
         partitions, of which the consumer may have read something by then, go on where the lanes say.
         """
+        # Before any lane: a wrong number of partitions ends the worker with every lane as it was.
         await self._check_partitions()
+        # One that comes again without having gone has a lane of before.
         await self.revoked(tps)
+        # A task of its own, which goes on where the rebalance does not wait for its end.
         opening = asyncio.ensure_future(self._open(tps))
         done, _ = await asyncio.wait({opening}, timeout=OPEN_S)
         if done:
@@ -208,12 +211,16 @@ class LaneHost(LaneTable):
 
     async def _open(self, tps: set[TP]) -> dict[TP, int]:
         lanes = [(self.ctx.settings.topics.own(tp.topic) or tp.topic, tp.partition) for tp in sorted(tps)]
+        # Before lanes are opened, as the memory of each is built to its share.
         self.ctx.id_bytes = self._share([own for own, _ in lanes])
         await self.ctx.topics.check_partitions(topics.PREDICTIONS)
+        # Of all partitions, not ours alone: which name a table has is one answer for all workers.
         await self.ctx.store.tables.settle(self.row_lanes())
         if self.ctx.remote is not None:
+            # Before the lanes: an answer to their first request would come before anybody reads.
             await self.ctx.remote.own({partition for own, partition in lanes if own in self._of_stream})
         starts = await self.ctx.pauses.open_or_pause(self._keys(tps))
+        # Only now: a lane that came back was taken up above, with its rows in memory.
         await self._forget_parked()
         self.ctx.metrics.inc("weir_rebalances_total")
         return {tp: starts[tp] for tp in tps if tp in starts}
@@ -224,6 +231,7 @@ class LaneHost(LaneTable):
             self._late.cancel()
             self._late = None
         gone = set(map(self.key, tps))
+        # First, so that nothing opens or closes one of these lanes beside us.
         await self.ctx.pauses.forget(gone)
         # Every partition goes in a rebalance, so no other lane is in the middle of something.
         await asyncio.gather(*(self._scoring[own].stop() for own in {own for own, _ in gone} & self._scoring.keys()))
@@ -345,6 +353,7 @@ class LaneHost(LaneTable):
                 f"topics keyed by entity need the same number of partitions, because a label meets its prediction in "
                 f"the partition of the same number; there are: {found}. Make them equal; see weir topics check"
             )
+        # Once: lanes and stages are built for this number. Another one later is refused by `check_partitions`.
         if not self.ctx.partitions:
             self.declare(counts[topics.PREDICTIONS])
 
@@ -372,9 +381,11 @@ class LaneHost(LaneTable):
         group, starts = self.ctx.app.transport_settings.group, dict[TP, int]()
         if self._asking is None or self._asking.done():  # lanes that open together ask once
             self._asking = asyncio.ensure_future(committed_offsets(self.ctx.settings.kafka, group))
+        # A lane that closes while it opens must not take the answer from the others.
         committed = await asyncio.shield(self._asking)
         for tp in new:
             offset, lane = committed.get(tp, 0), self.ctx.own(tp)
+            # Nothing was committed, so nothing can be missing: it begins at the earliest.
             if offset <= 0:
                 continue
             async with RangeReader(self.ctx.settings.kafka.client_options("bounds"), tp.topic) as reader:

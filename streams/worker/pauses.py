@@ -155,6 +155,7 @@ class Pauses:
         if lane in self.paused:
             return
         words = in_words(error)
+        # Two clocks: `since` is told to people, and the next try must not jump with the wall clock.
         pause, now, first_s = Pause(kind_of(error), words, time.time()), self._clock(), self._retry_s()
         if lane in self._before:
             last, went_on = self._before[lane]
@@ -165,6 +166,7 @@ class Pauses:
         pause.retry_at = math.inf if pause.wait_s is None else now + pause.wait_s
         self._stand_still(lane, pause)
         again = "" if pause.wait_s is None else f", tried again in {pause.wait_s:g} s"
+        # The trace of what nobody expected, once: at each try it would fill the log with the same.
         trace = error if pause.kind == "fault" and pause.tries == 1 else None
         log.error("%s-%d pauses%s; the others go on: %s", *lane, again, words, exc_info=trace)
 
@@ -195,12 +197,14 @@ class Pauses:
         if held is None:
             self._stand_still(lane, pause)
         else:
+            # Its offsets stay: the lane is closed, and only they say where it stands.
             pause.offsets, self.paused[lane] = held.offsets, pause
         log.warning("%s-%d pauses: %s", *lane, reason)
 
     def _stand_still(self, lane: Lane, pause: Pause) -> None:
         self.paused[lane], pause.told_at = pause, self._clock()
         for tp in self.host.partitions_of(lane):
+            # At once, before the lane closes: what is fetched from now on would wait for a lane that takes nothing.
             self._ctx.consumer.hold(tp)
         self._count()
         self._spawn(lane, partial(self._shut, lane))
@@ -209,6 +213,7 @@ class Pauses:
         """Close a lane, which completes what it computed before it failed; the rest is given up."""
         await self.host.shut(lane)
         for tp in self.host.partitions_of(lane):
+            # Behind the closing, which may complete batches: what is left in flight then comes again.
             at = self._ctx.consumer.halt(tp)
             if at is not None and lane in self.paused:
                 self.paused[lane].offsets[tp] = at
@@ -222,6 +227,7 @@ class Pauses:
         """Try a lane again now, as if it had never failed."""
         pause = self.paused.get(lane)
         if pause is not None:
+            # No tries: the same error met again is the first of its kind once more, and tried soon.
             pause.tries, pause.retry_at = 0, math.inf
             self._spawn(lane, partial(self._reopen, lane))
 
@@ -229,6 +235,7 @@ class Pauses:
         pause = self.paused.get(lane)
         if pause is None:
             return
+        # Before it is opened: an error of the lane from here on is a new pause, with the count of `_before`.
         del self.paused[lane]
         self._before[lane] = (pause, self._clock())
         try:
@@ -237,10 +244,13 @@ class Pauses:
             if not self.takes(error):
                 raise
             self.fault(lane, error)
+            # It was not opened, so it stands where it stood.
             self.paused[lane].offsets |= pause.offsets
             return
         for tp in self.host.partitions_of(lane):
+            # The store's offset first: it is of the rows. Where it has none, where the partition was halted.
             self._ctx.consumer.resume(tp, starts.get(tp, pause.offsets.get(tp)))
+        # Last: its first batch may come only when the consumer stands where the lane does.
         self.host.begin(lane)
         self._count()
         log.warning("%s-%d goes on%s", *lane, "".join(f", {tp.topic} at {at}" for tp, at in starts.items()))
@@ -250,6 +260,7 @@ class Pauses:
         work = [self._work.pop(lane) for lane in lanes & self._work.keys()]
         for task in work:
             task.cancel()
+        # Waited for: one that still opens a lane would put it into the table behind our back.
         await asyncio.gather(*work, return_exceptions=True)
         for lane in lanes:
             self.paused.pop(lane, None)
@@ -265,6 +276,7 @@ class Pauses:
         before = self._work.get(lane)
 
         async def run() -> None:
+            # Awaited by `wait`, as its error is not ours.
             if before is not None and not before.done():
                 await asyncio.wait({before})
             try:
@@ -281,6 +293,7 @@ class Pauses:
         now = self._clock()
         for lane, pause in list(self.paused.items()):
             if now >= pause.retry_at:
+                # The try is under way: the next look is not to begin another.
                 pause.retry_at = math.inf
                 self._spawn(lane, partial(self._reopen, lane))
             elif now - pause.told_at >= TELL_S:

@@ -125,6 +125,7 @@ class Process:
         await self._serve()
         await self.app.records.start()
         await self.link.start()
+        # In a thread, as kafka-python's admin client waits for its sockets.
         self.app.records.limits = await asyncio.to_thread(topic_limits, self.settings.kafka)
         log.info("compiling what is needed: half a minute on the first start on a machine, later a second")
         await asyncio.to_thread(warm_up_records)  # the endpoints answer meanwhile
@@ -149,6 +150,7 @@ class Process:
         """The consumer is up: begin what runs beside it."""
         if self.ctx.watchdog is not None:
             self.ctx.watchdog.start(asyncio.get_running_loop())
+        # Behind the consumer: each may ask it, and the watchdog counts from here.
         for work in self.beside():
             self._background.append(asyncio.ensure_future(self._guard(work)))
 
@@ -174,8 +176,10 @@ class Process:
         self.ctx.stall.stop()
         if self.ctx.watchdog is not None:
             self.ctx.watchdog.stop()
+        # `conclude` ends the follower cleanly, before what runs beside is cancelled.
         for stop in (self.conclude, self._end_background, self._control.stop, self.updates.stop):
             await self._down(stop)
+        # The links behind everything that still stores and sends.
         for stop in (self.app.records.stop, self.link.stop):
             await self._down(stop)
         if self._web is not None:
@@ -230,6 +234,7 @@ async def run_process(process: Process) -> int:
     with stop_signals(asyncio.get_running_loop(), stop) as caught:
         try:
             await until_one_ends(process.before(), asked.wait())
+            # A signal on the way up: what was never started has no partitions to drain.
             if not asked.is_set():
                 await app.start()
                 await until_one_ends(app.wait_until_stopped(), asked.wait())
@@ -239,6 +244,7 @@ async def run_process(process: Process) -> int:
             process.ends(error)
         except asyncio.CancelledError:
             task = asyncio.current_task()
+            # Ours, from outside. Else Faust cancelled its own commit and let that through.
             if task is None or task.cancelling():
                 raise
             log.warning("the last commit was cut short while stopping; what it was of is read again")  # by Faust itself

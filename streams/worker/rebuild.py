@@ -64,9 +64,11 @@ async def _rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Prog
     committed: dict[TP, int] = {}
     for group in groups:
         for tp, offset in (await committed_offsets(settings.kafka, group)).items():
+            # A deployment may have changed its roles: what any group took is in the rows.
             committed[tp] = max(offset, committed.get(tp, 0))
     worker = Worker(settings, tasks, "all")
     silent = cast(Any, Silent())
+    # What lanes make is in Kafka already, so nothing is sent and no consumer is asked.
     worker.ctx.records, worker.ctx.silent = silent, silent
     await worker.link.start()
     try:
@@ -151,11 +153,13 @@ class _Rebuilder:
             async with self._reader(topic) as reader:
                 partitions = reader.partitions()
                 self._host.declare(len(partitions))
+                # Rows of before are cleared, so those of today's aggregates take the plain name.
                 await self._ctx.store.tables.settle((), anew=True)
                 if self._ctx.placement.partitioner is None:
                     self._ctx.placement.partitioner = await settle_partitioner(self._ctx)
                 with Strays() as strays:
                     if topic in STREAM_KEYS:
+                        # All of a topic before any lane of it: a lane takes strays at their times, among its own.
                         for partition in partitions:
                             await self._collect((topic, partition), reader, strays)
                     for partition in partitions:

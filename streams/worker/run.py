@@ -110,6 +110,7 @@ async def _run(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int
 
 
 def _glibc() -> ctypes.CDLL | None:
+    # musl has neither `mallopt` nor `malloc_trim`.
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
@@ -122,6 +123,7 @@ def _keep_heaps_small() -> None:
     if libc := _glibc():
         libc.mallopt(M_MMAP_THRESHOLD, 4 << 20)
         libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)  # the short-lived megabytes of each batch stay
+        # Two, as one loop computes: each further arena keeps free pages of its own.
         libc.mallopt(M_ARENA_MAX, 2)
 
 
@@ -134,4 +136,5 @@ async def _trim_memory() -> None:
         return
     while True:
         await asyncio.sleep(TRIM_S)
+        # In a thread: ctypes lets go of the interpreter, so the loop goes on meanwhile.
         await asyncio.to_thread(libc.malloc_trim, 0)

@@ -62,6 +62,7 @@ class ProcessStatus(ABC):
         m, ctx = self._ctx.metrics, self._ctx
         m.set("weir_loop_stall_seconds", ctx.stall.longest())
         m.set("weir_since_batch_seconds", time.monotonic() - ctx.completed_at)
+        # Before that the consumer knows no partitions, and would be asked for what is not there.
         if not ctx.assigned:
             return
         consumer = ctx.app.batch_consumer
@@ -206,6 +207,7 @@ def together(lanes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     for metric in dict.fromkeys(name for values in lanes for name in values):
         known = [(values[metric], values.get("n", 0.0)) for values in lanes if metric in values]
         rows = sum(n for _, n in known)
+        # Without rows there is nothing to weigh by, and no number is better than a wrong one.
         if metric == "n" or rows > 0:
             out[metric] = rows if metric == "n" else round(sum(value * n for value, n in known) / rows, 12)
     return out

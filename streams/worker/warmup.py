@@ -77,6 +77,7 @@ def warm_up(task: TaskSpec, *, side: bool = True) -> None:
 
     ``side`` as of ``ScoringStage``: whether there are several lanes.
     """
+    # A learner that waits for many examples would compile nothing of what it does then.
     task = task.model_copy(update={"model": hasty(task.model)})
     _drift()
     stage = ScoringStage(task, MemoryFeatureStore(), side=side)
@@ -84,6 +85,7 @@ def warm_up(task: TaskSpec, *, side: bool = True) -> None:
     for later in _LATER_S:
         out = stage.events(_events(stage, _START + later))
         scored = out.scored or scored
+        # Through the bytes and back, as they go over `entity-updates`.
         for layout, updates in out.updates.items():
             widths = {(task.name, layout): stage.engine.width(layout)}
             decode_updates(encode_updates(updates, task.name, layout), widths)
