@@ -133,7 +133,9 @@ class WorkerStatus(ProcessStatus):
 
     def lanes(self) -> Mapping[str, int]:
         """See ``ProcessStatus``."""
-        return {topics.LABELS: 0, **Counter(topic for topic, _ in self._host.lanes)}
+        # With a nought for those that have none: a gauge that is not set would keep its last number.
+        read = dict.fromkeys((own for own in self._host.topics if own != topics.PREDICTIONS), 0)
+        return {topics.LABELS: 0, **read, **Counter(topic for topic, _ in self._host.lanes)}
 
     def _measure_store(self) -> None:
         m, store = self._ctx.metrics, self._ctx.store

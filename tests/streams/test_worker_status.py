@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from weir.online.labels.join_policy import JoinStats
+from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.ops.metrics import Metrics
 from weir.streams.worker.status import WorkerStatus
@@ -34,3 +35,14 @@ def test_a_lane_that_went_is_counted_to_its_end_and_then_forgotten() -> None:
     del stage
     gc.collect()
     assert held() is None
+
+
+def test_a_topic_whose_lanes_have_all_gone_counts_none() -> None:
+    read = [topics.USER_EVENTS, topics.ENTITY_UPDATES, topics.LABELS]
+    host = SimpleNamespace(topics=read, lanes={(topics.USER_EVENTS, 3): None, (topics.LABELS, 3): None})
+    status = WorkerStatus(
+        cast(Any, SimpleNamespace(settings=Settings(), metrics=Metrics())), cast(Any, host), cast(Any, None)
+    )
+    assert status.lanes() == {topics.USER_EVENTS: 1, topics.ENTITY_UPDATES: 0, topics.LABELS: 1}
+    host.lanes.clear()
+    assert status.lanes() == dict.fromkeys(read, 0)
