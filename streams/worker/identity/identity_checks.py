@@ -75,6 +75,7 @@ def check_keys(settings: Settings, found: Mapping[str, TopicIdentity], by: Parti
         return checks
     with consumer(settings.kafka, "check") as reader:
         for own, key in _KEYS.items():
+            # In a topic of one partition no record can be misplaced.
             if own in found and found[own].partitions > 1:
                 name = settings.topics.name(own)
                 records = read_present(reader, name, Start(SAMPLED))

@@ -56,7 +56,9 @@ def which(entities: Mapping[str, int], partitions: int) -> PartitionerName | Non
     if len(entities) < ENOUGH:
         return None
     ids, at = list(entities), np.fromiter(entities.values(), np.int64, len(entities))
+    # A share, as not all have to fit: a producer of another kind may have written some of the newest.
     fit = {name: float(np.mean(partitions_of_text(ids, partitions, name) == at)) for name in ("murmur2", "crc32")}
+    # Where both fit (few partitions, by chance) it is Kafka's own too: murmur2 is what every other client writes.
     return "crc32" if fit["crc32"] >= _FITS > fit["murmur2"] else "murmur2"
 
 

@@ -96,6 +96,7 @@ async def identities(settings: KafkaSettings, names: list[str], patience_s: floa
         except BrokerError as error:
             if loop.time() > until:
                 raise
+            # A rebalance asks this, and one that fails ends the worker: brokers that restart are worth waiting for.
             log.warning("%s; trying again", error)
             await asyncio.sleep(AGAIN_S)
 

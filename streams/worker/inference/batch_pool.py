@@ -64,6 +64,7 @@ class Pool:
 
     def _run(self, task: str) -> None:
         """Score what waits, in one go: nothing else runs meanwhile."""
+        # A lane that closed while it waited has no step any more that its rows could be saved in.
         parts = [part for part in self._waiting.pop(task) if not part.done.cancelled()]
         if not parts:
             return
@@ -86,6 +87,7 @@ class Pool:
     def _score(self, table: str, scorer: FullScorer, parts: list[_Part]) -> FloatMatrix:
         if len(parts) == 1:
             (part,) = parts
+            # One lane needs no names before its keys: the common case, on a worker of few partitions.
             self._store.use(part.lane)
             return scorer.score(table, self._store, part.keys, part.ts, _wide(part.x))
         lanes = _Lanes(self._store, parts)
@@ -95,6 +97,7 @@ class Pool:
 
 
 def _wide(x: Float32Matrix) -> FloatMatrix:
+    # The runner takes what features are, float64; the wire carries float32, as the model computes.
     return x.astype(np.float64)
 
 
@@ -119,6 +122,7 @@ class _Lanes:
         for lane, places, names in self._by_lane(keys):
             self._store.use(self._lanes[lane])
             found = self._store.load(table, names)
+            # Only the first answer tells how wide a row is.
             if rows is None:
                 rows = np.empty((len(keys), found.shape[1]), dtype=np.uint8)
             rows[places] = found

@@ -64,6 +64,7 @@ class InferenceLane(SerialLane):
         fresh = [self._fresh(request, batch.base_offset) for _, request in requests]
         wanted: dict[str, list[str]] = {}
         for task, scorer in self._scorers.items():
+            # A model without a state has no rows to bring.
             if scorer.row_bytes:
                 keys = [key for _, r in requests if r.task == task for key in r.entity_id]
                 if keys:
@@ -133,6 +134,7 @@ class InferenceLane(SerialLane):
             request, block = requests[i], np.zeros((len(requests[i].event_id), made.shape[1]))
             block[kept] = made[at : at + len(kept)]
             at += len(kept)
+            # In the order of the requests, one by one: a repeat may be of a request before it in this very batch.
             for row in np.flatnonzero(~fresh[i]).tolist():
                 block[row] = self._answers.get(task, request.event_id[row], block[row])
             self._answers.put(task, [request.event_id[row] for row in kept.tolist()], block[kept])

@@ -108,12 +108,14 @@ def decode_request(raw: bytes) -> Request:
     n = len(found.event_id)
     if found.v != VERSION:
         raise ValueError(f"v: a request of format {found.v}, this version reads {VERSION}; run one version everywhere")
+    # By lengths alone, before any array is made: `reshape` would raise in the middle of a batch.
     fits = len(found.entity_id) == n and len(found.ts_bytes) == 8 * n and len(found.x_bytes) % max(4 * n, 1) == 0
     if n == 0 or not fits:
         raise ValueError(f"{n} event ids, {len(found.entity_id)} entities, and columns of other lengths: a cut record")
     if not in_range(found.ts).all():
         odd = found.ts[~in_range(found.ts)][0]
         raise ValueError(f"{OUT_OF_RANGE}: ts holds {odd:g}, allowed {TS_MIN:.0f} to {TS_MAX:.0f}; {_WHO}")
+    # Asked so that NaN fails, too: it would go into the state of its entity, and stay.
     if not (np.abs(found.x) <= np.float32(FEATURE_MAX)).all():
         raise ValueError(f"{OUT_OF_RANGE}: x holds what is no number up to {FEATURE_MAX:g}; {_WHO}")
     if max(map(len, (*found.event_id, *found.entity_id))) > MADE_ID_CHARS:

@@ -111,6 +111,7 @@ class RemoteModels:
         ``now`` is the time the requests are sent, epoch seconds. Returns when all answers have come or are not worth
         waiting for.
         """
+        # Zeros are the answer where none comes; `full.known` is among the columns, so a model can tell.
         made = [np.zeros((len(rows.event_id), len(columns(rows.spec)))) for rows in asks]
         open_: list[tuple[Circuit, str, list[_Waiting]]] = []
         records: list[Record] = []
@@ -139,6 +140,7 @@ class RemoteModels:
         except ValueError as error:
             log.warning("an answer cannot be used: %s", in_words(error))
             return
+        # Also where nobody waits any more: its age tells the circuit whether waiting pays again.
         waiting = self._waiting.pop(answer.id, None)
         if waiting is None:  # answered before, forgotten, or asked by somebody else
             return
@@ -180,6 +182,8 @@ class RemoteModels:
     async def _wait(self, circuit: Circuit, where: str, task: str, waiting: list[_Waiting]) -> None:
         left = [each.done for each in waiting if each.wanted and not each.done.done()]
         if left:
+            # From when it was sent: the deadline is of the event's answer, and other tasks may have been waited for
+            # before.
             timeout = waiting[0].sent_at + circuit.deadline_s - self._clock()
             await asyncio.wait(left, timeout=max(timeout, 0.0))
         if any(each.wanted and not each.done.done() for each in waiting):
@@ -195,6 +199,7 @@ class RemoteModels:
         """Of requests that nobody answers, the oldest."""
         old = itertools.islice(self._waiting, max(len(self._waiting) - REMEMBERED, 0))
         for ident in list(old):
+            # One that a batch still waits for stays, however many there are.
             if not self._waiting[ident].wanted:
                 del self._waiting[ident]
 

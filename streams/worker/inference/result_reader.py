@@ -60,10 +60,12 @@ class ResultsReader:
 
     async def own(self, partitions: Iterable[int]) -> None:
         """Read these partitions from now on: those that are new from their end, the others where they are."""
+        # Two rebalances close together: the later one has to have the last word.
         async with self._lock:
             wanted = set(partitions)
             if wanted == self._owned or self._consumer is None:
                 return
+            # Before `assign`, which forgets where each stood.
             kept = {p: await self._position(p) for p in wanted & self._owned}
             self._owned = set()  # until all is in place: whoever is cut short here is to begin anew the next time
             if not wanted:

@@ -126,12 +126,15 @@ class LabelLane:
 
     async def open(self) -> None:
         """Claim the lane and load what is stored."""
+        # Before reading: what the owner before writes from now on is refused, so what is read stays true.
         await self._steps.claim()
         async with self.ctx.opening:
             stored = await self._steps.load()
         self._snapshot_step = stored.snapshot_step
+        # Held in one place alone, which lets go of it once it is restored.
         self._stored, self._blob = replace(stored, snapshot=None), stored.snapshot
         if self._blob is not None:
+            # As much as the consumer has to know now; the stages are restored in a thread, behind the rebalance.
             self.positions = msgspec.msgpack.decode(self._blob, type=_Positions).positions
         for step in self._stored.steps:
             if step.topic != TICK:
@@ -170,6 +173,7 @@ class LabelLane:
             self._closed.set_result(None)
         deadline = asyncio.get_running_loop().time() + CLOSE_S
         for task in self._tasks:
+            # Publishing goes on for a moment: what it has journalled and not sent would be made again.
             if task is not self._publishing:
                 task.cancel()
         await self._publish_rest(deadline - CLOSE_S / 2)
@@ -177,6 +181,7 @@ class LabelLane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        # Behind the tasks' end, which may fail or publish one more step.
         rests = self.ready and self._whole and self._out.published == self._number
         try:
             async with asyncio.timeout_at(deadline):
@@ -232,6 +237,7 @@ class LabelLane:
             self._handed_at = asyncio.get_running_loop().time()
             start, stop = sent[0].base_offset, sent[-1].base_offset + sent[-1].count
             rows = sum(len(s) for s in scored.values())
+            # What nobody hands over (of a worker that died, or of somebody else) comes first, in the order of the log.
             if start > self._queued:
                 await self._queue_range(start)
             if start == self._queued and stop - start == rows:
@@ -248,6 +254,7 @@ class LabelLane:
     async def _queue(self, work: PendingStep) -> None:
         await self._room.acquire()
         work.handed = 1
+        # Before it is taken: whoever looks for predictions that were left must not find this one.
         self._queued = work.step.stop
         self._inbox.put_nowait(work)
 
@@ -262,6 +269,7 @@ class LabelLane:
             if loop.time() - self._handed_at >= IDLE_CHECK_S:
                 _, end = await self._reader.bounds()
                 async with self._order:
+                    # Asked again under the lock, as something may have been handed over while the brokers were asked.
                     if seen > self._queued and loop.time() - self._handed_at >= IDLE_CHECK_S:
                         await self._queue_range(end)
                 seen = end
@@ -296,6 +304,7 @@ class LabelLane:
         while True:
             works = [await self._inbox.get()]
             if self._handed_over:
+                # Only what is handed over comes in small pieces; the consumer's batches have gathered already.
                 await asyncio.sleep(self._linger.pause_s(self.ctx.lanes))
             while not self._inbox.empty():
                 works.append(self._inbox.get_nowait())
@@ -311,9 +320,12 @@ class LabelLane:
             self.positions = await asyncio.to_thread(self._restore, self._blob)
             self._number, self._blob = stored.snapshot_step, None  # it may be large
         async for work in self._reader.again(stored.steps):
+            # Outputs of steps that were acknowledged are there; of those behind, nobody knows.
             await self._take(work, publish=self._number >= stored.done)
         if stored.steps:
             log.info("%s: took %d steps again", self.name, len(stored.steps))
+        # A lane that never took any begins with the first that is kept: nobody else says from where on they are its
+        # own.
         if self._handed_over and topics.PREDICTIONS not in self.positions:
             self.positions[topics.PREDICTIONS], _ = await self._reader.bounds()
         self._queued = self.positions.get(topics.PREDICTIONS, 0)
@@ -332,6 +344,8 @@ class LabelLane:
     async def _take(self, work: PendingStep, publish: bool = True) -> None:
         for task, scored in work.scored.items():
             if self.stages[task].task.alerting:
+                # Before the step: a stage asks for reasons in the middle of its computing, where nothing can be waited
+                # for.
                 await self._histories[task].cover(scored.predictions.model_version, EXPLAIN_TIMEOUT_S)
         await self._bring(work)
         clock, started = self.ctx.metrics.stages("label"), self.ctx.metrics.now()
@@ -365,11 +379,13 @@ class LabelLane:
             return None
         encode = self._capture()
         now = loop.time()
+        # At most a fiftieth of the time goes into copying, in which the loop stands still.
         self._snapshot_at = now + max(self.ctx.settings.worker.snapshot_every_s, 50.0 * (now - started))
         return encode
 
     def _capture(self) -> Callable[[], bytes]:
         """Copy the state; the call of what it returns makes a snapshot of the copy, in any thread."""
+        # Copied here, where no step is half done; what it is encoded from must not change under the thread.
         positions, stages = dict(self.positions), {task: stage.capture() for task, stage in self.stages.items()}
 
         def encode() -> bytes:

@@ -58,6 +58,7 @@ def together(works: Sequence[PendingStep]) -> list[PendingStep]:
 
 
 def _follows(before: PendingStep, work: PendingStep) -> bool:
+    # A step from the consumer is not joined: its batch is to be completed by itself, and its letters told of it.
     handed = work.handed and before.handed and not work.refused and not before.refused
     return bool(handed) and (work.step.topic, work.step.start) == (before.step.topic, before.step.stop)
 
@@ -123,15 +124,19 @@ class StepPublisher:
         self.published = stored.done
         while True:
             made = [await self._made.get()]
+            # All that wait as one write of the journal, and one wait for the brokers.
             while not self._made.empty():
                 made.append(self._made.get_nowait())
+            # Before anything is sent: a step that is not in the journal could be made otherwise after a crash.
             if new := [m for m in made if m.number >= stored.next_step]:
                 await self._steps.append(new[0].number, [m.work.step for m in new])
+            # All are sent before the first is waited for, so that a round trip is for all of them.
             for acknowledged in [await self._send(m) for m in made]:
                 await acknowledged
             await self._steps.done(made[-1].number)
             self.published = made[-1].number
             self._moved.set()
+            # Behind `done`, so that a commit never passes a step that would be published again.
             self._complete(made)
             await self._store(made)
 

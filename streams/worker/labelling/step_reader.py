@@ -147,6 +147,7 @@ class LaneReader:
         found = await self._patience().ask(lambda: self._points.read(self._partition, offsets))
         at = [i for i, offset in enumerate(offsets) if offset in found]
         decoded = decode_scored([found[offsets[i]].value for i in at], {task: self._shapes[task]}).tasks[task]
+        # Two steps from a place to its row: of those wanted some are gone, and of those found some do not decode.
         return wanted.rows[np.array(at, np.int64)[decoded.index]], decoded.scored
 
     async def bounds(self) -> tuple[int, int]:
@@ -215,6 +216,7 @@ class _Cursor:
         taken: list[Slice] = []
         deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while True:
+            # What a fetch brought behind this range is of the next, which mostly begins there.
             mine, self._held = self._held.split(step.stop)
             taken.append(mine)
             if self._held or await self._reader.position() >= step.stop:

@@ -102,6 +102,7 @@ class JournalEntries:
         """Of each entry, what moved timers and their snapshot."""
         for entry in entries:
             try:
+                # The tag is behind one byte, the length of the array; entries of before tags begin with a number.
                 if entry[1 : 1 + len(_TAGGED)] == _TAGGED:
                     self._take(msgspec.msgpack.decode(entry, type=_Entry))
                 else:
@@ -156,12 +157,15 @@ class LaneJournal:
         """
         kept = self._intake.take_journal()
         steps = [_TimerEntry(i, m[0], m[1].tobytes()) for i, m in enumerate(moved) if m is not None and len(m[1])]
+        # Nothing to remember, so nothing goes either: what may be dropped is dropped with the next entry.
         if not len(kept) and not steps:
             return [], 0
         self._rows += sum(len(step.keys) for step in steps)
+        # Behind the count of this batch, as the snapshot holds what it moved.
         snapshot = self._snapshot() if self._due() else None
         entry = _Entry(newest_of(kept), kept.tobytes(), steps, snapshot)
         self._held.add(entry.newest)
+        # Timers need the entries since their snapshot however old these are; ids need those that are young.
         self._needed = 1 if snapshot is not None else self._needed + 1
         useful = floor_of(self._intake.remembered_from)
         dropped = self._held.drop(useful, max(self._needed, 1) if self._has_timers else 0)
@@ -179,6 +183,7 @@ class LaneJournal:
         held = JournalEntries(entries)
         self._intake.rebuild(held.kept, held.old)
         self._held = Entries(held.newest)
+        # The newest snapshot holds all that entries up to its own have moved.
         newest = max((i for i, (_, timers) in enumerate(held.moved) if timers is not None), default=-1)
         if newest >= 0:
             for timers, state in zip(self._timers, held.moved[newest][1] or [], strict=True):
@@ -233,6 +238,7 @@ class RememberedIds:
 
     def keep(self, ids: Sequence[str], offset: int, of: Sequence[str | None] | None = None) -> BoolVector:
         """Tell repeats from what is new, ``(n,) bool``, and remember the latter at ``offset``."""
+        # By places of `TICK` offsets, in the room of a time: entries then leave together, and no clock can move them.
         return self.ids.keep(ids, np.full(len(ids), float(offset // TICK)), of, self._useful_from(offset))
 
     def entry(self, next_offset: int) -> tuple[list[bytes], int]:
@@ -245,6 +251,7 @@ class RememberedIds:
 
     def restore(self, entries: Sequence[bytes], next_offset: int) -> None:
         """Rebuild it from the entries in the store, oldest first, before ``next_offset``."""
+        # Ids of a version without times count as new as can be: forgotten too late rather than too early.
         held = JournalEntries(entries, at=float(next_offset // TICK))
         self.ids.rebuild(held.kept, held.old, self._useful_from(next_offset))
         self._held = Entries(held.newest)

@@ -83,10 +83,12 @@ class RowLane(ABC):
     async def open(self) -> int | None:
         """Load what is stored; the offset to go on from, ``None`` where nothing was ever stored."""
         self.unmade = True
+        # Bounded: as bytes and decoded at once a journal takes memory several times, and all lanes open together.
         async with self.ctx.opening:
             record = await self.ctx.store.open(self.lane)
             journal = await self.ctx.store.load_journal(self.lane) if record is not None else []
             self.next_offset = record.next_offset if record is not None else None
+            # In a thread: a large memory of ids takes a while, and the other lanes go on.
             await asyncio.to_thread(self.restore, record, journal)
         self.unmade = False
         return self.next_offset
@@ -125,6 +127,7 @@ class RowLane(ABC):
     async def close(self) -> None:
         """Let go of the partition and of what is in memory."""
         await self.let_go()
+        # Not in `let_go`: a lane that may come back keeps its rows.
         self.ctx.store.close(self.lane)
 
     async def let_go(self) -> bool:
@@ -136,7 +139,9 @@ class RowLane(ABC):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        # Behind the tasks: the writer must not be in the middle of a write.
         unwritten = self.writer.forget()
+        # The last, too: a write that was cut short may be in the store, and this memory does not know.
         return not (self.unmade or unwritten) and self.ctx.store.written(self.lane) == self.next_offset
 
     async def finish(self, limit_s: float) -> None:
@@ -191,6 +196,7 @@ class RowLane(ABC):
         log.warning("%s: %s; the lane goes on from there", self.name, moved)
         self._note_refusal(moved)
         start = await self.go_back()
+        # Closed meanwhile it is no loss: `go_back` then found nothing to return to.
         if start is None and self._tasks:
             raise StateError(
                 f"{self.name}: the store lost everything about this partition; stop the workers and run "
@@ -203,8 +209,10 @@ class RowLane(ABC):
         async with self.lock:
             if not self._tasks:  # closed meanwhile
                 return None
+            # Not `forget`, which cancels them: the writer may wait for one, and would end by that without a word.
             self.writer.steps.clear()
             start = await self.open()
+            # Under the lock, so that no batch of before is computed from the rows as they are now.
             self.ctx.consumer.rewind(self.ctx.topic_partition(self.lane), start)
             return start
 
@@ -253,6 +261,7 @@ class SerialLane(RowLane):
                 async with self.lock:
                     # Between the fetch and now the lane may have been rewound.
                     if self.ctx.consumer.take(batch):
+                        # Before computing, which changes memory as it goes: an error leaves it like that.
                         self.unmade = True
                         self.made(await self.compute(batch))
             except LaneMoved as moved:

@@ -42,6 +42,7 @@ def update_records(ctx: Context, task: str, updates: Mapping[str, UpdateBatch], 
     made: list[Record] = []
     for layout, batch in updates.items():
         most = min(BLOCK_BYTES, ctx.records.limit(ctx.name(topics.ENTITY_UPDATES)) - _AROUND)
+        # By murmur2, whatever producers use: this topic is Weir's own, and its keys are sent by our producer.
         owners = partitions_of_text(batch.entity_id, ctx.partitions)
         for owner in np.unique(owners).tolist():
             own = batch.take(np.flatnonzero(owners == owner))
@@ -116,6 +117,7 @@ class DeadLetters:
         now, ctx = self._ctx.now(), self._ctx
         name = ctx.name(topics.DEAD_LETTERS)
         room = letter_room(ctx.records.limit(name))
+        # Cut to what the topic takes: a letter that is refused itself would stop the partition for good.
         letters = [dead_letter(topic, partition, r, now, room) for r in refused]
         ctx.metrics.refused(topic, [(r.reason, r.offsets) for r in refused])
         return [await ctx.records.send(name, letters)]

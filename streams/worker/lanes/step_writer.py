@@ -54,6 +54,7 @@ class Linger:
 
     def took(self, seconds: float) -> None:
         """Tell what the work of one lane took once."""
+        # Smoothed, as one slow round trip says little of the next.
         self._took_s += _NEWEST * (seconds - self._took_s)
 
     def pause_s(self, lanes: int) -> float:
@@ -107,6 +108,8 @@ class StepWriter:
         """Give up what is not written; how many steps that were."""
         unwritten = len(self.steps)
         for step in self.steps:
+            # Nobody will ask for them any more, and an error that nobody takes would be in the log as one that was
+            # lost.
             step.acknowledged.cancel()
         self.steps.clear()
         return unwritten
@@ -114,6 +117,7 @@ class StepWriter:
     async def drain(self, limit_s: float, running: asyncio.Task[None]) -> None:
         """Wait, for so long at most and while `run` is ``running``, until everything is written."""
         idle = asyncio.ensure_future(self.idle.wait())
+        # The task too: where it has failed, nothing would ever be idle.
         await asyncio.wait({idle, running}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
 
@@ -147,6 +151,7 @@ class StepWriter:
                         await self._wake.wait()
                 continue
             await asyncio.wait([step.acknowledged], timeout=left_s)
+            # Not here: `_acknowledged` meets the same, and its error is the lane's.
             if not _succeeded(step.acknowledged):
                 await asyncio.sleep(until - clock())
                 return
@@ -181,12 +186,14 @@ class StepWriter:
         self._linger.took(m.now() - started)
         m.flushed(self._lane[0], started, len(steps))
         for step in steps:
+            # A tick is of no batch that the consumer has handed out.
             if step.batch.tick is None:
                 self._ctx.consumer.complete(step.batch)
                 self._ctx.completed(step.batch)
 
 
 async def _hand_on(step: PendingWrite) -> None:
+    # Before it is called: a step is handed on once, also where that is cut short.
     after, step.after = step.after, None
     if after is not None:
         await after()

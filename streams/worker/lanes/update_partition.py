@@ -55,6 +55,7 @@ class SideLane(SerialLane):
         fresh = [(t.task, t.table, self._fresh(t.task, t.table, t.batch, at)) for t in decoded.tables]
         wanted: dict[str, list[str]] = {}
         for task, table, updates in fresh:
+            # Only of what is fresh: the rows of repeats need not be read.
             wanted |= self._stages[task].engine.update_keys(table, updates)
         clock.lap("intake")
         await self.ctx.store.prefetch(self.lane, wanted)
@@ -71,6 +72,7 @@ class SideLane(SerialLane):
 
     def _fresh(self, task: str, table: str, updates: UpdateBatch, offset: int) -> UpdateBatch:
         """Without those that were applied before."""
+        # By table, as one event updates several rows under the same id.
         keep = self.ids.keep(updates.update_id, offset, [f"{task}/{table}"] * len(updates))
         return updates if keep.all() else updates.take(np.flatnonzero(keep))
 

@@ -86,6 +86,7 @@ class Scoring:
 
     async def stop(self) -> None:
         """Forget what waits and what is under way; the lanes have to be closed."""
+        # A new set first: the callbacks of those that end take out of the old one.
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
@@ -117,6 +118,7 @@ class Scoring:
     async def _dispatch(self) -> None:
         """Compute whatever waits; while one computation waits for Redis or for brokers, another lane's goes on."""
         while True:
+            # Before looking, so that news between the look and the wait is not lost.
             self._news.clear()
             await self._gather()
             if lanes := self._ready():
@@ -145,6 +147,7 @@ class Scoring:
         for lane, batches in self._waiting.items():
             if batches and lane not in self._busy:
                 if lane in self._alone:
+                    # Not beside others: it is computed when none stand before it.
                     if ready:
                         continue
                     return [lane]
@@ -160,6 +163,7 @@ class Scoring:
         moved: list[tuple[ScoreLane, LaneMoved]] = []
         failed: Exception | None = None
         try:
+            # All locks before any batch is taken: a lane that closes or goes back holds its own until it has.
             for lane in lanes:
                 await lane.lock.acquire()
                 held.append(lane)
@@ -172,17 +176,20 @@ class Scoring:
                 else:
                     lane.made(made)
                     self._passed(lane, batch)
+        # Not one lane's, so none is to be computed alone for it: the worker ends.
         except OF_THE_PROCESS:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told below
             failed = error
         finally:
+            # Before anything goes back, which takes the lock itself.
             for lane in held:
                 lane.lock.release()
         if failed is not None:
             await self._failed(taken, failed)
         for lane, elsewhere in moved:
             await self._attempt(lane, partial(lane.rewind, elsewhere))
+        # Only now: a lane that goes back must not be at work again meanwhile.
         self._busy.difference_update(lanes)
         self._news.set()
 
@@ -201,6 +208,7 @@ class Scoring:
         names = ", ".join(lane.name for lane, _ in taken)
         log.warning("%s: %s; each is computed again by itself", names, in_words(error))
         for lane, batch in taken:
+            # Before it goes back: its batch comes again at once, and is to find this.
             self._alone[lane] = batch.next_offset
             await self._attempt(lane, lane.go_back)
 
@@ -221,6 +229,7 @@ class Scoring:
         clock = self.ctx.metrics.stages("score")
         parts = self._admit(taken, clock)
         made: dict[ScoreLane, PendingWrite | LaneMoved] = {}
+        # One row cannot be loaded and saved for two lanes at once: such batches go one after the other.
         together = [parts] if owners_of(parts, self._side) is not None else [[part] for part in parts]
         for some in together:
             left = await self._fetch(some, made)
@@ -233,6 +242,7 @@ class Scoring:
         """Decode everything; each lane's intake and timers see what is its own."""
         if not taken:
             return []
+        # Any of the lanes decodes alike: their tasks are the same, and so are the columns.
         decoded = taken[0][0].decode([record.value for _, batch in taken for record in batch.records])
         clock.lap("decode")
         cuts = list(accumulate((len(batch.records) for _, batch in taken), initial=0))
@@ -261,6 +271,8 @@ class Scoring:
 
     async def _fetch(self, parts: list[LaneBatch], made: dict[ScoreLane, PendingWrite | LaneMoved]) -> list[LaneBatch]:
         """Bring the rows into memory; the parts whose lanes have not moved."""
+        # Anew where a lane has moved: rows of other lanes are asked for through the first, which may have been that
+        # one.
         while parts:
             failed = await self._prefetch(parts)
             if not failed:
@@ -276,6 +288,7 @@ class Scoring:
             wants = [{table: keys for table, keys in want.items() if table not in side} for want in wants]
             wants[0] |= {table: keys for table, keys in side.items() if keys}
         asks = [(part.lane.lane, want) for part, want in zip(parts, wants, strict=True)]
+        # Tasks cost more than a call that has nothing to ask for, which is most of them.
         if sum(store.lacks(*ask) for ask in asks) > 1:
             found = await asyncio.gather(*(self._bring(*ask) for ask in asks))
         else:
@@ -307,6 +320,8 @@ class Scoring:
         clock.lap("encode")
         records, name = self.ctx.records, self.ctx.name
         places = [(part.lane.lane[1], own) for part, own in zip(parts, rows, strict=True)]
+        # To the partition of the same number, not by key: an entity may be where its producer's hash, not Kafka's, has
+        # put it.
         sent = await records.send_parts(name(topics.PREDICTIONS), columns, places)
         shared = [await records.send(name(topics.ENTITY_UPDATES), others)] if others else []
         for part, predictions, own, written in zip(parts, sent, asked, writes, strict=True):
@@ -339,6 +354,7 @@ class Scoring:
             for (k, _), answer in zip(wanted[i], found, strict=True):
                 answers[k][i] = answer
 
+        # Side by side: each may wait for a whole deadline.
         await asyncio.gather(*(ask(i) for i, some in enumerate(wanted) if some))
         for joint, found in zip(joints, answers, strict=True):
             joint.finish(np.concatenate([found[i] for i in sorted(found)]) if found else None)
@@ -351,6 +367,7 @@ class Scoring:
         Returns all predictions, which of them are of each part, and updates of rows that belong to no part.
         """
         now, made, others = self.ctx.now(), list[Columns](), list[Record]()
+        # An empty one first, so that a part without predictions can be joined, too.
         rows: list[list[IntVector]] = [[np.empty(0, np.int64)] for _ in parts]
         for joint in joints:
             name, scored = joint.stage.task.name, joint.out.scored

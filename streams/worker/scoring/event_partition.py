@@ -73,6 +73,7 @@ class ScoreLane(RowLane):
 
     def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
         """Rebuild the memory of ids and the timers from the journal."""
+        # Anew at each opening: stages keep timers, which are of the place in the log.
         self.stages = self._make_stages()
         self._decode, self._columns = DECODERS[self.lane[0]], union([stage.columns for stage in self.stages])
         policy, most = self.ctx.settings.worker.intake, self.ctx.id_bytes
@@ -89,6 +90,7 @@ class ScoreLane(RowLane):
 
     async def finish(self, limit_s: float) -> None:
         """See `RowLane`; what waits to be computed is forgotten."""
+        # First: a batch that waits would be computed while the lane is being written to its end.
         self._scoring.drop(self)
         await super().finish(limit_s)
 
@@ -132,6 +134,8 @@ class ScoreLane(RowLane):
     def pass_time(self, at: float) -> None:
         """Score and label what is due by then."""
         tp = self.ctx.topic_partition(self.lane)
+        # Through the queue, as a batch, so that it has a step and a place of its own; the ticket is one that nobody
+        # gave.
         self.put(FetchedBatch(*tp, 0, 0, (), Ticket(tp, 0, 0, -1), tick=at))
 
     async def compute(self, batch: FetchedBatch) -> PendingWrite:
@@ -153,6 +157,7 @@ class ScoreLane(RowLane):
         self.unmade = True
         if batch.tick is not None:
             return self._let_pass(batch, batch.tick)
+        # Before intake, which would have them scored here, from a second row of their entities.
         decoded = decoded.without([a.place for a in astray])
         written = np.fromiter((record.ts for record in batch.records), np.float64, len(batch.records))
         now = self.ctx.now()
@@ -198,11 +203,13 @@ class ScoreLane(RowLane):
                 m.inputs(stage.task.name, rows.events)
         self._looks += 1
         m.scored(batch, part.events, part.duplicates)
+        # When it is acknowledged, not when it is sent: that is when somebody can read it.
         sent.add_done_callback(lambda _: m.latency(batch, self.ctx.now(), part.written))
 
         async def after() -> None:
             if self._hand_over is not None and part.scored:
                 await self._hand_over(sent.result(), part.scored)
 
+        # Refused records and timers, too: the position must not pass a letter that was never there.
         acknowledged = asyncio.gather(sent, *others)
         return PendingWrite(batch, self.next_offset, acknowledged, writes, part.mark, part.journal, part.drop, after)

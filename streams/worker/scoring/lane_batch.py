@@ -87,12 +87,14 @@ class MergedBatch:
         """Features of every row."""
         self._set_times(self._prepared.batch.ts, self._cuts)
         self.featured = self.stage.features_of(self._prepared)
+        # Rows that only feed windows are not scored, so the cuts among those that are lie elsewhere.
         self._scored_cuts: list[int] = np.searchsorted(self.featured.rows, self._cuts).tolist()
 
     def ask(self) -> FloatMatrix | None:
         """What the full model of this process says."""
         if self.stage.full is None:
             return None
+        # Anew: the state of a full model is saved at the times of the rows that it saw.
         self._set_times(self.featured.batch.ts, self._scored_cuts)
         return self.stage.ask(self.featured)
 

@@ -97,8 +97,10 @@ class Placement:
         if not astray or self._ctx.silent is not None:  # a rebuild brings them to their owners by itself
             return [], []
         self._tell(topic, partition, astray)
+        # Refused rather than scored here, where it would begin a second row of its entity.
         if why := await self._obstacle(topic):
             return [], [(a.place, self._reason(a, topic, partition, why)) for a in astray]
+        # The time of sending, as for all that Weir sends: by it retention deletes. The event's own is in the value.
         now, left, refused = self._ctx.now(), list(astray), list[tuple[int, str]]()
         while left:
             copies = [Record(a.entity.encode(), records[a.place].value, now) for a in left]
@@ -115,6 +117,7 @@ class Placement:
         """Why nothing may be passed on; empty where it may."""
         if self._ctx.settings.topics.misplaced == "refuse":
             return '[topics] misplaced = "refuse"'
+        # Asked each time, as a topic may be given partitions while we run.
         count = await self._ctx.records.partition_count(topic)
         if count == self._ctx.partitions:
             return ""
