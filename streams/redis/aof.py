@@ -58,7 +58,9 @@ class FreshLog:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._timeout_s
         asked = False
+        # Asked of this very connection: behind one address there may be another server by now.
         while not _sound(info := await _info(connection)):
+            # Asked for once, then only looked for: behind a BGSAVE it begins by itself.
             if not asked and not await _ask(connection, info):
                 return
             if asked and loop.time() > until:
@@ -72,6 +74,7 @@ class FreshLog:
 
 def _sound(info: dict[str, str]) -> bool:
     """Whether no file is written, or a rewrite began in this life of the server."""
+    # The count is of this life of the server, so it is 0 after every restart.
     return info.get("aof_enabled") != "1" or info.get("aof_rewrites") != "0"
 
 
@@ -82,6 +85,7 @@ async def _ask(connection: AbstractConnection, info: dict[str, str]) -> bool:
     await connection.send_command("BGREWRITEAOF")
     try:
         await connection.read_response()
+    # Before its parent, which would take a missing right for a server that cannot.
     except rx.NoPermissionError:
         raise
     except rx.ResponseError as error:

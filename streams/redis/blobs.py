@@ -45,6 +45,7 @@ async def put_blob(link: RedisClient, key: str, data: bytes, *, part_bytes: int 
     """Write ``data`` under ``key:0``, ``key:1`` ...; the parts expire unless a script persists them."""
     ref, packed = await asyncio.to_thread(_pack, key, data, part_bytes)
     for part, at in zip(ref.part_keys(), range(0, max(len(packed), 1), part_bytes), strict=True):
+        # One after the other: Redis holds a request whole, and so would it hold several.
         await link.execute("SET", part, packed[at : at + part_bytes], "EX", ORPHAN_S)
     return ref
 
@@ -58,6 +59,7 @@ async def get_blob(link: RedisClient, ref: BlobRef) -> bytes | None:
 
 
 def _pack(key: str, data: bytes, part_bytes: int) -> tuple[BlobRef, bytes]:
+    # A sample, as the attempt on the whole costs seconds for a large snapshot that does not shrink.
     sample = data[:_SAMPLE_BYTES]
     pays = len(zlib.compress(sample, 1)) < _PAYS * len(sample)
     packed = zlib.compress(data, 1) if pays else data
@@ -68,6 +70,7 @@ def _pack(key: str, data: bytes, part_bytes: int) -> tuple[BlobRef, bytes]:
 def _unpack(ref: BlobRef, packed: bytes) -> bytes | None:
     unpacker = zlib.decompressobj()
     try:
+        # Bounded, as the reference is read from a store that others may write.
         data = unpacker.decompress(packed, MOST_BYTES) if ref.compressed else packed
     except zlib.error:
         return None

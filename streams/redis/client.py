@@ -111,6 +111,7 @@ class RedisClient:
             )
         if writes:
             probe = f"{self.prefix}:{{probe}}:"
+            # At the start, where a missing right is one sentence, rather than at the first flush.
             await self.run(_PROBE, [f"{probe}value", f"{probe}list"], [])
 
     async def stop(self) -> None:
@@ -150,6 +151,7 @@ class RedisClient:
             except rx.NoScriptError:
                 log.info("Redis at %s has forgotten a script; sending it again", self.address)
         answer = (await self.packed(script.call(count, known=False) + packed, 1, route))[0]
+        # Only now: a script counts as known where it has run.
         self._known.add(here)
         return answer
 
@@ -171,6 +173,7 @@ class RedisClient:
             if lost_at is None:  # once more at once: an idle connection may just have been closed
                 lost_at = now
                 self.retries += 1
+                # Before the second try, as the first may have failed because the primary is elsewhere.
                 await self._look_around()
                 continue
             self._gone(reason)
@@ -197,6 +200,8 @@ class RedisClient:
 
     def _why_wait(self, exc: Exception) -> str:
         """Why it is worth to wait; raises where it is not."""
+        # Refusals first: some are connection errors by their class, and waiting for them would end in a minute with
+        # less to say.
         if (fix := refusal(exc, acl_line(prefix=self.prefix))) is not None:
             raise StoreRefused(f"Redis at {self.address}: {fix}") from exc
         if (reason := passing(exc)) is None:
@@ -211,6 +216,7 @@ class RedisClient:
             log.debug("nobody told who has what: %s", exc)
 
     def _gone(self, reason: str) -> None:
+        # Every command that waits comes by here, many times: one line for all of them.
         if not self._away:
             self._away = True
             log.warning("Redis at %s is away: %s; waiting for it up to %g s", self.address, reason, self.patience_s)

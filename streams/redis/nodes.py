@@ -51,9 +51,12 @@ class Nodes:
             socket_connect_timeout=timeout_s,
             socket_read_size=_READ_BYTES,
             health_check_interval=HEALTH_CHECK_S,
+            # `RedisClient` has the patience, and says what it waits for; redis-py's own retries would add to it unseen.
             retry=Retry(NoBackoff(), 0),
             redis_connect_func=self._connected,
+            # Answers of RESP 3 have other shapes: HGETALL gives a map.
             protocol=2,
+            # Else each new connection sends CLIENT SETINFO, for which our user has no right.
             driver_info=None,
         )
         kwargs = self._pool.connection_kwargs
@@ -89,6 +92,7 @@ class Nodes:
         """Send and read ``replies`` answers; an error among them is raised once all are read."""
         connection = self._take(address)
         try:
+            # As redis-py's pool would: connections are kept here, by address.
             await connection.connect_check_health()
             await connection.send_packed_command(payload)
             answers: list[Any] = []
@@ -96,12 +100,14 @@ class Nodes:
                 try:
                     answers.append(await connection.read_response(disable_decoding=True))
                 except rx.ResponseError as error:
+                    # Read to the end: an answer left in the connection would be taken for that of the next command.
                     answers.append(error)
         except BaseException as error:
             await connection.disconnect(nowait=True)  # answers may be under way
             if not_primary(error):
                 await self._drop(address)
             raise
+        # Before an error among the answers is raised: the connection itself is sound.
         self._idle.setdefault(address, []).append(connection)
         for answer in answers:
             if isinstance(answer, rx.ResponseError):
@@ -152,7 +158,9 @@ class Nodes:
                 failed = exc
                 continue
             self._slots = [
-                (int(s[0]), int(s[1]), ((s[2][0] or b"").decode() or address[0], int(s[2][1]))) for s in slots
+                # An empty host means the one that was asked (a node that does not know its own name).
+                (int(s[0]), int(s[1]), ((s[2][0] or b"").decode() or address[0], int(s[2][1])))
+                for s in slots
             ]
             return
         raise failed or rx.ClusterDownError("no node of the cluster answers")
@@ -163,6 +171,7 @@ class Nodes:
         self._idle.clear()
         asked = self._sentinel.sentinels if self._sentinel is not None else []
         closing = [*(connection.disconnect() for connection in idle), *(each.aclose() for each in asked)]
+        # One that fails to close is gone all the same, and must not keep the others open.
         await asyncio.gather(*closing, return_exceptions=True)
 
 

@@ -125,6 +125,7 @@ class Orders:
     async def done(self, place: str, order: Order, answer: Answer) -> None:
         """Say what became of an order."""
         keys = [self._key("order", place), self._key("answer", order.id)]
+        # By comparing its bytes: an order that came while this one was obeyed stays.
         await self._link.script(_DONE, keys, [msgspec.json.encode(order), msgspec.json.encode(answer), ANSWER_S])
 
     async def hold(self, place: str, order: Order) -> None:
@@ -142,6 +143,7 @@ class Orders:
     async def tell(self, told: Mapping[str, Told]) -> None:
         """Tell of partitions that are ours."""
         for place, about in told.items():
+            # One by one, as MSET takes no time to live.
             await self._link.execute("SET", self._key("told", place), msgspec.json.encode(about), "EX", TOLD_S)
 
     async def untell(self, places: Sequence[str]) -> None:

@@ -48,6 +48,7 @@ class Script:
 
     def __init__(self, source: str) -> None:
         self.source = source
+        # Redis names scripts so. Not for security, as FIPS builds refuse SHA-1 for that.
         self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     def call(self, args: int, *, known: bool) -> bytes:

@@ -79,6 +79,7 @@ def refusal(exc: BaseException, acl: str) -> str | None:
         return f"it did not accept our login ({text}): correct redis.username and redis.password"
     if isinstance(exc, rx.NoPermissionError) or any(sign in text for sign in _NO_RIGHT_IN_SCRIPT):
         return f"our user lacks a right ({text}): in the ACL file it needs: {acl}"
+    # redis-py wraps what TLS says in errors of connections, several deep.
     for cause in _causes(exc):
         if isinstance(cause, ssl.SSLCertVerificationError):
             why = cause.verify_message
@@ -126,6 +127,7 @@ def _code(exc: BaseException, text: str) -> str | None:
 def _causes(exc: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     cause: BaseException | None = exc
+    # Causes and contexts may form a ring.
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause

@@ -91,6 +91,7 @@ def framed_values(heads: NDArray[Any], rows: Rows) -> NDArray[np.uint8]:
     """
     n, row_bytes = rows.shape
     most = len(b"$%d\r\n\r\n" % (HEADER_BYTES + row_bytes)) + HEADER_BYTES + row_bytes
+    # As large as if no row were compact; the kernel writes whole words, so there is room behind the last.
     out = np.empty(n * most + SPARE, np.uint8)
     return out[: _frame(heads.view(np.uint64).reshape(n, HEADER_BYTES // 8), words_of(rows), out)]
 
@@ -159,6 +160,7 @@ def unpack_rows(table: str, schema: int, row_bytes: int, values: Sequence[bytes]
         A value of another version, schema or width.
     """
     sizes = np.fromiter(map(len, values), np.int64, len(values))
+    # Before heads are cut out: that of a short value would reach into the row behind it.
     if len(values) and int(sizes.min()) < HEADER_BYTES:
         raise StateError(other_schema(table, (int(sizes.min()) - HEADER_BYTES, 0), (row_bytes, schema)))
     stored = np.frombuffer(b"".join(values), np.uint8)
@@ -168,6 +170,7 @@ def unpack_rows(table: str, schema: int, row_bytes: int, values: Sequence[bytes]
     odd = ~compact & (heads["version"] != VERSION)
     if odd.any():
         raise StateError(_other_version(int(heads["version"][odd][0])))
+    # int64 first: eight times a u2 overflows it.
     widths = np.where(compact, 8 * heads["words"].astype(np.int64), sizes - HEADER_BYTES)
     odd = (widths != row_bytes) | (heads["schema"] != schema)
     if odd.any():

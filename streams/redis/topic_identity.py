@@ -49,6 +49,7 @@ class StoredIdentity:
 
     async def _first(self, field: str, value: str) -> str:
         """What a field holds; ``value`` from now on where it held nothing."""
+        # Set if absent, then read: of several workers that start together one is first, and all see the same.
         await self._link.execute("HSETNX", self._key, field, value)
         held = await self._link.execute("HGET", self._key, field)
         return str(held.decode())
@@ -59,6 +60,7 @@ class StoredIdentity:
         ``recorded`` tells what lanes say that were written before this was noted.
         """
         field = f"table:{table}"
+        # Asked first, as looking through the records of all lanes is needed once in the life of a deployment.
         if await self._link.execute("HGET", self._key, field) is None:
             found = await recorded()
             return int(await self._first(field, f"{schema if found is None else found:08x}"), 16)
@@ -71,6 +73,7 @@ class StoredIdentity:
 
     async def check_topic(self, lane: Lane, name: str, identity: TopicIdentity) -> None:
         """Raises ``StateError`` where the positions of a partition are of another topic called ``name``."""
+        # Brokers before 2.8 have no ids; nothing can be held against one that is not there.
         if not identity.id:
             return
         if why := other_topic(lane, name, await self._first(place_of(lane), identity.id), identity.id):

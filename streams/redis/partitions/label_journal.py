@@ -186,9 +186,11 @@ class StepLog:
         Whether that was this writer, and nobody since: then the lane is as it left it.
         """
         before, mine = self._generation, self._owner
+        # Anew at each claim: a repeat of the script, whose answer was lost, must not look like another life of ours.
         self._owner = secrets.token_hex(8)
         generation, owner = await self._link.script(_CLAIM, self._keys[:1], [self._owner])
         self._generation = int(generation)
+        # Both: Redis may have lost a claim of somebody else, and then the number alone would be right.
         return self._generation == before + 1 and owner == mine.encode()
 
     async def load(self) -> StoredLane:
@@ -228,7 +230,10 @@ class StepLog:
             raise ValueError(
                 f"lane {self.lane}: step {first_number} follows {self._first + len(self._steps) - 1}; append in order"
             )
+        # Before writing: what Redis loses afterwards is written again from here.
         self._steps.extend(steps)
+        # Sent twice it finds its own steps there, which reads as a journal that differs; `_mend` then writes what is
+        # there already.
         verdict = await self._write(_APPEND, first_number, *(step.encode() for step in steps))
         if verdict is not None:
             await self._mend(verdict)
@@ -252,12 +257,15 @@ class StepLog:
                 f"is {self._first + len(self._steps) - 1}"
             )
         key = f"{self._tag}:snapshot:{number}-{secrets.token_hex(4)}"
+        # A key of its own each time: the parts of the snapshot before stay whole until the script has replaced it.
         ref = await put_blob(self._link, key, blob, part_bytes=self._part_bytes)
+        # All steps behind it, from memory: the list in Redis may have lost some, and is made anew with the snapshot.
         behind = [step.encode() for step in islice(self._steps, number + 1 - self._first, None)]
         verdict = await self._write(_SNAPSHOT, number, ref.key, ref.parts, msgspec.msgpack.encode(ref), *behind)
         if verdict is not None:
             raise StepsLost(f"lane {self.lane}: part {verdict} of a snapshot was gone before it counted; load again")
         self._snapshots = (number, self._snapshots[0])
+        # Up to the snapshot before the newest, to which Redis may go back when it loses a second.
         while self._first <= self._snapshots[1]:
             self._steps.popleft()
             self._first += 1

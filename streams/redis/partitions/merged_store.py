@@ -43,6 +43,7 @@ class JointRows:
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
         """Copies of the rows ``(len(keys), row_bytes)``; see `LaneStore.load`."""
+        # Rows of other topics' lanes were all fetched through the first; see `Scoring._prefetch`.
         if len(self._lanes) == 1 or not self._store.tables.owned(self._lanes[0], table):
             self._store.use(self._lanes[0])
             return self._store.load(table, keys)
@@ -66,6 +67,7 @@ class JointRows:
 
     def _parts(self, keys: Sequence[str]) -> list[Part]:
         """What each lane has of the keys; a list object is looked at once."""
+        # By identity: the engine loads and saves with the very same list.
         if self._last is None or self._last[0] is not keys:
             self._last = (keys, self._split(keys))
         return self._last[1]

@@ -77,6 +77,8 @@ class LaneState:
 
     def clocks(self) -> dict[str, float]:
         """Newest event time of each table that the lane has changed."""
+        # Of tables too that no batch has touched since the lane was opened: a record without them would forget their
+        # clocks.
         held = dict(self.record.clocks) if self.record is not None else {}
         now = {self._keys[name]: c for name, c in self.caches.items() if c.owned and c.clock > float("-inf")}
         return held | {key: float(cache.clock) for key, cache in now.items()}
@@ -118,6 +120,7 @@ async def fetch(link: RedisClient, state: LaneState, asks: Sequence[Ask]) -> int
     StateError
         A row has another width or schema than its table.
     """
+    # As of before the question and, below, of behind it: a flush of ours may end while Redis answers.
     flushes, valid = state.flushes, {state.position, state.flushing}
     values, held = await _read(link, state, [frame for ask in asks for frame in ask.frames])
     valid |= {state.position, state.flushing}
@@ -135,6 +138,7 @@ async def _read(link: RedisClient, state: LaneState, frames: list[bytes]) -> tup
     """Values of framed keys in their order, and the lane's position, read behind them."""
     position = command("GETRANGE", f"{state.base}lane", POSITION_AND_NONCE.start, POSITION_AND_NONCE.stop - 1)
     if not link.cluster:
+        # In one go and in this order: a write between the two is seen by the position.
         values, held = await link.packed(mget(frames) + position, 2)
         return values, held
     slots: dict[bytes, list[int]] = {}
@@ -145,6 +149,7 @@ async def _read(link: RedisClient, state: LaneState, frames: list[bytes]) -> tup
     for some, (values,) in zip(slots.values(), await asyncio.gather(*asked), strict=True):
         for i, value in zip(some, values, strict=True):
             found[i] = value
+    # Behind all rows, as above; nothing orders what different nodes answer.
     (held,) = await link.packed(position, 1, state.base.encode())
     return found, held
 

@@ -103,6 +103,7 @@ async def read_lane(link: RedisClient, base: str) -> tuple[bytes | None, list[by
     for _ in range(_TRIES):
         value = await link.execute("GET", f"{base}lane")
         journal = await _journal(link, f"{base}journal")
+        # Each flush sets another nonce: where it is the same, record and journal are of one moment.
         if await read_position(link, base) == (b"" if value is None else value[POSITION_AND_NONCE]):
             return value, journal
         await asyncio.sleep(_PAUSE_S)
@@ -127,6 +128,7 @@ async def _journal(link: RedisClient, key: str) -> list[bytes]:
         if len(found) < page:
             return entries
         each = sum(map(len, found)) // len(found) + 1
+        # By the size of what came: entries of a quiet lane and of a busy one differ widely.
         page = min(max(PAGE_BYTES // each, 1), _MOST_ENTRIES)
 
 
@@ -142,10 +144,12 @@ async def clear_lane(link: RedisClient, prefix: str, lane: Lane) -> int:
     """
     base = lane_prefix(prefix, lane)
     route = base.encode()
+    # First, so that a worker that runs all the same is refused, and one that opens the lane too.
     await link.execute("SET", f"{base}lane", CLEARING)
     cursor, deleted = b"0", 0
     while True:
         cursor, keys = await link.execute("SCAN", cursor, "MATCH", f"{base}*", "COUNT", _PAGE, route=route)
+        # The record goes last, as it keeps workers out meanwhile.
         rest = [key for key in keys if key != route + b"lane"]
         if rest:
             deleted += await link.execute("UNLINK", *rest)

@@ -172,11 +172,13 @@ class LaneStore:
             A row has another width or schema than its table.
         """
         state = self._state(lane)
+        # One at a time: two prefetches of the same keys would put a row over one that was changed in between.
         async with state.reading:
             state.prefetches += 1
             asks: list[Ask] = []
             for table, keys in wanted.items():
                 cache = self._cache(state, table)
+                # Rows of other lanes always, as their owner may have written them since.
                 if needed := cache.missing(keys) if cache.owned else list(dict.fromkeys(keys)):
                     asks.append(Ask(self.tables[table], cache, needed, cache.framed(needed)))
                 self.wanted, self.missed = self.wanted + len(keys), self.missed + len(needed)
@@ -240,6 +242,7 @@ class LaneStore:
         known = self.tables[table]
         if self.takes_new:
             cache.stored[slots] = True
+        # In memory they count all the same: the batches to come see them until they are evicted.
         elif not (keep := cache.stored[slots]).all():
             self.unkept += len(slots) - int(keep.sum())
             slots, rows = slots[keep], rows[keep]
@@ -299,6 +302,7 @@ class LaneStore:
         count, packed = flush_arguments(
             f"{state.base}lane", f"{state.base}journal", _left(state, expected), value, journal, drop, writes
         )
+        # Before it is sent: a prefetch may read the lane behind the flush and before its answer.
         state.flushing = value[POSITION_AND_NONCE]
         try:
             held = await self._link.run_packed(FLUSH, count, packed, state.base.encode())
@@ -306,7 +310,9 @@ class LaneStore:
             state.flushing = None
         if isinstance(held, bytes):
             raise LaneMoved(lane, expected, decode_position(held))
+        # Only where it was done: after an error the lane is opened again, and reads what there is.
         state.record, state.position, state.flushes = full, value[POSITION_AND_NONCE], state.flushes + 1
+        # From now on these rows may be evicted.
         state.flushed = max([state.flushed, *(step.step for step in writes)])
 
     @staticmethod

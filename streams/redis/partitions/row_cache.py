@@ -66,6 +66,7 @@ class RowCache:
 
     def slots(self, keys: Sequence[str]) -> Slots:
         """Place of each key; ``KeyError`` names the first that is not here. The same keys are looked up once."""
+        # A batch asks for the same keys several times: to touch, to load and to save.
         for known, slots in self._found:
             if known == keys:
                 return slots
@@ -160,11 +161,14 @@ class RowCache:
         slots = np.fromiter(self.slot_of.values(), dtype=np.int64, count=len(keys))
         used = self.used[slots]
         may = np.flatnonzero((used <= prefetch - PINNED_PREFETCHES) & (self.written[slots] <= flushed))
+        # A quarter at once, as it looks through all rows: one by one it would do so at each batch.
         wanted = len(keys) - 3 * limit // 4
         oldest = may[np.argsort(used[may], kind="stable")[:wanted]]
         for i, slot in zip(oldest.tolist(), slots[oldest].tolist(), strict=True):
             del self.slot_of[keys[i]]
             self._free.append(slot)
+            # A slot that is used again has not been changed by any step.
             self.written[slot] = 0
+        # What it says of these keys is not true any more.
         self._found.clear()
         return len(oldest)

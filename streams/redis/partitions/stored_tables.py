@@ -89,6 +89,7 @@ class StoredTables:
         """
         stored = StoredIdentity(self._link)
         for name, table in self._tables.items():
+            # Settled for the life of the process: lanes that are open have keys of that name.
             if table.stored and not anew:
                 continue
             if anew:
@@ -108,6 +109,7 @@ class StoredTables:
         """The schema that a table's rows have by the record of any of these lanes."""
         for lane in lanes:
             value = await self._link.execute("GET", f"{lane_prefix(self._prefix, lane)}lane")
+            # A rebuild that was cut short has left no record there.
             if value is not None and value[:8] != CLEARING[:8]:
                 found = decode_record(value).schemas.get(table)
                 if found is not None:
