@@ -31,6 +31,7 @@ class Checkpoints:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "checkpoint.bin"
+        # Named for this process: a child of one that was killed may still be writing its own.
         self._beside = directory / f"checkpoint.{os.getpid()}.part"
         for left in directory.glob("*.part*"):  # of processes that were killed while a child wrote
             left.unlink()
@@ -77,8 +78,11 @@ class Checkpoints:
             os.dup2(writer, 3)
             os.closerange(4, os.sysconf("SC_OPEN_MAX"))
             _write(self._beside, make(), digest)
+            # Past all finalisers: what they would flush and close is the parent's.
             os._exit(0)
         except BaseException:  # noqa: BLE001 - whatever it is, the parent is told
+            # Less than a pipe holds (64 kB), so that the child ends also where nobody reads; the end, as the error
+            # stands there.
             os.write(3, traceback.format_exc().encode()[-60_000:])
         finally:
             os._exit(1)
@@ -90,10 +94,12 @@ class Checkpoints:
     def _put_in_place(self, child: int, reader: int) -> None:
         with open(reader, "rb") as pipe:
             told = pipe.read().decode(errors="replace").strip()
+        # Behind the reading, which ends when the child does: it holds the other end alone.
         _, status = os.waitpid(child, 0)
         if status:
             why = told.rpartition("\n")[2] or f"the child ended with status {status}"
             raise StateError(f"{self.path}: the checkpoint could not be written: {why}; the one before it stays")
+        # By the parent, and only here: what a child wrote that was killed or failed never gets the name.
         self._beside.replace(self.path)
         sync_names(self.path.parent)
 

@@ -133,6 +133,7 @@ class EmbeddedHost:
 
     def _sized(self, raw: Sequence[bytes]) -> list[bytes]:
         """The records to decode; nothing of one that is too large, which `_refuse` says."""
+        # An empty one rather than none, so that every record keeps its place.
         return [value if len(value) <= self._input_limits.record_bytes else b"" for value in raw]
 
     def process(self, batch: LoggedBatch, decoded: Decoded | None = None) -> Outcome:
@@ -140,6 +141,7 @@ class EmbeddedHost:
 
         ``decoded`` is what `decode` gave for exactly these records, where the caller has it already.
         """
+        # The log's time, no clock's: a replay stamps its outputs as the first run did.
         now = max(record.ts for record in batch.records)
         if batch.topic == topics.LABELS:
             outcome = self._labels(batch, now, decoded)
@@ -194,6 +196,7 @@ class EmbeddedHost:
         decoded = decode_updates(raw)
         outcome = self._refuse(batch, [(r.index, r.reason) for r in decoded.rejects], now)
         self.full.apply_now(decoded.updates)
+        # Kept beside the log, from which retention takes what is old: a checkpoint has to name all models that count.
         self._swaps += raw
         return outcome
 
@@ -222,6 +225,7 @@ class EmbeddedHost:
         if letters:
             self.outputs.append(topics.DEAD_LETTERS, letters)
             self.stats.dead_letters += len(letters)
+        # Behind the letters: a host that stops for bad input has told of each record first.
         self._limit.update(len(batch.records), len(refused), refused[-1][1] if refused else "")
         return Outcome(len(batch.records), reasons)
 
@@ -241,6 +245,7 @@ class EmbeddedHost:
         """Write the state of everything; a no-op without a state directory. ``extra`` is the caller's own."""
         if self._checkpoints is None:
             return
+        # A checkpoint of records that a power cut can take would be ahead of its log.
         self.log.sync()
         self.outputs.sync()
         self._checkpoints.write(self._state(extra))
@@ -254,6 +259,7 @@ class EmbeddedHost:
         if self._checkpoints is None:
             raise UsageError("the host keeps no state; give it a directory of checkpoints")
         done: Future[None] = Future()
+        # Here, between two batches; syncing and waiting for the child are for the thread.
         put_in_place = self._checkpoints.fork(lambda: self._state(extra))
 
         def finish() -> None:
@@ -266,6 +272,7 @@ class EmbeddedHost:
             else:
                 done.set_result(None)
 
+        # No daemon: a process that ends waits for the checkpoint that it has begun.
         threading.Thread(target=finish, name="weir-checkpoint").start()
         return done
 
@@ -298,10 +305,12 @@ class EmbeddedHost:
         data = self._checkpoints.newest() if self._checkpoints is not None else None
         if data is None:
             check_kept(0, self.log.first_seq)
+            # Made before the first checkpoint: they follow from inputs, and are made again.
             self.outputs.truncate(0)
             return False
         ends = self.log.first_seq, self.log.next_seq, self.outputs.next_seq if self._apart else None
         state = decode_state(data, None if self._fitting else self._all, *ends)
+        # Only behind all checks: what is cut off does not come back.
         self.outputs.truncate(state.seq if state.outputs is None else state.outputs)
         self._restore_tasks(state)
         for lane, held in state.intake.items():

@@ -84,6 +84,7 @@ class EmbeddedLog:
                 part = tuple(lane[start : start + self.max_batch])
                 made.append(LoggedBatch(self.next_seq + len(made), topic, partition, base + start, part))
         if made:
+            # All partitions in one call, which appends all of a caller's records or none.
             self._store.add(made)
         return made
 
@@ -94,6 +95,7 @@ class EmbeddedLog:
             return [records]
         lanes: list[list[Record]] = [[] for _ in range(partitions)]
         for record in records:
+            # Not `hash`, which differs from process to process.
             lanes[crc32(record.key) % partitions].append(record)
         return list(lanes)
 
@@ -157,6 +159,7 @@ class EmbeddedLog:
         found: list[LoggedBatch] = []
         self._check_kept(topic, partition, offset)
         try:
+            # Read here and now: what is handed out must not depend on a file that retention may take.
             for batch in self._store.lane(topic, partition, offset, -math.inf):
                 records = tuple(batch.records)
                 max_bytes -= sum(len(r.key) + len(r.value) for r in records)

@@ -100,6 +100,7 @@ def decode_state(data: bytes, tasks: Iterable[str] | None, first: int, end: int,
     if (state.outputs is None) != (outputs_end is None):
         had, has = ("one log", "two logs") if state.outputs is None else ("two logs", "one log")
         raise StateError(f"the checkpoint is of {had}, and this is a host with {has}; start with a fresh directory")
+    # From where inputs were processed, not from where the log ended: those in between waited.
     check_kept(state.done, first)
     for what, written, now in (("log", state.seq, end), ("log of outputs", state.outputs or 0, outputs_end or 0)):
         if written > now:

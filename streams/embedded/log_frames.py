@@ -78,6 +78,7 @@ def read_payload(file: BinaryIO, at: int, size: int, magic: bytes = _MAGIC) -> b
         return None
     found, length, checksum = HEADER.unpack(header)
     # Zeros behind a magic are no empty frame, whose checksum would be right: they are a torn one.
+    # Against the size that the caller looked at: the owner may append meanwhile, and half of that is no damage.
     if found != magic or not length or at + HEADER.size + length > size:
         return None
     payload = file.read(length)
@@ -98,6 +99,7 @@ def is_torn(file: BinaryIO, at: int, size: int, magic: bytes = _MAGIC) -> bool:
     """
     file.seek(at)
     rest = file.read(size - at)
+    # File systems allot blocks ahead: after a power cut a file may end in zeros that nobody wrote.
     solid = rest.rstrip(b"\0")
     begun = solid.startswith(magic) or magic.startswith(solid)
     of_zeros = not solid and at == 0 and magic == _MAGIC  # a file of them alone is no log
@@ -121,6 +123,7 @@ def frames(path: Path, at: int = 0) -> Iterator[FrameSpan]:
     LogError
         A frame is damaged: what stands behind it would be lost in silence.
     """
+    # Once: a file that is being written would else never come to its end here.
     size = path.stat().st_size
     with path.open("rb") as file:
         while at < size:

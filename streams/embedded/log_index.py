@@ -65,11 +65,13 @@ class FrameIndex:
     def add(self, topic: str, partition: int, base: int, count: int, newest: float, size: int) -> None:
         """One more frame, of ``size`` bytes."""
         if self._count == len(self._rows):
+            # A new array, never a resize: readers hold views of the old one.
             larger = np.zeros(2 * self._count, _ROW)
             larger[: self._count] = self._rows
             self._rows = larger
         if topic not in self._topics:
             self._topics.append(topic)
+        # The row first, then the count: a reader that sees the count sees the row.
         self._rows[self._count] = (self._topics.index(topic), partition, base, count, self.end, newest)
         self.end += size
         self._count += 1
@@ -99,6 +101,7 @@ class FrameIndex:
     def place(self, topic: str, partition: int, offset: int, newest: float) -> IntVector:
         """Of these the rows that reach behind ``offset``, from the first with a time of ``newest`` or later on."""
         rows, held = self.of_lane(topic, partition), self.rows
+        # Offsets ascend, so they are bisected; times need not, so the first late one is looked for.
         rows = rows[bisect.bisect_right(rows, offset, key=lambda row: held["base"][row] + held["count"][row]) :]
         late = held["newest"][rows] >= newest if newest > -np.inf else np.ones(1, np.bool_)
         return rows[int(late.argmax()) :] if late.any() else rows[:0]
@@ -129,9 +132,11 @@ class FrameIndex:
         with path.open("rb") as file:
             payload = read_payload(file, 0, path.stat().st_size, _MAGIC)
         stored = msgspec.msgpack.decode(payload, type=_StoredIndex) if payload is not None else None
+        # Of another size it is of the file before it was cut, or restored from elsewhere.
         if stored is None or stored.size != size:
             return None
         made = cls(size)
+        # A copy that can be written: a log that is cut goes on in this file.
         made._rows = np.frombuffer(bytearray(stored.rows), _ROW)
         made._count, made._topics = len(made._rows), stored.topics
         return made

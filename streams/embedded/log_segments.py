@@ -89,6 +89,7 @@ class Segment:
 
     def follows(self, previous: Segment) -> bool:
         """Whether that is the file before it, as long as it was, with all that it held."""
+        # Asked where it was scanned: a file of the right size may hold a block of zeros that was never written.
         whole = previous.index is None or self.first_seq == previous.first_seq + len(previous.index)
         return whole and self.previous == (previous.path.name, previous.path.stat().st_size)
 
@@ -97,6 +98,7 @@ class Segment:
         index = FrameIndex(self.start)
         for span in frames(self.path, self.start):
             seq, topic, partition, base, records = span.frame
+            # A frame of another file, whole in itself: a restored copy, or one that was put together by hand.
             if seq != self.first_seq + len(index):
                 raise LogError(f"{self.path}: batch {seq} at byte {span.at}, not {self.first_seq + len(index)}")
             index.add(topic, partition, base, len(records), max(r[2] for r in records), span.end - span.at)

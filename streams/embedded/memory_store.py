@@ -37,6 +37,7 @@ class _Table:
         slot_of = self.slot_of
         try:
             return np.fromiter((slot_of[key] for key in keys), dtype=np.int64, count=len(keys))
+        # Once a batch at most: a check of each key before would cost every batch what few need.
         except KeyError:
             for key in keys:
                 if key not in slot_of:
@@ -56,6 +57,7 @@ class _Table:
     def sweep(self, now: float) -> None:
         """Forget keys whose time to live has passed, at most once an eighth of it."""
         self.clock = max(self.clock, now)
+        # It looks at every key, so not with each batch.
         if self.clock - self.swept < self.ttl_s / 8:
             return
         self.swept = self.clock
@@ -63,6 +65,7 @@ class _Table:
         dead = [k for k, s in self.slot_of.items() if self.updated[s] < self.clock - self.ttl_s]
         for key in dead:
             slot = self.slot_of.pop(key)
+            # Whoever gets the slot next begins with zeros; `slots` does not clear.
             self.slab[slot] = 0
             self.free.append(slot)
 
@@ -143,6 +146,7 @@ class MemoryFeatureStore:
             _check(name, (held.row_bytes, held.schema), (known.row_bytes, known.schema))
         for name, t in self._tables.items():
             kept = name in tables and name not in anew
+            # Behind all checks: a snapshot that does not fit leaves everything as it was.
             self._tables[name] = _undump(tables[name]) if kept else _Table(t.row_bytes, t.schema, t.ttl_s)
         return anew
 

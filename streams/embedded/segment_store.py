@@ -51,6 +51,7 @@ class SegmentStore:
     def __init__(self, directory: Path, segment_bytes: int) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self._segment_bytes = directory, segment_bytes
+        # A cache of its own for each store, as the process may have several.
         self._load = lru_cache(_KEPT)(Segment.load)
         self._syncing = threading.RLock()
         """Held by whoever syncs, and while files are closed or cut."""
@@ -63,6 +64,7 @@ class SegmentStore:
         self.segments: tuple[Segment, ...] = ()
         self.lanes: Lanes = {}
         self.next_seq = 0
+        # Before anything is looked at: `_recover` cuts off what is half written.
         self._lock: int | None = _locked(directory)
         try:
             self._recover()
@@ -74,8 +76,10 @@ class SegmentStore:
         paths = segment_paths(self.directory) or [self.directory / FIRST]
         paths[0].touch()
         segments = chain(paths)
+        # From the end, so that a crash in between leaves files that follow one another.
         for path in reversed(paths[len(segments) :]):
             path.unlink()
+        # The last file is written to again, and its index would not grow with it.
         for left in {*self.directory.glob("records*.idx")} - {s.index_path for s in segments[:-1]}:
             left.unlink()
         self._files = {segment.path: _open(segment.path) for segment in segments if segment.index is not None}
@@ -105,6 +109,7 @@ class SegmentStore:
         """
         if self._failed:
             raise LogError(self._failed)
+        # Before anything is written: what cannot be encoded leaves the log as it was.
         packed = [pack_frame(batch) for batch in batches]
         index = self._room()
         self._write(self._files[self.segments[-1].path], b"".join(packed), index.end)
@@ -177,6 +182,7 @@ class SegmentStore:
         with self._syncing:
             at = max(i for i, s in enumerate(self.segments) if s.first_seq <= seq)
             dropped = 0
+            # From the end, as in `_recover`.
             for later in reversed(self.segments[at + 1 :]):
                 dropped += int(later.load().rows["count"].sum())
                 if later.path in self._files:
@@ -185,6 +191,7 @@ class SegmentStore:
             last = self.segments[at]
             index, row = last.load(), seq - last.first_seq
             dropped += int(index.rows["count"][row:].sum())
+            # Before the file is cut: an index beside it says that it is full and synced.
             last.index_path.unlink(missing_ok=True)
             if last.path not in self._files:
                 self._files[last.path] = _open(last.path)
@@ -216,7 +223,9 @@ class SegmentStore:
         with self._syncing:
             if self._failed:
                 raise LogError(self._failed)
+            # The number before the files: a batch that is appended between is synced and not counted.
             seq, files = self.next_seq, list(self._files)
+            # Callers sync after each group; most find it done.
             if seq == self._synced:
                 return seq
             segments = {segment.path: segment for segment in self.segments}

@@ -20,6 +20,7 @@ def tick_record(to: float, now: float, stream: str = "") -> Record:
 
     ``stream`` is whose time that is; of all where none is named: one may stand still while a history fills another.
     """
+    # `repr` gives every bit of it back.
     return Record(stream.encode(), repr(float(to)).encode(), now)
 
 
@@ -48,4 +49,5 @@ def _time(value: bytes) -> float | None:
         at = float(value)
     except ValueError:
         return None
+    # Asked so that NaN is none, too.
     return at if TS_MIN <= at <= TS_MAX else None
