@@ -56,12 +56,14 @@ class Identities:
         fresh = np.ones(len(event_ids), np.bool_)
         held, ring = self._held, self._ring
         for i, (event_id, number) in enumerate(zip(event_ids, n.tolist(), strict=True)):
+            # Between the two a byte that no id holds: else "a1" and 2 would be "a" and 12.
             name = f"{event_id}\0{number}".encode()
             identity = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
             if identity in held:
                 fresh[i] = False
                 continue
             slot = self._count % self.capacity
+            # The oldest goes by count, never by time: replicas that read at other times forget the same.
             if self._count >= self.capacity:
                 held.discard(int(ring[slot]))
             ring[slot] = identity
@@ -72,6 +74,7 @@ class Identities:
     def snapshot(self) -> bytes:
         """What is remembered, oldest first: 8 bytes each."""
         slot = self._count % self.capacity
+        # In order, so that two rings that began at different slots give the same bytes.
         whole = np.concatenate([self._ring[slot:], self._ring[:slot]]) if self._count > self.capacity else self._ring
         return whole[: min(self._count, self.capacity)].astype("<u8").tobytes()
 
@@ -149,6 +152,7 @@ class ExampleFold:
     @property
     def fit(self) -> str:
         """Names everything that a stored model must agree in to be continued here, 16 hexadecimal digits."""
+        # All that a version depends on besides the examples; a task's name, thresholds and alerts are not in it.
         what = [arithmetic_of(self.spec), CAPACITY, self.spec.model_dump(mode="json"), self.features]
         return hashlib.sha256(orjson.dumps(what, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
@@ -179,6 +183,8 @@ class ExampleFold:
         until : stop at this version.
         """
         marks: list[FoldState] = []
+        # What was read before is passed over: a reader gives whole slices, and folds of one log stand in different
+        # places.
         at = int(np.searchsorted(offsets, self.next_offset))
         while at < len(batch) and self.model.version != until:
             version = self.model.version
@@ -187,6 +193,7 @@ class ExampleFold:
             room = room if until is None else min(room, until - version)
             self._learn(batch.slice(at, at + room), offsets[at : at + room], remember)
             at = min(at + room, len(batch))
+            # Also behind repeats, so that they are not asked for again.
             self.next_offset = int(offsets[at - 1]) + 1
             if mark_every is not None and self.model.version > version and self.model.version % mark_every == 0:
                 marks.append(self.state())
@@ -202,6 +209,7 @@ class ExampleFold:
             return
         kept = ~taken_back(self._without, offsets)
         self.model.learn(piece.take(np.flatnonzero(kept)), remember=False)
+        # They count, although nothing is learned: a version says where in the log a model stands, on every replica.
         self.model.skip(int(np.count_nonzero(~kept)))
 
     def again(self, quarantine: Quarantine) -> ExampleFold:
@@ -228,6 +236,7 @@ class ExampleFold:
 
     def become(self, again: ExampleFold, quarantine: Quarantine) -> None:
         """Go on as ``again``, behind ``quarantine``; raises ``StateError`` where it did not read the same log."""
+        # Two ways to the same place: the only proof that both have read the same log.
         if again.model.version != self.model.version:
             raise StateError(
                 f"task {self.task}: folded again for the quarantine at offset {quarantine.offset}, the model counts "
@@ -249,6 +258,7 @@ class ExampleFold:
 
     def restore(self, state: FoldState) -> None:
         """Continue from ``state``; raises ``StateError`` when it does not fit, and then nothing has changed."""
+        # A new one: where the state does not fit, nothing here has changed.
         identities = Identities()
         identities.restore(state.identities)
         try:

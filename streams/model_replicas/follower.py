@@ -92,6 +92,7 @@ class Follower:
         self._waiting: list[tuple[str, int, asyncio.Future[None]]] = []
         self._connected = self._stopping = self._silent = False
         self._ended = asyncio.Event()
+        # Set where it never ran, so that a stop does not wait for it.
         self._ended.set()
         self._heard: tuple[int | None, float] = (None, 0.0)
 
@@ -131,6 +132,7 @@ class Follower:
             await self._take_turn(_CATCH_UP_RECORDS, end)
             if progress is not None:
                 progress(min(self.offset, end) - first, end - first)
+            # The web endpoints answer meanwhile.
             await asyncio.sleep(0)
 
     async def run(self) -> None:
@@ -147,6 +149,7 @@ class Follower:
             raise
         finally:
             self._ended.set()
+            # Told at once: a lane would wait for its whole patience, for examples that nobody learns any more.
             for task, version, waiter in self._waiting:
                 if not waiter.done():
                     waiter.set_exception(
@@ -156,6 +159,7 @@ class Follower:
     async def stop(self) -> None:
         """End ``run``, store what was learned since the models were stored, and disconnect."""
         self._stopping = True
+        # The turn under way is learned to its end: what is stored is a version, not a part of one.
         await self._ended.wait()
         if self._connected:
             self._connected = False
@@ -199,6 +203,7 @@ class Follower:
         first, self._end = await self._reader.bounds(0)
         for fold in self._folds.values():
             self._check_place(fold, first)
+        # From the one that is furthest back; the others pass over what they have.
         self.offset = min(fold.next_offset for fold in self._folds.values())
         await self._reader.seek(0, self.offset)
 
@@ -223,9 +228,11 @@ class Follower:
             loop = asyncio.get_running_loop()
             started = loop.time()
             await self._learn(piece, end)
+            # Only beside scoring; before it nobody waits for the event loop.
             if end is None:
                 self._pace(loop.time() - started)
         for fold in self._folds.values():
+            # Also where nothing of a task came: a stored model that stands far back would be read up from there.
             fold.passed(position)
         self.offset, self._end = position, max(self._end, position, self._reader.known_end() or 0)
         for task, version, waiter in self._waiting:
@@ -275,12 +282,15 @@ class Follower:
 
     def _pace(self, took_s: float) -> None:
         """Choose how many records the next turn takes."""
+        # A clock may show no time at all for a small turn.
         wanted = int(self._turn * self._policy.turn_s / max(took_s, 1e-6))
+        # By halves and doubles at most: one slow turn (a pause of the machine) says little of the next.
         self._turn = min(max(wanted, self._turn // 2, _LEAST_TURN), 2 * self._turn, self._policy.turn_records)
 
     def _listen(self) -> None:
         """Say once when the brokers fall silent, and once when they are back."""
         now, answered = asyncio.get_running_loop().time(), self._reader.answered()
+        # Compared, not subtracted: it is of the wall clock, which may be set.
         if answered != self._heard[0] or not self._heard[1]:
             if self._silent:
                 log.info("%s: the brokers answer again", self._reader.topic)

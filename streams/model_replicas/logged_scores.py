@@ -162,6 +162,7 @@ async def find_scores(reader: TopicReader, search: Search, progress: Progress | 
                     hits += [hit] if hit is not None else []
             except RecordsDeleted:  # retention went on while older chunks were read: this is the oldest there is
                 low = start
+            # Older hits in front: chunks are read from the end back, and the first record is the one that counts.
             read, found = read + high - start, hits + found
             if found:
                 lanes = {partition: lanes[partition]}  # its key is the entity: it is nowhere else
@@ -181,6 +182,7 @@ async def _bounds(reader: TopicReader, partition: int, search: Search) -> tuple[
     if search.since is not None:
         low = max(low, await reader.offset_at(partition, search.since))
     if search.until is not None:
+        # One tick on: records of that very millisecond are to be among them.
         high = min(high, await reader.offset_at(partition, search.until + _TICK_S))
     return min(low, high), high
 

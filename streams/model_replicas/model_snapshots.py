@@ -90,8 +90,10 @@ class ModelSnapshots:
             That version is stored with another digest.
         """
         key = self._key(fold.task, state.version, fold.fit)
+        # Asked before the blobs are written: mostly another worker has stored the version already.
         if await self._agrees(fold, state, await self._link.execute("HGET", key, "digest")):
             return False
+        # Names of its own, so that two workers that store one version do not write into each other's parts.
         token = secrets.token_hex(4)
         model = await put_blob(self._link, f"{key}:{token}:model", state.model)
         identities = await put_blob(self._link, f"{key}:{token}:identities", state.identities)
@@ -111,6 +113,7 @@ class ModelSnapshots:
         held = await self._link.script(_SAVE, keys, args)
         if await self._agrees(fold, state, held):  # another worker was first, or our own first try was heard
             return False
+        # By whoever wrote: a fleet would else look through the index at each version, all at once.
         await self._thin(fold)
         return True
 
@@ -144,6 +147,7 @@ class ModelSnapshots:
         for version in fitting:
             key = self._key(fold.task, version, fold.fit)
             header = await self._header(key)
+            # The index is by version, and what the header says is what is restored: they have to agree.
             header = header if header is not None and header.version == version else None
             if header is not None and usable is not None and not usable(header.next_offset):
                 continue
@@ -171,6 +175,7 @@ class ModelSnapshots:
                 fold.restore(state)
             except StateError as error:
                 log.error("%s; it is not used, and its examples are learned again", error)
+                # Older, so that the search ends whatever is wrong with them.
                 at_most = state.version - 1
                 if drop:
                     await self._drop(fold.task, state.version, fold.fit)

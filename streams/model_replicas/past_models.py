@@ -59,6 +59,7 @@ async def fold_again(
         await snapshots.resume(again, usable=again.clean)
     start = again.model.version
     async with new_reader() as reader:
+        # Up to the quarantine, not to the end: what follows it is for the fold that goes on.
         async for piece in reader.read(0, again.next_offset, quarantine.offset):
             for examples, at, other in again.read([record.value for record in piece.records], piece.offsets):
                 for first in range(0, len(examples), _TURN):
@@ -67,6 +68,7 @@ async def fold_again(
                     await asyncio.sleep(0)
                 if other is not None:
                     again.pass_by(other)
+    # In one step, with nothing awaited: scores are of the model before, then of the one after.
     fold.become(again, quarantine)
     log.info(
         "task %s: %d examples are taken back by the quarantine at offset %d; folded again from version %d to %d",
@@ -113,6 +115,8 @@ async def rebuild(
                 for batch, at, quarantine in fold.read([record.value for record in records], offsets):
                     # Not in the event loop: a service answers others meanwhile.
                     await asyncio.to_thread(fold.take, batch, at, remember=False, until=version)
+                    # A model as of a version before the quarantine still has what that takes back: the score was made
+                    # with it.
                     if quarantine is not None and fold.model.version != version:
                         await fold_again(fold, quarantine, new_reader, snapshots)
                 if progress is not None and version is not None:
@@ -169,6 +173,7 @@ class ModelHistory:
         if len(versions) == 0:
             return
         oldest, newest = int(versions.min()), int(versions.max())
+        # The newest first: what the live model has not learned yet nobody can rebuild.
         await self._live.wait_for(self._task, newest, timeout_s)
         if self._live_has(oldest):
             await self.close()
@@ -198,6 +203,7 @@ class ModelHistory:
     def _live_has(self, version: int) -> bool:
         """Whether the live model knows ``version``, and still does when it has learned a good deal more."""
         live = self._live.model(self._task)
+        # With a quarter to spare: the step that asks is computed a moment later, and the live model learns meanwhile.
         return live.oldest <= version and version >= live.version - live.keep * 3 // 4
 
     async def _look_back(self, oldest: int, newest: int) -> None:
@@ -210,6 +216,7 @@ class ModelHistory:
 
     async def _begin(self, version: int) -> ExampleFold:
         """A model at ``version``, from which on it remembers."""
+        # Before another is begun: each holds a connection and a model.
         await self.close()
         past = self._new_fold()
         if self._snapshots is not None:

@@ -52,9 +52,12 @@ class ModelKeeper:
         """Store ``state`` soon."""
         if self._snapshots is None:
             return
+        # Noted as it is handed over: it is not due again while it waits, nor where storing it fails.
         self.stored(fold, state.version)
         self._waiting[fold.task] = (fold, state)
+        # One writer, which takes what waits; it ends when nothing does.
         if self._task is None or self._task.done():
+            # An error of the last writer is raised here, rather than lost with its task.
             self.check()
             self._task = asyncio.create_task(self._write(self._snapshots))
 
@@ -85,5 +88,6 @@ class ModelKeeper:
             except ReplicaDiverged:
                 log.error("task %s: this worker's model is not that of the others", task)
                 raise
+            # Away for now: the next version is stored, and a start learns a little more.
             except ShellError as error:
                 log.warning("task %s: the model of version %d was not stored: %s", task, state.version, in_words(error))

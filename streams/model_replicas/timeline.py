@@ -108,6 +108,7 @@ class ModelTimeline(OnlineModel):
             piece = examples.slice(at, min(at + room, len(examples)))
             before = self._version
             super().learn(piece)
+            # Copies: a slice would keep the whole batch that it is of in memory.
             self._log.append(_LearnedSpan(before, piece.x.copy(), piece.y.copy(), piece.weight.copy()))
             at += len(piece)
             if len(piece) == room:
@@ -165,6 +166,7 @@ class ModelTimeline(OnlineModel):
     def _rebuild(self, version: int) -> Learner:
         learner = self._build()
         if not self._marks:  # nothing was learned since the past was let go
+            # A copy, as the live one goes on learning.
             learner.restore(self.learner.snapshot())
             return learner
         mark = next(m for m in reversed(self._marks) if m.version <= version)
@@ -182,6 +184,7 @@ class ModelTimeline(OnlineModel):
     def _mark(self) -> None:
         """Remember the present state, and let go of what is older than promised."""
         self._begin()
+        # The second decides: the oldest mark is needed until the next one reaches as far back.
         while len(self._marks) > 1 and self._marks[1].version <= self._version - self.keep:
             self._marks.popleft()
         while self._log and self._log[0].version + len(self._log[0].y) <= self.oldest:

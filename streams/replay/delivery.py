@@ -41,6 +41,7 @@ class Delivery:
         stamp = round(record.ts * 1000) if self._event_time and record.ts is not None else None
         future = self._producer.send(record.topic, value=record.value, key=record.key, timestamp_ms=stamp)
         self._open.append((record.topic, future))
+        # At each record, so that a failure is raised when it is known, not twenty thousand later.
         self.collect()
         while len(self._open) >= IN_FLIGHT:
             self._settle()

@@ -27,9 +27,11 @@ class Pace:
     def wait_s(self, now: float, sent: int, ts: float | None) -> float:
         """Seconds to wait at ``now`` before the record behind ``sent`` others, of event time ``ts``, goes out."""
         if self._rate is not None:
+            # From the beginning, not from the last record: waits that were too long are made up for.
             return max(self._started + sent / self._rate - now, 0.0)
         if self._speed is None or ts is None:
             return 0.0
         if self._first_ts is None:
+            # The first that has a time, as broken lines may come before it.
             self._first_ts = ts
         return max(self._started + (ts - self._first_ts) / self._speed - now, 0.0)

@@ -68,6 +68,7 @@ class LinesSource:
     def __iter__(self) -> Iterator[Outgoing]:
         """Every line that has a topic."""
         streams = [self._lines(path, topic) for path, topic in self._files]
+        # A stream without times yet counts as the oldest, so that its broken first lines go out first.
         return streams[0] if len(streams) == 1 else heapq.merge(*streams, key=lambda o: o.ts or 0.0)
 
     def _lines(self, path: Path, default: str | None) -> Iterator[Outgoing]:
@@ -82,9 +83,11 @@ class LinesSource:
                     self.skipped += bool(value)
                     continue
                 if named:
+                    # Cut out of the bytes, not decoded and encoded: what is broken is to arrive broken.
                     value = b"{" + value[named.end() :]
                 document = parse(value)
                 ts = time_of(document)
+                # Never back, as merging wants, and as a line without a time belongs where it stands.
                 latest = ts if latest is None else max(latest, ts or latest)
                 yield Outgoing(topic, key_of(topic, document), value, latest, len(line))
 
@@ -117,6 +120,7 @@ class TableSource:
                 yield Outgoing(self._topic, key_of(self._task.stream, row), _encoded(row), latest, 1)
                 if self._with_labels and label is not None and latest is not None and "event_id" in row:
                     at = latest + self._delay_s if known_at is None else known_at
+                    # The number decides between labels of one time: records do not compare, and their order is to stay.
                     heapq.heappush(due, (at, number := number + 1, self._label(row, label, at)))
         yield from (record for _, _, record in sorted(due, key=itemgetter(0, 1)))
 
