@@ -25,7 +25,7 @@ from weir.online.rows import NumberedRows
 _TEXTS = {"event_ids": pa.string(), "entity_ids": pa.string(), "alert_ids": pa.string(),
           "reasons": pa.list_(pa.string()), "values": pa.string()}  # fmt: skip
 _NUMBERS = {"ts": pa.float64(), "score": pa.float64(), "threshold": pa.float64(), "alerted": pa.bool_(),
-            "version": pa.int64(), "amount": pa.float64()}  # fmt: skip
+            "version": pa.int64(), "amount": pa.float64(), "matures_at": pa.float64()}  # fmt: skip
 _SCHEMA = pa.schema(_TEXTS | _NUMBERS)
 _Told: TypeAlias = tuple[Digests, BoolVector, FloatVector]
 """Events, their labels, and when these became known."""
@@ -80,6 +80,8 @@ class Outcomes:
     """How many examples the model had learned."""
     amount: FloatVector
     """What is at stake, NaN where the model sees no amount."""
+    matures_at: FloatVector
+    """From when on both outcomes would be known, as the task's ``maturity`` says, event time; without one ``ts``."""
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -114,9 +116,14 @@ class Outcomes:
         """Which rows cost what an alert costs: those that alerted; of a task that opens none those over the line."""
         return self.alerted if alerting else self.over_line
 
-    def mature(self, maturity_s: float) -> BoolVector:
-        """Which rows are older than that at the end: of newer ones only those labels may be known that come early."""
-        return np.asarray(self.ts <= (float(self.ts.max()) if len(self) else 0.0) - maturity_s)
+    def mature(self, one_sided_s: float, *, newest: bool = False) -> BoolVector:
+        """Which rows are mature at the end: of others only those labels may be known that come early.
+
+        ``one_sided_s`` is how old all are that are; with ``newest`` that is enough, whatever their maturity.
+        """
+        end = float(self.ts.max()) if len(self) else 0.0
+        old = self.ts <= end - one_sided_s
+        return np.asarray(old if newest else old & (self.matures_at <= end))
 
     def row_of(self, entity_id: str, event_id: str) -> IntVector:
         """The row of an event, ``(1,)``."""
@@ -170,11 +177,14 @@ class OutcomeLog:
     Parameters
     ----------
     features : names of the columns of predictions, among which the amount is found.
+    maturity : of the task's labels: seconds, the name of a column that tells them, or ``none``.
     reasons : whether reasons are kept.
     """
 
-    def __init__(self, features: Sequence[str], *, reasons: bool = False) -> None:
+    def __init__(self, features: Sequence[str], maturity: float | str = "none", *, reasons: bool = False) -> None:
         self._reasons = reasons
+        self._wait_s = maturity if isinstance(maturity, float) else 0.0
+        self._wait = features.index(maturity) if isinstance(maturity, str) and maturity != "none" else None
         self._amount = features.index("amount") if "amount" in features else None
         self._blocks: list[pa.Table] = []
         self._digests: list[Digests] = []
@@ -193,7 +203,8 @@ class OutcomeLog:
         # A view would keep all features in memory.
         amount = np.full(n, np.nan) if self._amount is None else p.features[:, self._amount].copy()
         texts = (p.event_id, p.entity_id, ids, said, block.values or [None] * n)
-        numbers = (p.ts, p.score, block.thresholds, alerted, p.model_version, amount)
+        matures_at = p.ts + (self._wait_s if self._wait is None else p.features[:, self._wait])
+        numbers = (p.ts, p.score, block.thresholds, alerted, p.model_version, amount, matures_at)
         self._blocks.append(pa.table(dict(zip(_SCHEMA.names, (*texts, *numbers), strict=True)), schema=_SCHEMA))
         # 16 bytes a row, however long its ids are; labels find their row by them.
         self._digests.append(pair_digests(p.entity_id, p.event_id))

@@ -89,16 +89,19 @@ class Outputs:
     Parameters
     ----------
     task, features : the name of the task, and those of the columns of its predictions.
+    maturity : of the task's labels.
     keep, files : what is collected, and what is written.
     """
 
-    def __init__(self, task: str, features: Sequence[str], keep: Keep, files: OutputFiles) -> None:
+    def __init__(
+        self, task: str, features: Sequence[str], maturity: float | str, keep: Keep, files: OutputFiles
+    ) -> None:
         self._task, self._files = task, files
         self._field = keep.field is not None
         # Alerts get their outcome from the labels of their rows.
         wanted = keep.outcomes or keep.alerts or files.scores is not None or files.alerts is not None
         reasons = keep.reasons or files.scores is not None
-        self._outcomes = OutcomeLog(features, reasons=reasons) if wanted else None
+        self._outcomes = OutcomeLog(features, maturity, reasons=reasons) if wanted else None
         self.alerts = AlertLog() if keep.alerts or files.alerts is not None else None
         wide = keep.features or files.features is not None
         self.features = FeatureLog(features, files.features, hold=keep.features) if wide else None

@@ -36,7 +36,7 @@ from weir.streams.workbench.measures import (
     measure,
     row_costs,
 )
-from weir.streams.workbench.outcome_report import JudgedRows, judged_rows, maturity_of, one_sided_of
+from weir.streams.workbench.outcome_report import JudgedRows, judged_rows, one_sided_of
 from weir.streams.workbench.slices import Cut, cut
 
 DAY_S, WEEK_S = 86_400.0, 604_800.0
@@ -61,8 +61,6 @@ class Run:
     """Whether it is known which rows alerted."""
     alerting: bool = True
     """Whether it opens alerts."""
-    maturity_s: float = 0.0
-    """After which both labels of an event would be known."""
     one_sided_s: float = 0.0
     """How old those events are at most that can have a label of one value alone."""
 
@@ -72,8 +70,10 @@ class Run:
         at = _found(own, told)
         there = at >= 0
         label, known_at = (np.where(there, of[at], np.nan) for of in (told.label, told.known_at))
+        matures_at = np.where(there, told.matures_at[at], own.matures_at)
         values = told.values.take(pa.array(at, mask=~there))
-        return replace(self, outcomes=replace(own, label=label, known_at=known_at, values=values))
+        kept = replace(own, label=label, known_at=known_at, values=values, matures_at=matures_at)
+        return replace(self, outcomes=kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,6 @@ def run_tasks(
             done.judged,
             done.seconds,
             alerting=task.alerting,
-            maturity_s=maturity_of(task),
             one_sided_s=one_sided_of(task),
         )
 
@@ -242,7 +241,7 @@ def logged_run(name: str, tables: Sequence[pa.Table]) -> Run:
     outcomes = Outcomes(
         table["event_id"], table["entity_id"], none, none, none, number["ts"], number["score"],
         # No score reaches an infinite line, so nothing is over it by mistake.
-        np.full(n, np.inf), np.zeros(n, np.bool_), missing, missing, number["model_version"], missing,
+        np.full(n, np.inf), np.zeros(n, np.bool_), missing, missing, number["model_version"], missing, number["ts"],
     )  # fmt: skip
     return Run(name, outcomes, lined=False)
 
@@ -280,9 +279,9 @@ def _paired(runs: Sequence[Run], since: float) -> tuple[list[IntVector], JudgedR
         learned |= other.learned[places[-1]] & (places[-1] >= 0)
     # The newest rows are asked for where a time is given: a search judges by them, mature or not.
     newest = since > -np.inf
-    judged = judged_rows(first, runs[0].one_sided_s if newest else runs[0].maturity_s, learned, kept)
+    judged = judged_rows(first, runs[0].one_sided_s, learned, kept, newest=newest)
     if newest and len(np.unique(first.label[judged.counted])) < 2:
-        judged = judged_rows(first, 0.0, learned, kept)
+        judged = judged_rows(first, 0.0, learned, kept, newest=True)
     rows = [at[judged.counted] for at in places]
     both = int((first.labelled & kept).sum())
     return rows, judged, [int((o.labelled & (o.ts >= since)).sum()) - both for o in outcomes]

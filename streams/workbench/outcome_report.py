@@ -52,30 +52,31 @@ class JudgedRows:
 
 
 def judged_rows(
-    outcomes: Outcomes, maturity_s: float = 0.0, learned: BoolVector | None = None, among: BoolVector | None = None
+    outcomes: Outcomes,
+    one_sided_s: float = 0.0,
+    learned: BoolVector | None = None,
+    among: BoolVector | None = None,
+    *,
+    newest: bool = False,
 ) -> JudgedRows:
     """The rows that count, wherever a run is judged.
 
     Parameters
     ----------
-    maturity_s : after which both labels of an event would be known.
+    one_sided_s : how old events are at most that can have a label of one value alone.
     learned : ``(n,)`` whose model had learned something; that of the outcomes where not given.
     among : ``(n,)`` the rows that are looked at; all where not given.
+    newest : whether rows count, too, that are not mature by the task.
     """
     there = outcomes.labelled if among is None else outcomes.labelled & among
     learned = outcomes.learned if learned is None else learned
-    mature = outcomes.mature(maturity_s)
+    mature = outcomes.mature(one_sided_s, newest=newest)
     if not (there & mature & learned).any():
         learned = np.ones(len(outcomes), np.bool_)  # so few rows that the first scores are all there is to judge
     counted = there & learned & mature
     late = counted & (outcomes.known_at > (outcomes.ts.max() if len(outcomes) else 0.0))
     young = int(np.count_nonzero(there & ~mature))
     return JudgedRows(counted, int(np.count_nonzero(there & mature & ~learned)), young, int(np.count_nonzero(late)))
-
-
-def maturity_of(task: TaskSpec) -> float:
-    """After how many seconds both labels of an event would be known; 0 where the task does not say it for all."""
-    return max(task.labels.maturity if isinstance(task.labels.maturity, float) else 0.0, one_sided_of(task))
 
 
 def one_sided_of(task: TaskSpec) -> float:
@@ -94,7 +95,7 @@ def outcome_report(task: TaskSpec, outcomes: Outcomes, field: str | None = None)
     outcomes : those of a run: ``judged`` of its result.
     field : that was kept with them, to tell the same for each of its values.
     """
-    judged = judged_rows(outcomes, maturity_of(task))
+    judged = judged_rows(outcomes, one_sided_of(task))
     known = outcomes.take(judged.counted)
     y = known.label > 0
     found = reliability(y, known.score)

@@ -54,7 +54,7 @@ def outcomes_of(rows: int, alerts: int) -> Outcomes:
         event_ids=ids, entity_ids=ids, alert_ids=none, reasons=reasons, values=none, ts=ts, score=score,
         threshold=np.where(np.arange(rows) < alerts, 0.0, np.inf), alerted=np.arange(rows) < alerts,
         label=np.where(known, y, np.nan), known_at=np.where(known, ts + 3 * _DAY_S, np.nan),
-        version=np.zeros(rows, np.int64), amount=np.full(rows, np.nan),
+        version=np.zeros(rows, np.int64), amount=np.full(rows, np.nan), matures_at=ts,
     )  # fmt: skip
 
 

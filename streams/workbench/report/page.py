@@ -25,7 +25,7 @@ from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.errors import UsageError
 from weir.streams.pages.values import FOLDER, percent
 from weir.streams.workbench.measures import at_line, measure, reliability
-from weir.streams.workbench.outcome_report import judged_rows, line_words, maturity_of
+from weir.streams.workbench.outcome_report import judged_rows, line_words, one_sided_of
 from weir.streams.workbench.report import charts
 from weir.streams.workbench.report.charts import Chart
 from weir.streams.workbench.report.feature_parts import feature_parts
@@ -93,7 +93,7 @@ class _Report:
         self.result, self.watched, self.outcomes = result, watched, result.outcomes
         ts = self.outcomes.ts
         self.span = (float(ts.min()), float(ts.max())) if len(ts) else (0.0, 0.0)
-        self.judged = judged_rows(result.judged, maturity_of(result.task))
+        self.judged = judged_rows(result.judged, one_sided_of(result.task))
         self.labelled = result.judged.take(self.judged.counted)
         self.y = self.labelled.label == 1.0
         self.line = at_line(self.y, self.labelled.score, self.labelled.over_line)

@@ -2,7 +2,9 @@
 
 What counts begins when a tenth of the labels is known, and ends where too few are known yet. Of newer rows the labels
 that come soon are there and others are not: each counts for as many as its value and its age stand for, by the delays
-of old rows (inverse probability of censoring weights; Robins and Finkelstein 2000).
+of old rows (inverse probability of censoring weights; Robins and Finkelstein 2000). Where the task says when both
+outcomes of an event are known, its label counts from then on, whatever it is: a weight by value and age is not enough
+where the same numbers that delay a label also tell it.
 """
 
 from __future__ import annotations
@@ -71,26 +73,28 @@ class Reference:
         return measure(y, score[rows][known], weight=self.weight[rows][known])[metric]
 
 
-def reference_of(outcomes: Outcomes, seconds: float) -> Reference:
-    """What the task as it is says of rows, labels and spans.
+def reference_of(outcomes: Outcomes, seconds: float, until: float = np.inf) -> Reference:
+    """What the task as it is says of rows, labels and spans, as they are known at the event time ``until``.
 
     Raises ``UsageError`` where too few labels are known to tell tasks apart.
     """
-    known = np.flatnonzero(outcomes.labelled)
-    positives = int(outcomes.label[known].sum())
+    ripe = np.maximum(outcomes.known_at, outcomes.matures_at)  # NaN without a label
+    label = np.where(ripe <= until, outcomes.label, np.nan)
+    known = np.flatnonzero(~np.isnan(label))
+    positives = int(label[known].sum())
     if min(positives, len(known) - positives) < 4 * _MIN_OF_EACH:
         told = f"{len(known):,} labels are known before the cut, {positives:,} of them 1"
         raise UsageError(f"{told}; a search needs {4 * _MIN_OF_EACH} of either: give more data, or lower --judge")
     ts = np.maximum.accumulate(outcomes.ts)
     early = known[known < np.quantile(known, _EARLY)]  # of newer rows those that wait long for a label have none yet
-    delay = outcomes.known_at - outcomes.ts
-    by_label = [delay[early][outcomes.label[early] == y] for y in (0, 1)]
+    delay = ripe - outcomes.ts
+    by_label = [delay[early][label[early] == y] for y in (0, 1)]
     usual = max(float(np.quantile(of, 0.9)) for of in by_label if len(of) >= _MIN_OF_EACH or len(of) > len(early) / 2)
-    share = _known_by(ts[-1] - outcomes.ts, delay[early], outcomes.label[early])
+    share = _known_by(ts[-1] - outcomes.ts, delay[early], label[early])
     rows = max(int(np.flatnonzero(share.min(axis=0) >= _LEAST_KNOWN)[-1]) + 1, len(ts) // 4)
-    told = outcomes.label[:rows] == 1.0
+    told = label[:rows] == 1.0
     weight = 1.0 / np.maximum(np.where(told, share[1, :rows], share[0, :rows]), _LEAST_KNOWN)
-    first = float(np.quantile(outcomes.known_at[known], 0.1))
+    first = float(np.quantile(ripe[known], 0.1))
     start = min(max(int(np.searchsorted(ts, first)), rows // BLOCKS), rows // 2)
     entity = np.asarray(outcomes.entity_ids.combine_chunks().dictionary_encode().indices, dtype=np.int64)
     order = np.lexsort((outcomes.ts, entity))
@@ -99,7 +103,7 @@ def reference_of(outcomes: Outcomes, seconds: float) -> Reference:
     if entity.max() + 1 < MIN_UNITS:
         entity = np.floor(outcomes.ts / 86_400.0).astype(np.int64)  # days are drawn, where there is no entity to draw
     facts = Facts(gap, float(ts[-1] - ts[0]), usual, positives / len(known))
-    return Reference(outcomes.ts[:rows], outcomes.label[:rows], weight, entity[:rows], facts, start, seconds)
+    return Reference(outcomes.ts[:rows], label[:rows], weight, entity[:rows], facts, start, seconds)
 
 
 def _known_by(age: FloatVector, delay: FloatVector, label: FloatVector) -> FloatMatrix:

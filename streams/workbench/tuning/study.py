@@ -40,8 +40,8 @@ from weir.streams.workbench.tuning.trial_watch import RUNGS, TrialWatch, left_al
 
 _IDLE: Final = 50
 """So many choices in a row that were looked at before end a search: it has seen what there is."""
-_SPACE: Final = 2
-"""One more for each change of what is varied: trials of before lack choices."""
+_SPACE: Final = 3
+"""One more for each change of what is varied or measured: trials of before lack choices, or have other values."""
 _ENDED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 OnTrial = Callable[[FrozenTrial], None]
 Progress = Callable[[int, int], None]
@@ -138,7 +138,7 @@ class Search:
         sample = InputSample()
         done = self.backtest(task, progress, keep=Keep(outcomes=True), watcher=sample)
         assert done.outcomes is not None
-        r = reference_of(done.outcomes, done.seconds)
+        r = reference_of(done.outcomes, done.seconds, self.cut.at)
         # Of the older rows: by the newer ones trials are told apart.
         f = replace(r.facts, telling=tuple(sample.ranked(r.label[: r.edge(BLOCKS // 2)])))
         r = replace(r, facts=f)

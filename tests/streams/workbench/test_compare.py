@@ -129,7 +129,7 @@ def outcomes(score: np.ndarray, ids: np.ndarray, label: np.ndarray) -> Outcomes:
     who = pa.chunked_array([pa.array([f"u{i % 9}" for i in ids])])
     none, missing = pa.chunked_array([pa.nulls(n, pa.string())]), np.full(n, np.nan)
     return Outcomes(text, who, none, none, none, ids * 1e4, score, np.full(n, 0.5), score > 0.5, label,
-                    missing, np.zeros(n, np.int64), missing)  # fmt: skip
+                    missing, np.zeros(n, np.int64), missing, ids * 1e4)  # fmt: skip
 
 
 def test_rows_are_paired_by_event_whatever_their_order_and_number() -> None:

@@ -345,7 +345,7 @@ def test_labels_that_come_sooner_than_others_do_not_count_too_often() -> None:
     text, none = pa.chunked_array([pa.array([f"{i % 50}" for i in range(n)])]), np.full(n, np.nan)
     empty = pa.chunked_array([pa.nulls(n, pa.string())])
     told = Outcomes(text, text, empty, empty, empty, ts, none, none, seen, np.where(seen, label, np.nan),
-                    np.where(seen, known_at, np.nan), np.zeros(n, np.int64), none)  # fmt: skip
+                    np.where(seen, known_at, np.nan), np.zeros(n, np.int64), none, ts)  # fmt: skip
     found = reference_of(told, 1.0)
     at = found.later()
     plain, weighed = found.label[at].mean(), np.average(found.label[at], weights=found.weight[at])
