@@ -125,9 +125,10 @@ def test_the_head_says_the_numbers_of_the_run_and_at_which_line(tmp_path: Path) 
     assert f"{np.count_nonzero(result.outcomes.labelled)} of {len(result.outcomes)}" in said
 
 
-def test_what_is_counted_at_the_line_are_the_mature_rows_that_metrics_are_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("maturity", ['"30h"', '"wait"\n[values]\nwait = "108000 + 0 * amount"'])
+def test_what_is_counted_at_the_line_are_the_mature_rows_that_metrics_are_over(tmp_path: Path, maturity: str) -> None:
     """Those that are labelled sooner than they are mature would flatter one class."""
-    result, _, page = made(tmp_path, ALERTS_A_LOT + '[labels]\nmaturity = "30h"\n')
+    result, _, page = made(tmp_path, ALERTS_A_LOT + f"[labels]\nmaturity = {maturity}\n")
     found = result.pipeline.evaluation.get()["cumulative"]
     assert result.outcomes is not None
     assert found["n"] < np.count_nonzero(result.outcomes.labelled)

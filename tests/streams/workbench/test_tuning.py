@@ -29,7 +29,7 @@ from weir.streams.errors import UsageError
 from weir.streams.workbench.measures import Interval
 from weir.streams.workbench.tuning import telling
 from weir.streams.workbench.tuning.findings import Row, leaderboard, pick, recommended
-from weir.streams.workbench.tuning.reference import reference_of
+from weir.streams.workbench.tuning.reference import Reference, reference_of
 from weir.streams.workbench.tuning.space import AS_IS, Facts, Space, built
 from weir.streams.workbench.tuning.study import Search, best_of, changes, document_of, finished, work_folder
 from weir.streams.workbench.tuning.task_text import rewritten
@@ -351,6 +351,31 @@ def test_labels_that_come_sooner_than_others_do_not_count_too_often() -> None:
     plain, weighed = found.label[at].mean(), np.average(found.label[at], weights=found.weight[at])
     assert plain > 0.25
     assert weighed == pytest.approx(0.2, abs=0.04)
+
+
+def test_an_event_counts_when_both_of_its_outcomes_are_known() -> None:
+    """Positives are known at once, negatives when something is over, and what lasts long is rather a positive."""
+    rng = np.random.default_rng(5)
+    n, days = 4_000, rng.random(4_000) * 40.0
+    ts = np.linspace(0.0, 60.0 * DAY, n)
+    label, over = (rng.random(n) < days / 80.0).astype(float), ts + days * DAY
+    known_at = np.where(label == 1.0, ts + 0.1 * (over - ts), over)
+    seen = known_at <= ts[-1]
+    text, none = pa.chunked_array([pa.array([f"{i % 50}" for i in range(n)])]), np.full(n, np.nan)
+    empty = pa.chunked_array([pa.nulls(n, pa.string())])
+    y, known = np.where(seen, label, np.nan), np.where(seen, known_at, np.nan)
+    told = [Outcomes(text, text, empty, empty, empty, ts, none, none, seen, y, known, np.zeros(n, np.int64), none, at)
+            for at in (ts, over)]  # fmt: skip
+    soon, ripe = (reference_of(each, 1.0, ts[-1]) for each in told)
+
+    # What the share of positives is of so long a wait: known at once, those that wait long seem nearly all positive.
+    def newest(reference: Reference) -> float:
+        y = reference.label[: len(ripe)][days[: len(ripe)] > 20.0]
+        return float(y[~np.isnan(y)][-300:].mean())
+
+    assert newest(soon) > 0.5
+    assert newest(ripe) == pytest.approx(30.0 / 80.0, abs=0.08)
+    assert not (~np.isnan(ripe.label) & (over[: len(ripe)] > ts[-1])).any()
 
 
 def test_what_is_tuned_on_is_the_same_file_in_every_process(tmp_path: Path) -> None:
