@@ -6,12 +6,13 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 import pytest
 
+from tests.service.memory_log import MemoryServiceLog
 from tests.service.running import EVENT, READING, TASKS, running
 from weir.online.codec.decision_blocks import DecisionBatch, decode_decisions, encode_decisions
 from weir.online.decisions.threshold_policy import FixedThreshold
@@ -19,7 +20,7 @@ from weir.online.learners.factory import LearnerSpec
 from weir.streams.config import topics
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.intake.recent_decisions import RecentDecisions, key_of
-from weir.streams.service.ports import Decoded, Outcome
+from weir.streams.service.ports import Decoded, Outcome, ServiceLog
 from weir.streams.task_files import load_task
 
 pytestmark = pytest.mark.anyio
@@ -230,6 +231,18 @@ def test_memory_of_decisions_is_bounded_and_the_oldest_go_first() -> None:
     assert key_of("fraud", "u1", "e0") not in recent
     assert 500 < len(recent) < (1 << 20) / 400
     recent.add(b"no block")  # said in the log, and passed over
+
+
+async def test_a_start_remembers_the_newest_of_every_partition() -> None:
+    log = MemoryServiceLog()
+    for partition in range(3):
+        many = [block("fraud", f"p{partition}-e{n}") for n in range(2_000)]
+        log.add(topics.DECISIONS, [Record(b"u1", value, 1.7e9) for value in many], partition)
+    recent = RecentDecisions(1 << 20)
+    await recent.fill(cast(ServiceLog, log))
+    held = [key_of("fraud", "u1", f"p{partition}-e1999") in recent for partition in range(3)]
+    assert held == [True] * 3
+    assert key_of("fraud", "u1", "p0-e0") not in recent
 
 
 def test_an_older_block_does_not_replace_a_newer_answer() -> None:

@@ -80,13 +80,16 @@ class RecentDecisions:
 
     async def fill(self, service_log: ServiceLog) -> None:
         """Take in the newest records of the log, from its end backwards until memory is full."""
-        for partition, span in (await service_log.spans(topics.DECISIONS)).items():
+        spans = await service_log.spans(topics.DECISIONS)
+        for count, (partition, span) in enumerate(spans.items(), 1):
+            # A share for each partition: else the first could fill memory, and nothing of the others would be known.
+            most = self._most_bytes * count // len(spans)
             # A record may hold one row or thousands: only reading tells how many of them fit.
             end, step = span.end, 64
-            while end > span.first and self._bytes < self._most_bytes:
+            while end > span.first and self._bytes < most:
                 start = max(span.first, end - step)
                 for value in reversed(await _values(service_log, partition, start, end)):
-                    if self._bytes < self._most_bytes:
+                    if self._bytes < most:
                         self.add(value, older=True)
                 end, step = start, 2 * step
 
