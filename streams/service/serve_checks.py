@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from weir.online.task.spec import TaskSpec
 from weir.streams.checks.findings import Check
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.config.settings import Settings
-from weir.streams.errors import WeirError
+from weir.streams.errors import UsageError, WeirError
 
 
 def check_serve(settings: Settings, tasks: Sequence[TaskSpec], *, embedded: bool) -> list[Check]:
@@ -52,15 +53,24 @@ def _database(serve: ServeSettings) -> list[Check]:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
-    engine = create_engine(serve.database.get_secret_value())
+    from weir.streams.service.store.database import url_of
+
+    try:
+        url = url_of(serve)
+    except UsageError as error:
+        return [Check("database", "FAIL", str(error))]
+    # To connect to a file of SQLite that is not there makes it.
+    if url.database is not None and url.get_backend_name() == "sqlite" and not Path(url.database).exists():
+        return [Check("database", "OK", f"{serve.database}, new")]
+    engine = create_engine(url)
     try:
         engine.connect().close()
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-        return [Check("database", "FAIL", f"{serve.database!r}: {reason}", "correct [serve] database")]
+        return [Check("database", "FAIL", f"{serve.database}: {reason}", "correct [serve] database")]
     finally:
         engine.dispose()
-    return [Check("database", "OK", f"{serve.database!r}")]
+    return [Check("database", "OK", str(serve.database))]
 
 
 def _directory(serve: ServeSettings, tasks: Sequence[TaskSpec]) -> Check:

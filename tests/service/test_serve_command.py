@@ -54,6 +54,22 @@ def test_the_check_makes_nothing_and_tells_whose_directory_it_is(tmp_path: Path)
     assert "changed since: churn, fraud" in check_serve(held, tasks(CHURN), embedded=True)[-1].found
 
 
+def test_a_database_is_looked_at_and_not_made(tmp_path: Path) -> None:
+    def found(database: str) -> tuple[str, str]:
+        checks = check_serve(settings_of(database=database, port=0), tasks(FRAUD), embedded=False)
+        ((status, words),) = [(check.status, check.found) for check in checks if check.name == "database"]
+        return status, words
+
+    for wrong in ("nonsense", "mysql://weir:hush@db/weir", "postgresql+nothing://db/weir"):
+        status, words = found(wrong)
+        assert (status, "give postgresql+psycopg://" in words, "hush" in words) == ("FAIL", True, False), wrong
+    away = found("postgresql+psycopg://weir:hush@127.0.0.1:1/weir")
+    assert away[0] == "FAIL"
+    assert away[1].startswith("postgresql+psycopg://weir:***@127.0.0.1:1/weir: ")
+    assert found(f"sqlite:///{tmp_path}/alerts.db") == ("OK", f"sqlite:///{tmp_path}/alerts.db, new")
+    assert not (tmp_path / "alerts.db").exists()
+
+
 def test_garbage_is_collected_again_however_the_start_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None is while it starts."""
     started = []

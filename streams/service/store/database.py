@@ -38,7 +38,7 @@ def open_database(settings: ServeSettings) -> Engine:
     StateError
         A newer version of Weir has made its tables.
     """
-    url = _url(settings)
+    url = url_of(settings)
     try:
         engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
         if engine.dialect.name == "sqlite":
@@ -50,7 +50,8 @@ def open_database(settings: ServeSettings) -> Engine:
     return engine
 
 
-def _url(settings: ServeSettings) -> URL:
+def url_of(settings: ServeSettings) -> URL:
+    """Where the database is; raises ``UsageError`` for what is no URL of a database that is supported."""
     if settings.database is None:
         settings.directory.mkdir(parents=True, exist_ok=True)
         return URL.create("sqlite", database=str(settings.directory / SQLITE_FILE))
