@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from tests.service.memory_log import MemoryServiceLog
 from tests.service.store_records import (
@@ -38,7 +38,8 @@ from weir.streams.service.store.alert_queries import find_rows, history_of, list
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.learned import REMEMBERED, RecentExamples
 from weir.streams.service.store.projection import Piece, Projection
-from weir.streams.service.store.projector import OvertakenError, Projector
+from weir.streams.service.store.projector import CutLogError, OvertakenError, Projector
+from weir.streams.service.store.tables import alerts
 
 FOREVER_S = 1e12
 
@@ -279,3 +280,22 @@ async def test_a_stop_at_the_moment_of_news_is_a_stop(tmp_path: Path, turns: int
     async with asyncio.timeout(5):
         await asyncio.wait([running])
     assert running.cancelled()
+
+
+async def test_a_topic_that_was_made_anew_is_told_and_not_passed_over(engine: Engine) -> None:
+    log = MemoryServiceLog()
+    log.add(topics.ALERTS, [alert(n) for n in range(5)])
+    before = Projector(log, engine, FOREVER_S)
+    before._projection.begin("memory")
+    await before.catch_up()
+    anew = MemoryServiceLog()
+    anew.add(topics.ALERTS, [alert(9)])
+    projector = Projector(anew, engine, FOREVER_S)
+    projector._projection.begin("memory")
+    with pytest.raises(CutLogError, match=r"alerts-0 ends at offset 1, and the tables have it up to 5.*--rebuild"):
+        await projector.catch_up()
+    projector._projection.begin("memory", rebuild=True)
+    projector._forget_places()
+    await projector.catch_up()
+    with engine.connect() as c:
+        assert c.execute(select(alerts.c.alert_id)).scalars().all() == ["fraud:u9:e9"]

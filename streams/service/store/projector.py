@@ -128,6 +128,12 @@ class Projector:
         place = (topic, partition)
         if place not in self._at:
             self._at[place] = await asyncio.to_thread(self._projection.position, topic, partition)
+        # Looked up anew, as another process may have written what came after the ends were looked up.
+        if self._at[place] > span.end and self._at[place] > (end := (await self._log.spans(topic))[partition].end):
+            raise CutLogError(
+                f"{topic}-{partition} ends at offset {end}, and the tables have it up to {self._at[place]}: the topic "
+                "was made anew or has lost its end; start once with --rebuild"
+            )
         if topic == ORDER[-1] and self._recent is None:
             self._recent = await self._remembered(topic, partition, max(span.first, self._at[place] - REMEMBERED))
         while self._at[place] < span.end:
@@ -167,6 +173,10 @@ class Projector:
     def _wake(self) -> None:
         self.wrote.set()
         self.wrote = asyncio.Event()
+
+
+class CutLogError(ShellError):
+    """The log holds less than was written: what comes now would be passed over until it reaches the old end."""
 
 
 class OvertakenError(ShellError):
