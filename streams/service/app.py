@@ -48,11 +48,13 @@ def create_app(service: Service) -> FastAPI:
     for router in (*(part.router for part in service.parts), *service.routers):
         app.include_router(router, prefix=_PREFIX, responses=ANSWERS)
     often = [part.router.routes for part in service.parts if isinstance(part, Door | Decisions)]
+    # Before FastAPI's own routes: the router takes the first one that matches.
     app.router.routes[:0] = [QuickRoute(cast(APIRoute, route), _PREFIX) for routes in often for route in routes]
     if service.console is not None:
         app.include_router(service.console.router)
     for path, answer in (("/", front_page), ("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
         app.add_api_route(path, answer, include_in_schema=False)
+    # Of an error's classes the nearest one's handler is taken: a Problem is a WeirError, and never comes to `_mistake`.
     app.add_exception_handler(Problem, _problem)
     for away in (BrokerError, StoreUnavailable):
         app.add_exception_handler(away, _unreachable)
@@ -81,6 +83,8 @@ class RequestGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Our own id, whatever the caller sent: the log and the audit name the request by it, so nobody else may choose
+        # it.
         request_id, status = secrets.token_hex(8), 0
 
         async def named(message: Message) -> None:
@@ -101,6 +105,7 @@ class RequestGuard:
             problem = Problem(500, "Internal error", detail, request_id=request_id)
             await problem.response()(scope, receive, named)
         finally:
+            # The route, not the path: callers choose paths, and each would be a series of its own.
             route = getattr(scope.get("route"), "path", "none")
             self._registry.inc("weir_http_requests_total", route=route, status=str(status))
 
@@ -119,6 +124,7 @@ def _ready(request: Request) -> Response:
 
 def _metrics(request: Request) -> Response:
     service: Service = request.app.state.service
+    # Asked now: where nobody looks at /ready, the figure would be of long ago.
     service.metrics.set("weir_ready", not service.serving.ready())
     return Response(request.app.state.exposition.render(), media_type=CONTENT_TYPE)
 
@@ -160,6 +166,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
+    # The first word of `loc` is FastAPI's, such as query or body; the others are the caller's own names.
     first: dict[str, Any] = cast(RequestValidationError, error).errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
     if not where and "json" not in request.headers.get("content-type", ""):  # curl -d calls everything a form
@@ -168,6 +175,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
         return _told(request, Problem(422, "Not valid", detail, parameter="body", value=kind))
     where = where or "body"
     value = first.get("input")
+    # Not what holds other values: of a missing field the input is the whole body.
     shown = value if isinstance(value, str | int | float | bool) else None
     return _told(request, Problem(422, "Not valid", f"{where}: {first['msg']}", parameter=where, value=shown))
 

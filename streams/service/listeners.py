@@ -35,6 +35,7 @@ class Listeners:
 
     def tell(self, batch: RecordBatch) -> None:
         """Call the listeners of a new batch's topic."""
+        # A copy, as a listener may end itself while it is called.
         for listener in tuple(self._of[batch.topic]):
             try:
                 listener(batch)

@@ -33,8 +33,11 @@ async def every_record(log: ServiceLog, topic: str, newest: int | None = None) -
             batches = await log.read(topic, partition, at)
             for batch in batches:
                 for index, record in enumerate(batch.records):
+                    # The first batch may begin before the place; what came after the ends were looked up is not of this
+                    # reading.
                     if at <= (offset := batch.offset_of(index)) < span.end:
                         yield PlacedRecord(partition, offset, record)
+            # The rest of the offsets may hold no record: compacted, or marks of another producer's transactions.
             at = batches[-1].next_offset if batches else span.end
 
 
@@ -76,6 +79,7 @@ class ServiceLogReader:
         while at < stop:
             try:
                 batches = await self._log.read(self.topic, partition, at)
+            # Who reads through ``TopicReader`` knows the error of Kafka alone.
             except NoLongerKept as gone:
                 raise RecordsDeleted(gone.detail) from gone
             for batch in batches:

@@ -64,13 +64,16 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and only then say so: who reads that line connects at once."""
         await super().startup(sockets)
+        # Asked of the socket: port 0 in the settings is whichever was free.
         port = self.servers[0].sockets[0].getsockname()[1]
         self._tell(self._service.access.link(port))
         if self._service.console is not None:
+            # After it listens, and beside it: no start waits for the templates, and mostly no visitor either.
             asyncio.get_running_loop().run_in_executor(None, self._service.console.pages.compile_all)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connection, end what would never end by itself, wait for the rest."""
+        # First the doors: who is told by `drain` to connect again would come back to this process.
         for server in self.servers:
             server.close()
         await self._service.drain()
@@ -94,6 +97,7 @@ async def _serve(service: Service, settings: ServeSettings, bound: socket.socket
         gc.set_threshold(200_000, 20, 20)
         # Not by the application's lifespan: an error at the start is told in words, not by a traceback of the server.
         async with service:
+            # What imports and the start have made stays until the end.
             gc.freeze()
             await server.serve_at(bound)
     return _FAULT if service.fault else caught.status
@@ -115,6 +119,7 @@ def listening(host: str, port: int) -> socket.socket:
         try:
             family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             bound = undo.enter_context(socket.socket(family, kind, proto))
+            # A service that is started again does not wait until the system forgets the connections of the one before.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if sys.platform == "linux":
                 # What is accepted inherits it: a peer that reads nothing for so long holds no buffer of ours any more.

@@ -40,6 +40,7 @@ class Service:
     def __init__(self, settings: Settings, tasks: Sequence[TaskSpec], log: ServiceLog, serving: Serving) -> None:
         self.settings, self.tasks, self.log, self.serving = settings, tasks, log, serving
         self.metrics = Registry()
+        # Before the store: it makes the database's file, which nobody else on this machine may read.
         self.access = Access(self)
         self.door = Door(self)
         self.decisions = Decisions(self)
@@ -71,6 +72,7 @@ class Service:
             last.push_async_callback(self.log.stop)
             await self.access.start()
             last.push_async_callback(self.access.stop)  # what is answered while the parts stop is in the audit, too
+            # Nobody has connected yet: the server listens once all of this is done.
             await self.decisions.recent.fill(self.log)
             self.store.follow()
             await self.notifier.follow()

@@ -30,6 +30,7 @@ async def read_body(request: Request, limits: IntakeSettings) -> bytes:
         It is too large (413), too slow (408), cut off or not what its encoding says (400), or of an encoding that is
         not known (415).
     """
+    # What a caller says of the length only refuses sooner: bytes are counted as they come.
     said = request.headers.get("content-length", "")
     if said.isdecimal() and int(said) > limits.body_bytes:
         raise _too_large(limits, f"{int(said):,} bytes")
@@ -38,6 +39,7 @@ async def read_body(request: Request, limits: IntakeSettings) -> bytes:
         return body
     if encoding not in CODECS:
         fix = "send gzip or zstd, one of them, or no Content-Encoding"
+        # RFC 9110, 15.5.16: an answer of 415 names the encodings that would do.
         headers = {"Accept-Encoding": "gzip, zstd"}
         raise Problem(415, "Unknown encoding", f"Content-Encoding: {encoding[:64]!r}; {fix}", headers=headers)
     unpack = partial(decompress, CODECS[encoding], memoryview(body), limits.body_bytes)

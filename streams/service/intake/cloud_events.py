@@ -35,6 +35,7 @@ class CloudEvent(msgspec.Struct):
 
 
 _decoder: Final = msgspec.json.Decoder(CloudEvent)
+# Values stay as they were written: decoded and encoded again, a number of many digits would be another one.
 _data_decoder: Final = msgspec.json.Decoder(dict[str, Raw])
 
 
@@ -54,6 +55,7 @@ def binary(headers: Mapping[str, str], body: bytes) -> CloudEvent:
     missing = [f"ce-{name}" for name in ("specversion", "id", "source", "type") if name not in given]
     if missing:
         raise ValueError(f"not a CloudEvent: the header {missing[0]} is missing")
+    # In this mode Content-Type has the place of ``ce-datacontenttype`` (HTTP binding, 3.1.1).
     given["datacontenttype"] = headers.get("content-type", "application/json")
     return CloudEvent(**given, data=Raw(body))  # type: ignore[arg-type]  # headers are texts, as these fields are
 

@@ -121,6 +121,7 @@ class Decisions(View):
         ``explain=false`` leaves the reasons out.
         """
         waits = _Request(time.perf_counter())
+        # From before the body is read: what reading and decoding take is part of what the caller waits.
         deadline = asyncio.get_running_loop().time() + (deadline_ms or self._limits.deadline_ms) / 1000
         values, waits.outcomes = await self._service.door.receive(request, caller, most=MOST_EVENTS)
         groups = await beside(self._service.door.decoder.events, values, stream, time.time(), waits.outcomes)
@@ -153,12 +154,14 @@ class Decisions(View):
             for key in known:
                 waits.known[key] = self.recent[key]
             waits.repeats.update(known)
+            # Where one answer of several is lost, the event is appended again: that it is a repeat, the log knows.
             if known and len(known) == len(waits.keys[place]):
                 waits.outcomes[place] = Outcome("repeat")
                 continue
             fresh.append(row)
             waits.values[group.records[row].value].append(place)
             for key in waits.keys[place]:
+                # A body may hold an event twice: it is waited for once.
                 if key not in waits.known and key not in waits.missing:
                     waits.missing.add(key)
                     self._waiting.setdefault(key, []).append(waits)
@@ -181,6 +184,7 @@ class Decisions(View):
 
     async def _done(self, waits: _Request, groups: Sequence[Group], deadline: float) -> bool:
         """Append, and wait until all is decided; whether that was in time."""
+        # Before the append: beside Kafka a dead letter may come before the brokers acknowledge the record.
         self._requests.add(waits)
         clock = asyncio.get_running_loop().time
         if groups:
@@ -213,6 +217,7 @@ class Decisions(View):
     def _leave(self, waits: _Request) -> None:
         self._requests.discard(waits)
         for key in {key for keys in waits.keys.values() for key in keys}:
+            # Another request may wait for the same event.
             others = [other for other in self._waiting.get(key, ()) if other is not waits]
             if others:
                 self._waiting[key] = others
@@ -230,6 +235,7 @@ class Decisions(View):
 
     def _refused(self, batch: RecordBatch) -> None:
         """A worker refuses late events by a dead letter alone."""
+        # A flood of letters is not decoded where nobody waits.
         if not self._requests:
             return
         for record in batch.records:
@@ -245,12 +251,14 @@ class Decisions(View):
 
 
 def _result(waits: _Request, place: int, explain: bool) -> EventResult:
+    # The letter counts first: brokers acknowledge a record that a worker then refuses.
     outcome = waits.letters.get(place) or waits.outcomes.get(place, Outcome("accepted"))
     event_id = waits.event_ids.get(place)
     if outcome.status == "refused":
         return EventResult(place, event_id, "refused", outcome.reason, [])
     keys, again = waits.keys[place], outcome.status == "repeat"
     made = [_decision(waits, key, again, explain) for key in keys if key not in waits.missing]
+    # Without an outcome the append itself had not ended in time.
     if len(made) < len(keys) or place not in waits.outcomes:
         return EventResult(place, event_id, "late", "not decided by the deadline; it is processed all the same", made)
     return EventResult(place, event_id, outcome.status, _FORGOTTEN if _forgotten(made) else "", made)

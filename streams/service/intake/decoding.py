@@ -47,6 +47,7 @@ class Group:
 class _Fields(msgspec.Struct, gc=False):
     """What tells the streams apart."""
 
+    # Of any type: that a wrong one is wrong, the decoder of the stream says in its words.
     user_id: Any = None
     metrics: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
@@ -93,6 +94,7 @@ class InputDecoder:
         self, values: Sequence[bytes], now: float, outcomes: dict[int, Outcome], allowed: frozenset[str] | None = None
     ) -> list[Group]:
         """The valid labels of tasks that run and are ``allowed``; as ``events``."""
+        # A task that the caller may not use is told as one that does not run, and is no suggestion either.
         tasks = [task for task in self._tasks if allowed is None or task in allowed]
         places = list(range(len(values)))
         decoded = decode_labels_in_time(self._sized(values, places, outcomes), now, self._policy, self._limits)
@@ -149,6 +151,7 @@ def _senders(topic: str, decoded: DecodedEvents, raw: list[bytes]) -> Sequence[s
 
 def _refuse(decoded: Decoded, places: list[int], outcomes: dict[int, Outcome]) -> None:
     for reject in decoded.rejects:
+        # What was refused before the decoder saw it, as too large or no CloudEvent, keeps that reason: here it was b"".
         outcomes.setdefault(places[reject.index], Outcome("refused", reject.reason))
 
 

@@ -81,6 +81,7 @@ class Door(View):
         """
         body = await read_body(request, self._limits)
         values, outcomes = _split(request.headers, body, min(most, self._limits.body_records), label)
+        # Before they are decoded: who sends too much costs no decoding.
         self._service.access.rates.take_records(caller, len(values))
         return values, outcomes
 
@@ -120,6 +121,7 @@ def _split(headers: Mapping[str, str], body: bytes, most: int, label: bool) -> t
         return _from_cloud_events([body], None, label)
     if media_type == cloud_events.BATCH:
         return _from_cloud_events(split_array(body, most), None, label)
+    # One of them is enough, so that who forgets the other is told its name.
     if "ce-specversion" in headers or "ce-id" in headers:
         return _from_cloud_events([body], headers, label)
     return split_body(body, media_type, most), {}

@@ -30,8 +30,10 @@ class QuickRoute(Route):
     """
 
     def __init__(self, route: APIRoute, prefix: str) -> None:
+        # The usual route is in the OpenAPI document already.
         super().__init__(prefix + route.path, self._answer, methods=list(route.methods or ()), include_in_schema=False)
         self._usual, self.dependant = route, route.dependant
+        # A handler with a second dependency fails here, at the start, and not at its first caller.
         (self._caller,) = route.dependant.dependencies
         self._parameters = lru_cache(_QUERIES)(self._parameters_of)
 
@@ -45,7 +47,9 @@ class QuickRoute(Route):
         match, found = super().matches(scope)
         query = scope.get("query_string", b"")
         if match is not Match.FULL or len(query) > _QUERIES or self._parameters(query) is None:
+            # Nor PARTIAL for another method: the usual route says which methods it takes.
             return Match.NONE, {}
+        # Metrics, the audit and the check of names of parameters go by the route of the scope.
         return match, {**found, "route": self._usual}
 
     async def _answer(self, request: Request) -> Response:

@@ -63,6 +63,7 @@ class RecentDecisions:
         self._bytes += size
         if older:
             self._blocks.appendleft((block, size))
+            # An answer that came meanwhile is newer than what is read backwards.
             self._block_of.update(dict.fromkeys([key for key in keys if key not in self._block_of], block))
         else:
             self._blocks.append((block, size))
@@ -75,6 +76,7 @@ class RecentDecisions:
         block, size = self._blocks.popleft()
         self._bytes -= size
         for key in keys_of(block):
+            # A newer block may have the key by now.
             if self._block_of.get(key) is block:
                 del self._block_of[key]
 

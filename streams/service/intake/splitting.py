@@ -68,6 +68,7 @@ def no_records(body: bytes) -> Problem:
 def split_lines(body: bytes, most: int) -> list[bytes]:
     """The lines of NDJSON that are not blank."""
     # Counted first: sixteen million empty lines are a small body, and a list of sixteen million.
+    # Twice as many, as a line between two records may be blank.
     if body.count(b"\n") > 2 * most:
         raise _too_many(most)
     lines = [stripped for line in body.split(b"\n") if (stripped := line.strip())]
@@ -78,6 +79,7 @@ def split_lines(body: bytes, most: int) -> list[bytes]:
 
 def split_array(body: bytes, most: int) -> list[bytes]:
     """The items of a JSON array, whatever they are."""
+    # Not zeros: of a megabyte for places only the pages that items reach are ever touched.
     places = np.empty((most, 2), np.int64)
     found = _find_items(np.frombuffer(body, np.uint8), places)
     if found == _TOO_MANY:
