@@ -129,6 +129,7 @@ class Client:
                             if (event := lines.take(line)) and (found := lines.record(event)):
                                 yield found
             except httpx.TransportError as error:
+                # A service that was never there is an error, as a wrong address is; one that was there comes back.
                 if lines.last_id is None and since is None and isinstance(error, httpx.ConnectError):
                     raise
             time.sleep(lines.retry_s)
@@ -236,6 +237,7 @@ def _resume(lines: EventLines, since: str | None, filters: dict[str, Any]) -> di
     params = {name: value for name, value in filters.items() if value is not None}
     if since is not None and lines.last_id is None:
         params["since"] = since
+    # After the first id the place goes on alone: ``since`` would bring what was read already once more.
     return {"params": params, "headers": headers, "timeout": httpx.Timeout(30.0, read=_SILENT_S)}
 
 

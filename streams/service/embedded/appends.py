@@ -80,6 +80,7 @@ def merged(appends: Iterable[Append], most: int, *, in_turn: bool = False) -> li
     found: list[MergedAppends] = []
     open_of: dict[str, tuple[MergedAppends, int]] = {}
     for append in appends:
+        # What is open closes where labels and events take turns: a later append of the same topic begins a batch.
         if in_turn and found and (append.topic == LABELS) != (found[-1].topic == LABELS):
             open_of = {}
         group, size = open_of.get(append.topic, (None, 0))

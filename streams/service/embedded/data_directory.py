@@ -76,6 +76,7 @@ class DataDirectory:
             raise UsageError(
                 f"{self.path} is in use by process {holder}; stop that one, or give another directory by --dir"
             ) from error
+        # Only for the words to the one that is refused: the lock itself is the kernel's, and needs no content.
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 

@@ -65,6 +65,7 @@ def _engine(
             # A caller is told what is wrong with its records; bad ones must not stop those of the others.
             rejects=RejectPolicy(share=1.0),
             checkpoints=directory.path / "state",
+            # Its own, as `Engine.start` makes a second host where the first one crashed.
             full=full_models(tasks, settings.models),
             limits=settings.limits,
             decisions=True,

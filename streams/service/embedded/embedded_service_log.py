@@ -83,6 +83,7 @@ class EmbeddedServiceLog:
     def _show(self, steps: list[Step]) -> None:
         """Answer the callers, and hand new batches to the listeners."""
         for step in steps:
+            # Before the answers: who is answered may read at once what it has appended.
             for batch in step.batches:
                 self._ends[batch.topic, batch.partition] = batch.next_offset
                 self._listeners.tell(batch)

@@ -103,12 +103,14 @@ class EmbeddedTrainer:
             with suppress(asyncio.CancelledError):
                 await self._task
         for bench in self.benches.values():
+            # A while longer than the runner gives its child, which is killed then, and does not stay behind.
             await asyncio.to_thread(bench.stop, self._settings.stop_s + 10.0)
 
     def _progress(self, task: str, part: str, done: int, of: int) -> None:
         self._metrics.set("weir_trainer_progress", done / max(of, 1), task=task, part=part)
 
     def _wake(self) -> None:
+        # A training's thread may end after the loop has.
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._nudge.set)
 
@@ -170,6 +172,7 @@ class EmbeddedTrainer:
                 for record in batch.records:
                     await self._ask(record.value)
                 at = batch.next_offset
+            # After the journal has them: a crash in between asks twice, which the id tells; the other way round, never.
             write_durably(self._position, lambda file: file.write(b"%d\n" % at))  # noqa: B023 - called at once
 
     def _read_position(self) -> int:

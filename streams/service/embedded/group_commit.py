@@ -102,4 +102,5 @@ class GroupCommit:
         while self._steps and self._steps[0].processed and self._steps[0].durable:
             ready.append(self._steps.popleft())
         if ready:
+            # Within the lock, so that no later step is shown before an earlier one by the other thread.
             self._show(ready)

@@ -40,6 +40,7 @@ class IdleStreams:
 
     def ticks(self, now: float) -> list[Record]:
         """What is to be appended now, for streams in which something is due; ``now`` is the clock, epoch seconds."""
+        # A clock that was set back must not keep it from looking until it has caught up.
         if 0.0 <= now - self._looked < IDLE_S:
             return []
         self._looked = now

@@ -87,6 +87,7 @@ class Engine:
         self._make_host, self._lateness, self._clock = make_host, lateness, clock
         self.host = make_host()
         tasks = [pipeline.task for pipeline in self.host.pipelines.values()]
+        # Only then does it matter which events came before a label; else one batch a topic costs less.
         self._in_turn = any(task.labels.act == "between rows" for task in tasks)
         self._idle = IdleStreams(self.host, lateness)
         self._every_s, self._most_waiting = checkpoint_every_s, waiting
@@ -151,6 +152,7 @@ class Engine:
         self._commit.close()
         if self._saving is not None:
             wait([self._saving])
+        # After a fault the state may be half a batch: the next start goes on from the checkpoint before.
         if not self._fault:
             self.host.checkpoint()
             self.directory.stopped(self.inputs.next_seq)
@@ -229,6 +231,7 @@ class Engine:
     def _step(self, appends: list[Append]) -> None:
         """Append, and compute while the disk syncs."""
         step = Step(appends)
+        # Time of this thread alone: what others took of the machine, no start has to compute again.
         began = time.thread_time()
         try:
             logged = [(group, self._logged(group, step)) for group in merged(appends, _MOST, in_turn=self._in_turn)]
@@ -242,6 +245,7 @@ class Engine:
             decoded = group.decoded if len(batches) == 1 else None
             made = [(len(batch.records), self._live(batch, decoded)) for batch in batches]
             step.answers += group.answers(made) if batches else ()
+            # An input of a topic of outputs is shown as what it became there, with that offset.
             step.batches += [batch for batch in batches if batch.topic not in OUTPUTS]
         step.batches += self.outputs.take()
         self._commit.processed(step)
@@ -340,6 +344,7 @@ class Engine:
         if due and self.host.seq > self._saved_seq:
             self._saving = self.host.begin_checkpoint()
             self._saved_at, self._saved_seq, self._busy_s = time.monotonic(), self.host.seq, 0.0
+            # As of the checkpoint: what is appended while its files are written has to stay.
             self._saved_outputs = self.outputs.next_seq
 
     def _saved(self, saving: Future[None]) -> None:
@@ -350,6 +355,7 @@ class Engine:
         age, size = self._clock() - self._retention.age, self._retention.bytes
         self.inputs.retain(self._saved_seq, age, size)
         self.outputs.retain(self._saved_outputs, age, size)
+        # No start reads it, so that age and size alone decide.
         self.kept.retain(self.kept.next_seq, self._clock() - self._people_kept_s, size)
 
 

@@ -46,6 +46,7 @@ class EventStream(Response):
 
     def __init__(self, fan_out: FanOut, client: FeedClient, place: Place, heartbeat_s: float) -> None:
         self._fan_out, self._client, self._place, self._heartbeat_s = fan_out, client, place, heartbeat_s
+        # Not by ``Response.__init__``, which renders a body and tells its length.
         self.status_code, self.background = 200, None
         self.init_headers({**HEADERS, **_CLOSE})
 
@@ -61,10 +62,12 @@ class EventStream(Response):
             client.sent_at = time.monotonic()
 
         self._fan_out.clients.add(client)
+        # Only ``receive`` tells that a client is gone: uvicorn drops what is sent to it, and says nothing.
         hung_up = asyncio.create_task(_hung_up(receive))
         hung_up.add_done_callback(lambda _: client.leave())
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            # The place at once: who is cut off before the first event comes back to here, and not to what is new then.
             await put(b"retry: %d\nid: %b\n\n" % (client.retry_ms, client.taken.encode()))
             await self._catch_up(put)
             await self._follow(put)
@@ -119,6 +122,7 @@ def frames(found: Sequence[FeedItem], shown: Place) -> bytes:
         shown[item.shard] = item.offset + 1
         if item.shard != shard:
             shard = item.shard
+            # Made once for a run of one partition, as the offsets of the others stand still meanwhile.
             before, after = shown.around(shard)
         made.append(item.frame(before, after))
     return b"".join(made)

@@ -61,6 +61,7 @@ class FanOut:
             self.ring.end.epoch = self._log.epoch
             for topic in () if self._located else LETTERS:
                 for partition, span in (await self._log.spans(topic)).items():
+                    # A partition that has brought a batch meanwhile began with that, and stays as it is.
                     self.ring.begin(Shard(topic, partition), span.end)
             self._located = True
 
@@ -72,6 +73,7 @@ class FanOut:
         """
         if any(place[shard] > self.ring.end[shard] for shard in place.shards(client.wanted.topics)):
             return False
+        # Also of topics that it does not ask for: its id names all of them, and none is behind when it comes back.
         client.taken = self.ring.end.text()
         self._groups.setdefault(client.wanted, set()).add(client)
         return True
@@ -105,6 +107,7 @@ class FanOut:
         self.end_all("drain")
         try:
             async with asyncio.timeout(within_s):
+                # Looked at and cleared without an await in between, so that no leaving is missed.
                 while self.clients:
                     self._left.clear()
                     await self._left.wait()
@@ -143,6 +146,7 @@ class FanOut:
                     client.offer(payload, place)
                     woken.append(client)
         self._flushed.set()
+        # Another one for the next flush: who waits holds the one before, and nobody has to clear it.
         self._flushed = asyncio.Event()
         return woken
 
@@ -168,6 +172,7 @@ class FanOut:
         """For ever: end the feeds of those who are no longer known, as a revoked key is within seconds elsewhere."""
         while True:
             await asyncio.sleep(_KNOWN_S)
+            # A copy: clients come and go while each is asked about.
             for number, client in enumerate(list(self.clients)):
                 try:
                     await client.still_known()

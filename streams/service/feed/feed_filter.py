@@ -43,6 +43,7 @@ class FeedFilter:
         """Whether the client gets it."""
         if item.kind not in self.kinds:
             return False
+        # As most clients ask: then no record has to be decoded for them.
         if self._only_kinds:
             return True
         facts = item.facts

@@ -25,6 +25,7 @@ TOPIC_OF: Final[dict[Kind, str]] = {
 }
 _LINE_ENDS: Final = "\x85\u2028\u2029"
 """Ends of lines to Python's ``splitlines``, and so to many a client; JSON has another way to write them in a text."""
+# Of two kinds in one topic it has the latter: only the record's cause tells drifts from other requests.
 _KIND_OF: Final[dict[str, Kind]] = {topic: kind for kind, topic in TOPIC_OF.items()}
 
 
@@ -81,6 +82,7 @@ class FeedItem:
             topic, partition = self.shard
             known = {"type": self.kind, "topic": topic, "partition": partition}
             head = msgspec.json.encode({**known, "offset": self.offset, "ts": self.record.ts})
+            # The record's own bytes are put in: decoded and encoded again, a number might be written otherwise.
             self._data = b"%b,%b}" % (head[:-1], _member(self.record.value))
         return self._data
 

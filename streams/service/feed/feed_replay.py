@@ -38,6 +38,7 @@ class Replay:
     async def check(self, wanted: FeedFilter, place: Place) -> None:
         """Raise a ``Problem`` (410) where records after ``place`` are lost: too old, or of a log that was cut."""
         behind = self._ring.behind(place, wanted.topics)
+        # A place ahead of this process is of a faster replica, or of a log that lost its end: only the log can tell.
         doubtful = {*behind, *(s for s in place.shards(wanted.topics) if place[s] > self._ring.end[s])}
         for topic in sorted({shard.topic for shard in doubtful}):
             for partition, (first, end) in (await self._log.spans(topic)).items():
@@ -97,6 +98,7 @@ class Replay:
         size = 0
         while waiting := [shard for shard, items in sources.items() if items]:
             shard = min(waiting, key=lambda shard: sources[shard][0].record.ts)
+            # Records of several partitions have no common order but their time, by which a person reads them.
             item = sources[shard].popleft()
             chunk.append(item)
             size += len(item.record.value)

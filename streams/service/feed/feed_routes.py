@@ -40,6 +40,7 @@ _NOT_ASKED: Final = "prediction"
 class FeedQuery(BaseModel):
     """What a client asks for."""
 
+    # A filter with a slip in its name must not open the feed of everything; ``needs`` leaves that to a model.
     model_config = ConfigDict(extra="forbid")
 
     type: list[Kind] = Field(
@@ -154,6 +155,7 @@ class Feed(View):
 
     async def _lines(self, wanted: FeedFilter, place: Place) -> AsyncIterator[bytes]:
         try:
+            # Up to what is here now: on a busy log there would always be one more.
             async for found in self.fan_out.replay.items(wanted, place, until=self.fan_out.ring.seq):
                 yield b"".join(b"%b\n" % item.data for item in found)
         except WeirError as error:  # the status line is out
@@ -173,6 +175,7 @@ class Feed(View):
             place = Place.parse(text, self._service.log.epoch)
             await self.fan_out.replay.check(wanted, place)
             return wanted, place
+        # A copy, as the end of the ring moves on with the next flush.
         place = self.fan_out.ring.end.copy()
         if query.since is not None:
             ts = time_said(query.since, time.time())
@@ -215,11 +218,13 @@ def time_said(text: str, now: float, name: str = "since") -> float:
     >>> time_said("2024-03-01T12:00:00Z", 0.0), time_said("15m", 1000.0), time_said("1.7e9", 0.0)
     (1709294400.0, 100.0, 1700000000.0)
     """
+    # A bare number first: it is epoch seconds, and no duration without a unit.
     for read in (float, lambda text: now - parse_duration(text), parse_time):
         try:
             ts = read(text)
         except ValueError:
             continue
+        # 1e11 s is in the year 5138. Milliseconds are beyond it, and would be a future that never comes.
         if isinstance(ts, float) and abs(ts) < 1e11:
             return ts
     fix = "give RFC 3339 with an offset, epoch seconds, or a duration before now such as 15m"

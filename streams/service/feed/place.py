@@ -20,6 +20,7 @@ LETTERS: Final = {
 }
 """The topics of the feed. Letters keep ids short: each event has one, and each client gets it."""
 _TOPICS: Final = {letter: topic for topic, letter in LETTERS.items()}
+# Eighteen digits are within Kafka's 64 bits, whatever a caller makes up.
 _FORM: Final = re.compile(r"[0-9a-f]{8}(?:\.[a-z]?\d{1,18})*")
 _LONGEST: Final = 100_000
 

@@ -72,6 +72,7 @@ class Ring:
         self.begin(shard, batch.base_offset)
         self.seq += 1
         made = FeedBatch(self.seq, batch, self.end[shard])
+        # Never back: ids that name the end were given out already.
         self.end[shard] = max(self.end[shard], batch.next_offset)
         self._of_topic[batch.topic].append(made)
         self._of_shard[shard].append(made)

@@ -136,8 +136,10 @@ class KafkaServiceLog:
         async with self._turns["redis"]:
             if self._redis is None:
                 held = self._settings.redis
+                # Not a worker's patience, which is a minute: a person waits for the answer.
                 link = RedisClient(held, patience_s=held.timeout_s, prefix=held.prefix)
                 try:
+                    # Rows are their workers'; nothing here may need the right to write.
                     await link.start(writes=False)
                 except BaseException:
                     await link.stop()
@@ -184,10 +186,12 @@ class KafkaServiceLog:
             while waiting := self._outbox.pop(own, None):
                 await self._send(own, list(waiting))
         finally:
+            # No await lies between the last look at the outbox and this, so nothing that came is left without a sender.
             del self._senders[own]
 
     async def _send(self, own: str, waiting: list[_Waiting]) -> None:
         records = [record for each in waiting for record in each.records]
+        # What callers hear where this task is cancelled, as `stop` does to those that wait too long.
         error: BrokerError | None = BrokerError("the service stops; send the records again: repeats are known")
         try:
             await self._publish(own, records)
@@ -237,6 +241,7 @@ class KafkaServiceLog:
     async def _follow(self, followed: set[str]) -> None:
         while True:
             try:
+                # Looked at each time: a part may listen to another topic later.
                 if (now := self._listeners.topics()) != followed:
                     await self._tail.follow(map(self._name, now))
                     followed = now
@@ -280,6 +285,8 @@ class KafkaServiceLog:
                     raise NoLongerKept(topic, partition, at, (await reader.bounds(partition))[0]) from None
                 at = await reader.position()
                 if piece.records:
+                    # Its end is where the reader stands: offsets without a record after it are then behind whoever
+                    # reads on.
                     made.append(TailedBatch(topic, partition, piece.offsets[0], at, piece.records, piece.offsets))
                     size += sum(len(record.value) for record in piece.records)
             return made

@@ -92,6 +92,7 @@ class KafkaServing:
 
     def _examples(self, batch: RecordBatch) -> None:
         if self._places is None:
+            # Without a first question nothing is counted: the reading that it begins finds these in the log.
             if self._filling.locked():
                 self._arrived.append(batch)
             return
@@ -101,6 +102,8 @@ class KafkaServing:
 
     def _evaluate(self, values: Sequence[bytes]) -> None:
         for task, found in decode_example_log(values, self._features).tasks.items():
+            # Workers know the thresholds, and this process does not: none is reached, so nothing is counted as an
+            # alert.
             self._evaluations[task].update(found.batch, np.full(len(found.batch), np.inf))
 
     async def rows(self, task: str, entity: str) -> Sequence[TableRow]:
