@@ -123,7 +123,7 @@ class Access:
         if (cookie := self.cookies.get(request)) is not None:
             return await self._by_cookie(request, cookie)
         if self._settings.open:
-            _refuse_other_sites(request)
+            _refuse_other_sites(request, self._serve.public_url)
             return administrator("open")
         raise Problem(
             401, "Who are you", "send Authorization: Bearer and a key (weir keys create), or sign on", headers=_BEARER
@@ -277,11 +277,19 @@ def _subjects(scope: Scope) -> list[str]:
     return list(dict.fromkeys(value for name, value in asked if name == "entity"))
 
 
-def _refuse_other_sites(request: Request) -> None:
+def _refuse_other_sites(request: Request, public_url: str | None) -> None:
     """Where nobody has to prove anything, a page of any site could have a browser make changes."""
-    site = request.headers.get("sec-fetch-site", "none")
-    if request.method not in _SAFE and site not in ("same-origin", "none"):
-        raise Problem(403, "Not from our page", f"a page of another site ({site}) asked for a change", value=site)
+    if request.method in _SAFE:
+        return
+    site = request.headers.get("sec-fetch-site")
+    if site is None and (origin := request.headers.get("origin")) is not None:
+        # Over plain http to another machine a browser leaves out the site, and still says whose page it is.
+        ours = {f"{scheme}://{request.headers.get('host')}" for scheme in ("http", "https")}
+        site = "same-origin" if origin in {*ours, (public_url or "").rstrip("/")} else origin[:100]
+    if site not in (None, "same-origin", "none"):
+        fix = "where this is your own page, behind a proxy: set [serve] public_url to the address that people use"
+        words = f"a page of another site ({site}) asked for a change"
+        raise Problem(403, "Not from our page", words, value=site, fix=fix)
 
 
 def _address(request: Request) -> str:

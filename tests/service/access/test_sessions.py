@@ -145,11 +145,18 @@ async def test_a_name_that_was_pointed_at_this_machine_is_refused(tmp_path: Path
 
 
 async def test_where_all_is_open_a_page_of_another_site_changes_nothing(tmp_path: Path) -> None:
-    async with served(tmp_path, access={"open": True}) as (service, client):
+    async with served(tmp_path, access={"open": True}, host="10.0.0.5") as (service, client):
         assert service.access.token is None
         assert (await client.post("/v1/events", json=EVENT)).status_code == 200
         refused = await client.post("/v1/events", json=EVENT, headers={"sec-fetch-site": "cross-site"})
         assert refused.status_code == 403
+        # As browsers ask over plain http, where they say the origin alone.
+        form = {"content-type": "application/x-www-form-urlencoded", "host": "10.0.0.5:8080"}
+        for origin, status in (
+            ("http://evil.example", 403), ("null", 403), ("http://10.0.0.5", 403), ("http://10.0.0.5:8080", 204)
+        ):  # fmt: skip
+            answer = await client.post("/v1/logout", headers=form | {"origin": origin})
+            assert answer.status_code == status, origin
 
 
 def access_of(directory: Path, **serve: Any) -> Access:
