@@ -31,6 +31,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return NOTHING
     if math.isinf(value):  # such as a bound that a rule leaves open; it has no whole part to compare with
         return "\u221e" if value > 0 else "-\u221e"
+    # Above some 1e15 the last digits are no longer those that somebody wrote.
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     shown = f"{value:.{digits}g}"

@@ -118,6 +118,7 @@ class Access:
     async def identify(self, request: Request) -> Caller:
         """Who sent the request, whatever it is for; raises ``Problem`` (401, 403, 429) where nobody known did."""
         self._refuse_rebinding(request)
+        # No browser sends this by itself, so that no token of our page has to prove where it comes from.
         if (header := request.headers.get("authorization")) is not None:
             return await self._by_secret(request, header)
         if (cookie := self.cookies.get(request)) is not None:
@@ -167,11 +168,13 @@ class Access:
 
     async def _by_cookie(self, request: Request, cookie: str) -> Caller:
         session = await self._known_sessions.get(digest(cookie))
+        # What is believed from memory may be past its end.
         caller = None if session is None or session.expires_at <= time.time() else self._caller_of(session)
         if caller is None:
             raise Problem(401, "Signed off", "this session has ended; sign on again", headers=_BEARER)
         if request.method not in _SAFE:
             sent = request.headers.get(CSRF_HEADER, "")
+            # As bytes: of texts it takes ASCII alone, and a header may hold anything.
             if not hmac.compare_digest(sent.encode(), csrf_token_of(cookie).encode()):
                 raise Problem(
                     403, "Not from our page", f"a change by a browser needs {CSRF_HEADER}, which GET /v1/me tells"

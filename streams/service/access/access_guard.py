@@ -93,6 +93,7 @@ class Guard:
             await send(message)
 
         try:
+            # Before any route and its check, whichever page the link leads to.
             if b"token=" in scope["query_string"] and scope["method"] == "GET":
                 await self._exchange(scope, receive, sends)
             else:
@@ -124,6 +125,7 @@ def _headers(message: Message, scope: Scope, visit: Visit) -> list[tuple[bytes, 
     there = dict(message.get("headers", ()))
     page = there.get(b"content-type", b"").startswith(b"text/html")
     policy = (b"content-security-policy", _PAGE.format(nonce=visit.nonce).encode()) if page else _NO_PAGE
+    # Over plain http browsers have to pass it over (RFC 6797, 8.1).
     wanted = [*_HEADERS, policy, *([_TLS] if scope["scheme"] == "https" else ())]
     if b"cache-control" not in there:
         wanted.append((b"cache-control", b"no-store"))  # answers are of who asked

@@ -19,6 +19,7 @@ from weir.streams.service.access.roles import ROLES, SCOPES
 from weir.streams.service.store.tables import API_KEYS
 from weir.streams.text import printable
 
+# The 43 characters are what ``token_urlsafe(32)`` makes of 32 bytes.
 _KEY: Final = re.compile(r"weir_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
 

@@ -41,6 +41,7 @@ class Bucket:
 
 
 def _full(per_s: float) -> float:
+    # At least one: else a rate of less than one in two seconds would never come to a whole token.
     return max(1.0, 2.0 * per_s)
 
 
@@ -75,6 +76,7 @@ class Rates:
         if bucket is None:
             bucket = self._buckets[what, caller.id] = Bucket(_full(per_s), now)
             if len(self._buckets) > 2 * _CALLERS:
+                # Only who is known has a bucket, so that nobody pushes the others' out by made-up names.
                 self._buckets.popitem(last=False)
         if wait_s := bucket.take(amount, per_s, now):
             raise Problem(

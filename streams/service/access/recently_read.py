@@ -53,6 +53,7 @@ class RecentlyRead(Generic[V]):
                 f"who may do what is not known now: {type(exc).__name__}; see that [serve] database can be reached",
                 headers={"Retry-After": "2"},
             ) from exc
+        # Out before it goes in again: what was read longest ago has to stand first.
         self._known.pop(key, None)
         while len(self._known) >= _MOST:
             self._known.pop(next(iter(self._known)))

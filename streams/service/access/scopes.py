@@ -14,6 +14,7 @@ from weir.streams.service.problems import Problem
 from weir.streams.text import printable
 
 
+# One object for a scope: FastAPI asks the same dependency once for a request, wherever else it is needed.
 @cache
 def needs(scope: str) -> Any:
     """A dependency of a route: the caller must have ``scope``; gives the ``Caller``.

@@ -87,6 +87,7 @@ def token_in(directory: Path) -> str:
     path = directory / FILE
     directory.mkdir(parents=True, exist_ok=True)
     try:
+        # With its rights from the start: changed after it was made, others could have opened it in between.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return _kept(path)

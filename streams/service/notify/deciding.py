@@ -57,6 +57,7 @@ def _messages(happening: Happening, rule: NotifyRule, told: Told, now: float) ->
     a = happening.alert
     severity: Severity = SEVERITIES[a.severity]
     reasons: list[dict[str, Any]] = msgspec.json.decode(a.reasons)
+    # Cut: a record holds up to 200 messages, and brokers take a MiB.
     texts = tuple(reason["text"][:300] for reason in reasons[:3])
     for target in rule.targets:
         known = [i for what in ("escalated", "opened") if (i := id_of(rule.name, target, a.alert_id, what)) in told]
@@ -105,6 +106,7 @@ def due_at(rule: NotifyRule, severity: Severity, now: float) -> float:
     """When a message goes out that is decided now: ``now``, the end of its digest, or the end of quiet hours."""
     if rule.urgent is not None and SEVERITIES.index(severity) >= SEVERITIES.index(rule.urgent):
         return now
+    # At multiples since 1970, not so long after the first alert: whoever decides, all of a digest have one time.
     at = now if rule.digest is None else (now // rule.digest + 1) * rule.digest
     if rule.quiet is None or not _is_quiet(rule.quiet, rule.time_zone, at):
         return at
@@ -114,6 +116,7 @@ def due_at(rule: NotifyRule, severity: Severity, now: float) -> float:
 @lru_cache(maxsize=1024)
 def _end_of_quiet(quiet: str, time_zone: str, minute: int) -> float:
     """The first minute that is not quiet. Looked for one by one, so that no change of clocks needs a rule."""
+    # 50 hours, which are longer than any day, also one on which the clocks are changed.
     return next(60.0 * at for at in range(minute + 1, minute + 3000) if not _is_quiet(quiet, time_zone, 60.0 * at))
 
 

@@ -190,6 +190,7 @@ class Notifier:
             count, due_at = waiting.get(target.name, (0, now + 1.0))
             self._service.metrics.set("weir_notifications_waiting", count, target=target.name)
             link = self._links[target.name]
+            # Three times in what Alertmanager believes: one or two that fail end no alert there.
             renews = target.kind == "alertmanager" and now - link.renewed_at >= STANDS_S / 3
             if (due_at <= now or renews) and (link.sending is None or link.sending.done()):
                 link.sending = asyncio.create_task(self._send(target, link, renews))
@@ -255,4 +256,5 @@ def _complain(what: str, exc: Exception) -> None:
 
 def _backoff(tries: int) -> float:
     """Seconds until the next attempt; by chance more or less, so that not all come at once."""
+    # The power is bounded, too: after a thousand attempts it would be no float.
     return min(2.0 ** min(tries, 30), _LONGEST_S) * random.uniform(0.5, 1.0)

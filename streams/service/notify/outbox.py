@@ -80,6 +80,7 @@ def write_notifications(c: Connection, records: Sequence[tuple[int, Record]]) ->
 
 
 def _write_decided(c: Connection, entry: Entry, offset: int) -> None:
+    # Decided of another log, whose offsets mean other records.
     if entry.epoch != c.execute(select(t.projection_state.c.epoch)).scalar():
         return
     place = {"topic": _DECIDED[entry.topic], "partition": entry.partition}
@@ -97,6 +98,7 @@ def _write_decided(c: Connection, entry: Entry, offset: int) -> None:
         }
         for i, message in enumerate(entry.messages)
     ]  # fmt: skip
+    # A message that is there keeps its status, also where another process decides it once more.
     upsert(c, notifications, rows, replace=False)
 
 

@@ -37,10 +37,12 @@ def public_only(wanted: bool) -> Iterator[list[str]]:
 
 @cache
 def _watch() -> None:
+    # Once for the process: a hook can not be taken away again.
     sys.addaudithook(_look)
 
 
 def _look(event: str, given: tuple[Any, ...]) -> None:
+    # Every import and every open file comes by here: most are let go by the first look.
     if event in _CALLS and (refused := _refused.get()) is not None:
         host = given[1][0] if isinstance(given[1], tuple) else str(given[1])
         if not is_public(host):

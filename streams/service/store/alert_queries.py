@@ -44,6 +44,7 @@ def list_alerts(c: Connection, of: AlertFilter, sort: Sort, cursor: str | None, 
     where = of.where(c, now)
     columns = [_A[name] for name in (*SORTS[sort], "alert_id")]
     order = [column.desc() for column in columns]
+    # One more than is shown: whether there is a next page is known without a count.
     page: Select[Any] = select(alerts).where(*where).order_by(*order).limit(limit + 1)
     if cursor is not None:
         page = page.where(tuple_(*columns) < tuple_(*_place(cursor, sort)))

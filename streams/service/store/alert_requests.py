@@ -92,6 +92,7 @@ async def sees_of(request: Request) -> frozenset[str] | None:
 async def name_of(request: Request) -> str:
     """Who asks, as an id of a record."""
     caller: Caller = request.scope["weir"].caller
+    # What a case event allows: a name from a provider or of a key may hold more, and be longer.
     return "".join(filter(str.isprintable, caller.name))[:ID_CHARS] or "unknown"
 
 

@@ -109,6 +109,7 @@ def take_case_event(row: AlertRow, event: CaseEvent, before: tuple[str | None, s
         that is undone.
     """
     match event.action:
+        # The same verdict again changes nothing, so that its labels have the ids that they had.
         case "verdict" if event.verdict != row.verdict:
             row.verdict, row.verdict_by, row.verdict_at = event.verdict, event.by, event.at
             row.generation += 1

@@ -76,6 +76,7 @@ class Cases:
             self._check_reason(row, reason)
             if value is not None:
                 self._task_of(row)
+        # Looked up before the verdict is out: an example before the mark cannot have been learned from it.
         ends = await self._log.spans(topics.EXAMPLES)
         mark = max((span.end for span in ends.values()), default=0)
         made = [

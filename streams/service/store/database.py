@@ -40,6 +40,7 @@ def open_database(settings: ServeSettings) -> Engine:
     """
     url = url_of(settings)
     try:
+        # A server may have closed what waited in the pool; a file does not.
         engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _tune)
@@ -89,6 +90,7 @@ def migrate(engine: Engine) -> None:
     with engine.begin() as connection:
 
         def steps(before: Any, _: object) -> Any:
+            # A database without a revision is only stamped: its tables are made below in their newest form.
             found = script._upgrade_revs("head", before) if before else script._stamp_revs("head", before)
             metadata.create_all(connection)
             return found

@@ -53,6 +53,8 @@ class Projection:
         state = t.projection_state
         with self._engine.begin() as c:
             upsert(c, state, [{"id": 1, "epoch": epoch}], replace=False)
+            # Locked: of two replicas that start together one empties the tables, and the other then sees that it is
+            # done.
             held = c.execute(select(state.c.epoch).with_for_update()).scalar_one()
             if held == epoch and not rebuild:
                 return

@@ -82,6 +82,7 @@ class Projector:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PAUSE_S):
                     await self._news.wait()
+            # Before the next look at the log: what comes during it sets this again, and is not slept over.
             self._news.clear()
 
     @property

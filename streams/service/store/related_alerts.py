@@ -24,6 +24,7 @@ def scored_at(c: Connection, alert_id: str, score: float) -> float | None:
     h = alert_changes.c
     changes = select(h.at, h.details).where(h.alert_id == alert_id, h.kind == "status").order_by(h.at)
     said = ((row.at, msgspec.json.decode(row.details, type=_Status).score) for row in c.execute(changes))
+    # The very same float: the row has it from one of these records.
     return next((at for at, found in said if found == score), None)
 
 

@@ -99,6 +99,7 @@ class DeadLetters(View):
         letters = await self._open(choice)
         names = self._service.settings.topics
         for letter in letters:
+            # All of them before the first is sent: one that can not be refuses the request while nothing is done.
             refuse_replay(letter, [*topics.INPUTS, *map(names.name, topics.INPUTS)])
         for letter in letters:
             own, held = self._own(letter.content.topic), letter.content

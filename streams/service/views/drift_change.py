@@ -97,11 +97,13 @@ def change_in(column: str, found: list[tuple[float, float]]) -> DriftChange | No
     blocks = len(found) // _BLOCK
     if blocks < 4:
         return None
+    # Whole blocks alone: the oldest few values are left out.
     ts, values = np.array(found[-blocks * _BLOCK :]).T
     rows = values.reshape(blocks, _BLOCK)
     n = np.full(blocks, float(_BLOCK))
     split = (find_change(n, rows.sum(axis=1), (rows**2).sum(axis=1), spread=True).block + 1) * _BLOCK
     low, high = np.quantile(values, (0.01, 0.99))
+    # Of a column with one value both quantiles are the same, and bins need a width.
     edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
     sides = values[:split], values[split:]
     before, after = (_shares(side, edges) for side in sides)

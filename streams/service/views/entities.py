@@ -79,5 +79,6 @@ async def scores_of(log: ServiceLog, entity: str) -> list[ScoredEvent]:
 
 
 def _table(row: TableRow) -> Mapping[str, Any]:
+    # A missing value is NaN in a row, which JSON does not have.
     values = {name: None if math.isnan(value) else value for name, value in row.values.items()}
     return {"table": row.table, "key": row.key, "updated_at": row.row.updated_at, "fits": row.fits, "features": values}

@@ -75,6 +75,7 @@ class Sampling:
         """Measure, and keep what was found; nothing where another process does."""
         store = self._service.store
         if not store.projector.leads:
+            # Else the first rate after a change of the writer would be of all the time of the other one.
             self._before = None
             return
         values = {("", name): value for name, value in (await self._rates(now) | self._latency()).items()}
@@ -98,8 +99,10 @@ class Sampling:
             spans = [span for topic in of for span in (await self._service.log.spans(topic)).values()]
             ends[name] = sum(span.end for span in spans)
         before, self._before = self._before, (now, ends)
+        # A clock that was set back gives no rate.
         if before is None or now <= before[0]:
             return {}
+        # A topic that was made anew ends earlier than before: nothing, and not less than nothing.
         return {name: max(ends[name] - before[1][name], 0) / (now - before[0]) for name in ends}
 
     def _latency(self) -> dict[str, float]:

@@ -65,6 +65,7 @@ def _last_lines(folder: Path) -> list[str]:
         logs = sorted(folder.glob("*/output.log"), key=lambda path: path.stat().st_mtime)
         with logs[-1].open("rb") as file:
             file.seek(max(file.seek(0, 2) - _TAIL, 0))
+            # It may begin within a character.
             return file.read().decode("utf-8", "replace").splitlines()[-_LINES:]
     except (OSError, IndexError):
         return []

@@ -79,6 +79,7 @@ class TypicalValues:
         values: dict[str, list[float]] = {}
         size, needle = 0, msgspec.json.encode(task)
         async for placed in every_record(self._log, topics.PREDICTIONS, newest=SAMPLED):
+            # Most are of other tasks: to look for the name is cheaper than to decode, and says no more than "perhaps".
             if needle not in placed.record.value:
                 continue
             found = msgspec.json.decode(placed.record.value, type=_Prediction)

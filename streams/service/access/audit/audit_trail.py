@@ -159,7 +159,10 @@ class Audit:
             value, last = chained(body, self.writer, last)
             records.append(Record(self.writer.encode(), value, time.time()))
         await self._service.log.append(topics.AUDIT, records)
+        # Only now: what is tried again has the same place in the chain, and is a repeat if the log had taken it after
+        # all.
         self._last = last
+        # They waited in the queue until now, so that ``full`` counts them, and a stop says how many are lost.
         for _ in bodies:
             self._waiting.popleft()
         if last is not None:

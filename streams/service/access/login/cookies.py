@@ -38,6 +38,7 @@ class Cookies:
                 "nobody signs on over plain http, where others on the way could read the cookie; give tls_cert and "
                 "tls_key in [serve], or an encrypting proxy with trusted_proxies",
             )
+        # Lax: back from the identity provider a browser comes from another site, and strict cookies would stay behind.
         kept: Any = {"httponly": True, "samesite": "lax", "path": "/", "secure": secure}
         response.set_cookie(self._name(request, kind), value, max_age=int(age_s), **kept)
 
@@ -47,6 +48,7 @@ class Cookies:
 
     def drop(self, request: Request, response: Response, kind: Kind = "session") -> None:
         """Have the browser forget it."""
+        # By the same attributes: without ``Secure`` a browser passes over what is said of a ``__Host-`` cookie.
         response.delete_cookie(
             self._name(request, kind), path="/", secure=self._secure(request), httponly=True, samesite="lax"
         )

@@ -51,6 +51,7 @@ class LoginRoutes:
         if error or not code:
             raise Problem(401, "Not signed on", f"the identity provider says {printable(error or 'nothing', 100)}")
         who = await sign_on.finish(self._back(request), made, state, code)
+        # Looked at once more: the cookie that it comes from is the browser's, and not signed.
         answer = RedirectResponse(local(made.next), 303)
         self._access.cookies.drop(request, answer, "login")
         await self._access.enter(request, answer, who)

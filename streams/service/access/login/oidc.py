@@ -72,6 +72,7 @@ class SignOn:
         provider, keys = await self._known()
         sent = {"grant_type": "authorization_code", "code": code, "redirect_uri": back, "code_verifier": made.verifier}
         secret, login = self._settings.client_secret, None
+        # A provider that lists no methods means this one (OpenID Connect Discovery, 3).
         if secret is None or "client_secret_basic" not in provider.get(_METHODS, ["client_secret_basic"]):
             sent["client_id"] = self._settings.client_id
             sent |= {} if secret is None else {"client_secret": secret.get_secret_value()}
@@ -83,6 +84,7 @@ class SignOn:
         name = claims.get("preferred_username") or claims.get("email") or claims.get("name") or claims["sub"]
         groups = claims.get(self._settings.groups_claim) or ()
         listed = [groups] if isinstance(groups, str) else groups
+        # No subject is longer (OpenID Connect Core, 2), and the name goes into records as whose act something was.
         subject = f"person:{str(claims['sub'])[:255]}"
         return Session(subject, printable(str(name), ID_CHARS), "oidc", tuple(map(str, listed)), 0.0)
 
@@ -111,6 +113,7 @@ class SignOn:
         if self._keys is None or time.monotonic() - self._known_at > _KNOWN_S:
             issuer = str(self._settings.issuer)
             found = await self._ask("GET", f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+            # Exactly the same (Discovery, 4.3): else one provider could speak for the people of another.
             if found.get("issuer") != issuer:
                 raise _away(f"it calls itself {found.get('issuer')!r}, and [serve.access.oidc] issuer is {issuer!r}")
             keys = KeySet.import_key_set(await self._ask("GET", found["jwks_uri"]))  # type: ignore[arg-type]

@@ -63,6 +63,7 @@ class EntityPages(PageGroup):
         return [task for task in self._service.tasks if caller.sees(task.name)]
 
     async def _alerts(self, caller: Caller, entity: str) -> list[AlertRow]:
+        # PostgreSQL refuses a text with this character, which no entity has.
         of = AlertFilter(caller.tasks, entity=entity.replace("\0", ""))
         cases = self._service.store.cases
         return (await cases.ask(list_alerts, of, "newest", None, _ALERTS, time.time())).rows

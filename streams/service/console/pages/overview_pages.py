@@ -43,6 +43,7 @@ class OverviewPages(PageGroup):
     async def overview(self, request: Request, period: Period = "1h", caller: Caller = needs("tasks:read")) -> Response:
         """Each task with its metrics, alerts and models; and the service."""
         ask, now, span = self._service.store.cases.ask, int(time.time()), PERIODS[period]
+        # No finer than the samples, which are ten seconds apart.
         series = await ask(series_since, now - span, max(span // _POINTS, 10))
         days = await ask(alerts_by_day, [task.name for task in self._service.tasks], _DAYS)
         learned = await ask(examples_learned)
@@ -105,6 +106,7 @@ def chart(
         {"label": name.replace("_", " "), "values": [_short(values.get(at)) for at in xs], "colour": colour}
         for (name, values), colour in zip(held.items(), _COLOURS, strict=False)
     ]
+    # Rounded up: rounded down, there would be up to twice as many.
     listed = xs[:: -(-len(xs) // _LISTED)]
     rows = [[when(at), *[number(values.get(at)) for values in held.values()]] for at in listed]
     data = {"x": xs, "series": drawn, "marks": list(marks)} | ({"range": between} if between else {})

@@ -139,12 +139,6 @@ document.body.addEventListener("weir:case-event", ({ detail }) => {
   }
 });
 
-// The page of an alert goes on through the list that it was opened from.
-addEventListener("pagehide", () => {
-  const list = { address: location.pathname + location.search, ids: rows().map((row) => row.dataset.id) };
-  sessionStorage.setItem("weir-list", JSON.stringify(list));
-});
-
 new ResizeObserver(([top]) => document.documentElement.style.setProperty("--top", `${top.target.offsetHeight}px`))
   .observe(document.querySelector(".top"));
 count();
