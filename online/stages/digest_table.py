@@ -82,6 +82,7 @@ class DigestTable:
 
     def absent(self, rows: Rows, window: int, floor: int) -> BoolVector:
         """Which rows repeat nothing that is held, ``(n,) bool``; enters none."""
+        # `_look` knows one table: what has not moved yet moves now.
         self._move(len(self._old), floor)
         fresh = np.ones(len(rows), np.bool_)
         _look(self._table, rows, U(window), U(max(floor, self.forced)), fresh)
@@ -128,6 +129,7 @@ class DigestTable:
         live = _live(self._table, U(max(floor, 1)))
         size = min(max(int((live + n) / LEAST_LOAD) + 1, _LEAST_SLOTS), self._most_slots())
         room = int(_LOAD_FORCED * size) - n
+        # Only a table that has grown as far as it may is too small here.
         if live + n > MOST_LOAD * size and live > room:
             self.forced = floor = self._cut(room / live, floor)
             live = _live(self._table, U(floor))

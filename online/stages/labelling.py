@@ -218,6 +218,7 @@ class LabellingStage:
         known, y = joined.label_ts_known, joined.examples.y.astype(np.float64)[:, None]
         while self.drift is not None and self.rate_drift is not None:
             full, full_label = row + self.drift.room, label + self.rate_drift.room - 1
+            # A label comes before its row: a block of labels that is full by then is looked at before that of rows.
             if full_label < len(before) and before[full_label] < full:
                 stop = int(np.searchsorted(before, before[full_label], side="right"))
                 found = self.rate_drift.update(known[label:stop], y[label:stop])
@@ -234,6 +235,7 @@ class LabellingStage:
                 out.detections += found
                 out.requests += self._trigger.update(now, label - asked, found)
                 asked = label
+        # Counted alone: nothing was found, and no task that comes here asks by labels.
         self._trigger.update(-np.inf, len(before) - asked, ())
 
     def _decide(self, scored: ScoredBatch, marks: FloatVector, out: LabelOutput) -> FloatVector:

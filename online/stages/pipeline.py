@@ -115,6 +115,7 @@ class TaskPipeline:
         if scored is None:
             self._take(self.labelling.labels(labels, known_at), out)
             return out
+        # Labels name rows of the batch, of which the task sees some: from here on by their number among those.
         own = np.searchsorted(rows, before)
         inside = int(np.searchsorted(own, len(rows)))
         known = None if known_at is None else known_at[:inside]

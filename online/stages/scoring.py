@@ -174,6 +174,7 @@ class ScoringStage:
             return PreparedBatch(batch, modes, self.engine.group(batch), None, None)
         keys = [key or "" for key in self._keys(batch)]
         if not self._on_timers:
+            # Timers that score each event label it by its own id, which they are to know.
             keys = [f"{key}{EVENT_MARK}{event_id}" for key, event_id in zip(keys, batch.event_id, strict=True)]
         return self._insert(batch, self.timers.advance(keys, batch.ts), (keys, batch.ts))
 
@@ -273,6 +274,7 @@ class ScoringStage:
         watched = np.empty((len(rows), len(self.shape.watched)))
         for k, name in enumerate(self.shape.watched):
             watched[:, k] = np.asarray(block.columns[name], dtype=np.float64)[rows]
+        # Values that a task computes may be larger than what a record carries.
         cut(watched)
         entities = {name: batch.entities[name] for name in self.shape.secondary}
         return ScoredBatch(
@@ -294,6 +296,7 @@ class ScoringStage:
         spec, n, inputs = self.task.full, len(featured), len(self.engine.features)
         assert spec is not None
         width = len(self.features) - featured.full_x.shape[1]
+        # Zeros where it did not answer: ``full.known`` is one of them, and says so.
         made = np.zeros((n, width)) if full is None else usable(full)
         if made.shape != (n, width):
             raise ValueError(f"task {self.task.name}: the full model gave {made.shape}, expected {(n, width)}")
@@ -335,6 +338,7 @@ class ScoringStage:
     def _mine(self, batch: EventBatch) -> EventBatch:
         """The events this task is about, of its types and naming its entity, and its own columns of them."""
         batch = self._own_columns(batch)
+        # Where every event is the task's, no row of the batch is looked at.
         if not self.task.types and None not in self._keys(batch):
             return batch
         rows = [row for row, _ in seen_by(self.task, batch)]
