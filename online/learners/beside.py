@@ -186,5 +186,6 @@ class HedgedLearner:
 
     def _full(self, x: FloatMatrix) -> tuple[FloatVector, BoolVector]:
         """What the full model said, and where it was known."""
+        # As tight as the member's: a full model that is sure and wrong must not lose without bounds.
         full = np.clip(x[:, self._logit], -self.logit_bound, self.logit_bound)
         return np.ascontiguousarray(full), np.ascontiguousarray(x[:, self._known] > 0.0)

@@ -195,6 +195,7 @@ def _best_split(
             rest = total_h - h
             if h < min_hessian:
                 continue
+            # Further on the right side only gets less.
             if rest < min_hessian:
                 break
             gain = g * g / (h + l2) + (total_g - g) * (total_g - g) / (rest + l2)
@@ -239,6 +240,7 @@ def grow_tree(
         bins = np.full(base + 1, 255)
         for k in range(base + 1):
             column, split = _best_split(tables[k], columns, counts, l2, min_hessian)
+            # Without a split any column will do: nothing is above infinity.
             feature[base + k] = max(column, 0)
             threshold[base + k] = edges[column, split] if column >= 0 else np.inf
             if column >= 0:

@@ -67,6 +67,7 @@ def _fold(
     """
     at = 0
     for i in range(logits.shape[0] + 1):
+        # By what was lost before row i: a member is not weighed by the row that it is judged on.
         share = _shares(loss, params[1])
         while at < learned.size and learned[at] <= i:
             scores[at] = dot(0.0, share + beta, rows[at]) + head[0]
@@ -84,6 +85,7 @@ def _fold(
             margin = sign * logits[i, m]
             row_loss = math.log1p(math.exp(-margin)) if margin > 0.0 else math.log1p(math.exp(margin)) - margin
             loss[m] = keep * loss[m] + (1.0 - keep) * row_loss
+        # One heavy row must not throw the correction of all.
         step = params[2] * min(max(log_gradient(sign, z) * weight[i], -10.0), 10.0)
         for m in range(beta.size):
             beta[m] -= step * logits[i, m] + params[2] * params[3] * beta[m]

@@ -182,6 +182,7 @@ class RiverByName:
         """The rows that the serving estimator learned, now kept as one piece."""
         nothing = (np.empty((0, len(self.features))), np.empty(0, np.bool_), np.empty(0))
         x, y, weight = (np.concatenate(parts) for parts in zip(nothing, *self._rows, strict=True))
+        # What only the one before had learned goes.
         skip = len(x) - (self._seen - self._start)
         self._rows = [(x[skip:], y[skip:], weight[skip:])]
         return self._rows[0]

@@ -72,6 +72,7 @@ class Reader:
     def number(self) -> Number:
         """The next one."""
         for found in self._numbers:
+            # Not ``next``, whose StopIteration would look like the end of a loop of the caller's.
             return found
         raise StateError("the snapshot ends too early")
 
