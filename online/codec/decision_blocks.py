@@ -161,6 +161,7 @@ def _blocks(batch: DecisionBatch, task: str, made_at: float, most: int) -> list[
     rows = [*compress(range(n), batch.alert)]  # most rows are under the line: nothing of Python is done for them
     ts, score, threshold = (column.astype("<f8").tobytes() for column in (batch.ts, batch.score, batch.threshold))
     versions = int(version[0]) if (version == version[0]).all() else version.astype("<i8").tobytes()
+    # Nearly no row is, and nearly all are of one model version: what is alike is written once.
     degraded = np.packbits(batch.degraded).tobytes() if batch.degraded.any() else None
     columns = (batch.event_id, batch.entity_id, ts, score, threshold, versions, degraded)
     block = _ENCODE(_Block(VERSION, task, made_at, *columns, rows, [*filter(None, batch.alert)]))

@@ -91,6 +91,7 @@ def write_scored(
     masks, watched, entities = scored.masks.shape[1], scored.watched.shape[1], scored.entities
     form_shape = ScoredShape(tuple(feature_names), masks, watched, tuple(entities))
     form = prediction_form(task, form_shape)
+    # In the order of the form's blanks, as counts and texts are (`prediction_form`).
     numbers = np.column_stack(
         [batch.ts, batch.score, batch.features, np.full(n, scored_at), scored.masks, scored.watched]
     )

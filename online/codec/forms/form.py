@@ -176,6 +176,7 @@ class JsonTemplate:
             rows = slice(start, min(n, start + _CHUNK_ROWS))
             own = ends[rows]
             form_kernel.write_rows(self._ops, self._literals, joined, places, bits[rows], counts[rows], space, own)
+            # The space is written over by the next chunk.
             pieces.append(space[: own[-1]].tobytes())
             own += end
             end = int(own[-1])
@@ -190,6 +191,7 @@ class JsonTemplate:
         n = len(joined.sizes)
         space = np.empty(len(joined.bytes) + n * self.texts + SLACK, np.uint8)
         bits, counts = np.empty((n, self.numbers), np.uint64), np.empty((n, self.counts), np.int64)
+        # Forms of several tasks read one input in turn: what is new in ``taken`` was read by this one.
         before, buf = joined.taken.copy(), np.frombuffer(joined.bytes, np.uint8)
         m, end = form_kernel.read_rows(self._ops, self._literals, buf, joined.sizes, joined.taken, space, bits, counts)
         found = space[:end].tobytes().decode("ascii").split("\0")[:-1]

@@ -59,6 +59,7 @@ def write_rows(
         for m in range(len(ops)):
             op, start, size = ops[m, 0], ops[m, 1], ops[m, 2]
             if op == LITERAL:
+                # A literal stands between two objects: the next one's first member has no comma before it.
                 some = False
                 at = _copy(literals, start, size, out, at)
             elif op in (NUMBER, MAYBE_NUMBER):
@@ -125,6 +126,7 @@ def _write_text(texts: Bytes, place: int, out: Bytes, at: int) -> tuple[int, int
             place += 8
             eight = word(texts, place)
         c = texts[place]
+        # Small letters, and all bytes of what is not ASCII, pass by the first comparison.
         while c > _BACKSLASH or (c >= 0x20 and c not in (_QUOTE, _BACKSLASH)):
             out[at] = c
             at += 1
@@ -256,6 +258,7 @@ def _matches(literals: Bytes, start: int, size: int, buf: Bytes, at: int, end: i
         if word(literals, start + i) != word(buf, at + i):
             return False
         i += 8
+    # Of the last words only the first bytes are compared: what lies behind is the next part's.
     rest = U(8 * (size - i))
     return bool(rest == U(0) or (word(literals, start + i) ^ word(buf, at + i)) << (U(64) - rest) == U(0))
 
