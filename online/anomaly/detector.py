@@ -170,6 +170,7 @@ class SeriesAnomalyDetector:
     def schema(self) -> int:
         """A digest of what gives the rows their meaning."""
         text = f"{self.state_width} {self.params.model_dump_json()}"
+        # Four bytes: as much as the header of a stored row has for it.
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
     @staticmethod

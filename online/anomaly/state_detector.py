@@ -68,6 +68,7 @@ class StateDetector:
     def schema(self) -> int:
         """A digest of what gives the rows their meaning."""
         text = f"{_LAYOUT} {self.sensors} {self.reference} {self.params.model_dump_json()}"
+        # Four bytes: as much as the header of a stored row has for it.
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
     def run_columns(

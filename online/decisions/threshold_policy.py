@@ -64,6 +64,7 @@ class CostThreshold(FrozenModel):
     def line(self, amount: FloatVector | float = 1.0) -> FloatVector:
         """The Bayes threshold on the probability, by the amount at stake; above 1 where no alert pays."""
         saved = self.false_positive + np.maximum(amount, 0.0) * self.false_negative
+        # Where no amount is at stake and no alert costs anything, nothing is divided by nothing.
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return np.where(saved > 0.0, (self.false_positive + self.review) / saved, np.inf)
 
@@ -155,6 +156,7 @@ class BudgetThreshold(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _by_the_hour(cls, held: Any) -> Any:
+        # Before anything is checked, as ``alerts_per_day`` has no default.
         hourly = held.get("alerts_per_hour") if isinstance(held, dict) else None
         return {"alerts_per_day": 24 * hourly, **held} if isinstance(hourly, int | float) else held
 

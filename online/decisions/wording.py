@@ -153,6 +153,7 @@ def _plainly(fact: Fact) -> str:
 
 
 def _raised(fact: Fact) -> str:
+    # Bounded, as ``math.exp`` raises beyond 709.
     return times(math.exp(min(fact.contribution, 50))) if fact.contribution >= math.log(1.05) else "a little"
 
 

@@ -97,6 +97,7 @@ class DriftPolicy(FrozenModel):
     @property
     def season_hours(self) -> int:
         """After so many hours a stream's course repeats itself."""
+        # Days that are no whole weeks would say of some weekdays less than of others.
         return 168 if self.reference_days and self.reference_days % 7 == 0 else 24
 
     @property

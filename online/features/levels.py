@@ -108,6 +108,7 @@ class Levels:
     def _resolve(self, name: str) -> int:
         if name in self._values:
             return max((self._name(n) for n in self._values[name].names), default=0)
+        # A raw column: which there are, events alone say.
         if "." not in name:
             return 0
         if name not in self._producers:

@@ -92,6 +92,8 @@ class Aggregate(_Aggregate):
     """``ewmean``: a value counts for at most this many times the current mean (0: no limit), for a robust mean."""
     bits: int = Field(default=64, ge=32, le=1024, multiple_of=32)
     """``distinct``: bitmap bits a pane; the estimate saturates near ``bits * ln(bits)``."""
+    # Left out of a dump where there are none: schemas of rows are digests of dumps, and rows of before are to stay
+    # readable.
     ratios: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Pairs of windows, as ``1d/30d``: a feature for each op that compares, the one window's value over the other's."""
 
@@ -172,6 +174,7 @@ class Anomaly(FrozenModel):
             raise ValueError("reference and restart are of score = 'state'; give that, or leave them out")
         if len(set(self.values)) != len(self.values):
             raise ValueError("values: a sensor is named twice; remove one")
+        # Checked here, as it is no `Formula`: a span may stand in its place.
         if self.flag is not None:
             Expression.parse(self.flag)
         elif self.span is not None:

@@ -143,6 +143,7 @@ class RepeatedSilence:
             # A late event: one that is scored already may have come after it, and breaks its silence.
             returned = any(at < score.due_ts < at + end for score in watched.open)
             self._wait(entity_id, watched, OpenScore(self._number(), at, event_id, returned))
+        # A late event starts no pause: the newest one's is still running.
         elif pause is not None and at > watched.last_ts:
             watched.number = self._number() if at + pause > self.watermark else -1
             self.stats.too_late += watched.number < 0

@@ -223,6 +223,7 @@ class SilenceTimers:
         watermark, end = self.watermark, self.policy.horizon_s
         marks = self._time.advance(ts, entity_ids).tolist()
         for row, (entity_id, at, mark) in enumerate(zip(entity_ids, ts.tolist(), marks, strict=True)):
+            # The clock may step back; timers that have fired stay fired.
             if mark > watermark:
                 watermark = mark
             if timers and timers[0][0] <= watermark:

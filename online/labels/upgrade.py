@@ -63,6 +63,7 @@ def upgraded(state: bytes, numbers: bytes | None, unlogged: int, ranged: bool) -
     """
     old = msgspec.msgpack.decode(state, type=_Old)
     n_features, n_extra, entities, chunk_rows = old.shape
+    # Chunks were of one size and left whole: rows are numbered from a multiple of it.
     first = (-(-old.next_row // chunk_rows) - len(old.chunks)) * chunk_rows
     tables = [np.frombuffer(chunk.numbers).reshape(-1, _FEATURES + n_features + n_extra) for chunk in old.chunks]
     rows = np.concatenate(tables) if tables else np.empty((0, _FEATURES + n_features + n_extra))

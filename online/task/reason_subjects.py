@@ -16,6 +16,7 @@ from weir.online.learners.factory import LearnerSpec
 from weir.online.task.spec import TaskSpec
 
 _UNDONE: dict[str, Callable[[float], float]] = {
+    # Bounded where the function would raise beyond the largest float.
     "log": lambda value: math.exp(min(value, 700.0)),
     "log1p": lambda value: math.expm1(min(value, 700.0)),
     "log10": lambda value: float(10.0 ** min(value, 300.0)),
@@ -55,6 +56,7 @@ def subjects_of(task: TaskSpec) -> dict[str, Subject]:
                 "anomaly", d.value, given=_given(d.value, d.name), weights=weights
             )
     for name, source in task.derived.items():
+        # Ratios of windows, whose names tell all that is to be said.
         if "." in name:
             continue
         tree = _parsed(source)

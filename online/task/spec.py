@@ -159,6 +159,7 @@ class SourceSpec(FrozenModel):
     @field_validator("positive", "negative", "unlabelled", "missing", mode="before")
     @classmethod
     def _as_words(cls, value: object) -> object:
+        # A column of 0 and 1 is listed as numbers; cells of files are compared as texts.
         return [v if isinstance(v, str) else str(v) for v in value] if isinstance(value, list | tuple) else value
 
     @field_validator("time_format")
@@ -174,6 +175,7 @@ class SourceSpec(FrozenModel):
     def _known_zone(cls, value: str) -> str:
         try:
             ZoneInfo(value)
+        # Where the system has a database the name is that of a file: "Europe" is a folder, told by an ``OSError``.
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError(f"{value!r} is no time zone; give a name such as 'Europe/Berlin'") from None
         return value
@@ -257,6 +259,7 @@ class TaskSpec(FrozenModel):
     @field_validator("utc_offset", mode="before")
     @classmethod
     def _signed(cls, value: object) -> object:
+        # No other duration may have a sign, so the reader of durations knows none.
         return -parse_duration(value[1:]) if isinstance(value, str) and value.startswith("-") else value
 
     @field_validator("missing", mode="before")
