@@ -102,10 +102,13 @@ def decode_labels(raw: Sequence[bytes | None], *, limits: InputLimits = DEFAULT_
     """Decode ``labels`` records; an absent weight is 1."""
     accepted = accept_records(Label, raw, limits)
     labels = accepted.structs
+    entity_id = bare([label.entity_id for label in labels])
+    event_id = [label.event_id and (label.event_id.strip() or label.event_id) for label in labels]
+    said = zip(labels, entity_id, event_id, accepted.ts.tolist(), strict=True)
     batch = LabelBatch(
-        label_id=[label.label_id or _made_id(label) for label in labels],
-        entity_id=bare([label.entity_id for label in labels]),
-        event_id=[label.event_id and (label.event_id.strip() or label.event_id) for label in labels],
+        label_id=[label.label_id or _made_id(label, *about) for label, *about in said],
+        entity_id=entity_id,
+        event_id=event_id,
         ts=accepted.ts,
         value=np.array([label.value for label in labels], np.bool_),
         weight=np.array([1.0 if label.weight is None else label.weight for label in labels], np.float64),
@@ -113,9 +116,10 @@ def decode_labels(raw: Sequence[bytes | None], *, limits: InputLimits = DEFAULT_
     return DecodedLabels(batch, accepted.rejects, accepted.index, [label.task for label in labels])
 
 
-def _made_id(label: Any) -> str:
+def _made_id(label: Any, entity_id: str, event_id: str | None, ts: float) -> str:
     """The id of a label that brings none: what it says, and of what."""
-    return f"{label.task}:{label.entity_id}:{label.event_id or label.ts}={label.value}"
+    # Of ids and times as they are read, not as they were written: 12:00Z and 13:00+01:00 are one time.
+    return f"{label.task}:{entity_id}:{event_id or ts}={label.value}"
 
 
 def events_from_rows(

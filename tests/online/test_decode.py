@@ -389,3 +389,12 @@ def test_a_label_without_an_id_is_known_by_what_it_says() -> None:
     record = b'{"v":1,"task":"fraud","entity_id":"u1","event_id":"e1","ts":1700000000,"value":%d}'
     ids = decode_labels([record % 1, record % 1, record % 0]).batch.label_id
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_label_without_an_id_is_the_same_however_its_time_and_ids_are_written() -> None:
+    record = {"v": 1, "task": "fraud", "entity_id": "u1", "ts": 1709294400, "value": 1}
+    times = [1709294400.0, "2024-03-01T12:00:00Z", "2024-03-01T13:00:00+01:00"]
+    ways = [record, *({**record, "ts": ts} for ts in times), {**record, "entity_id": " u1 "}]
+    assert {*decode_labels([json.dumps(way).encode() for way in ways]).batch.label_id} == {"fraud:u1:1709294400.0=1"}
+    of_event = [{**record, "event_id": event_id} for event_id in ("e1", "e1 ")]
+    assert {*decode_labels([json.dumps(way).encode() for way in of_event]).batch.label_id} == {"fraud:u1:e1=1"}
