@@ -19,6 +19,7 @@ from weir.online.codec.decode import (
     decode_user_events,
     events_from_rows,
 )
+from weir.online.codec.limits import DEFAULT_LIMITS
 from weir.online.codec.why_invalid import explain, explain_row
 from weir.online.codec.wire import DeviceEvent, UserEvent
 from weir.online.errors import TaskError
@@ -398,3 +399,20 @@ def test_a_label_without_an_id_is_the_same_however_its_time_and_ids_are_written(
     assert {*decode_labels([json.dumps(way).encode() for way in ways]).batch.label_id} == {"fraud:u1:1709294400.0=1"}
     of_event = [{**record, "event_id": event_id} for event_id in ("e1", "e1 ")]
     assert {*decode_labels([json.dumps(way).encode() for way in of_event]).batch.label_id} == {"fraud:u1:e1=1"}
+
+
+@pytest.mark.parametrize(
+    ("begin", "again", "end", "reason"),
+    [
+        (b'{"v":1,"a": x', b" ", b"y}", "not JSON: a is 'x "),
+        (b'{"v":1,"a": x', b", ", b"y}", "not JSON: a is 'x, "),
+        (b'{"v":1,"a": x', b" ,", b" ", "not JSON: a is 'x "),
+        (b'{"v":1', b"", b',"k0":2}', "the key k0 is given more than once"),
+    ],
+)
+def test_the_largest_record_is_explained_by_work_that_grows_as_it_does(
+    begin: bytes, again: bytes, end: bytes, reason: str
+) -> None:
+    size = DEFAULT_LIMITS.record_bytes
+    middle = again * (size // len(again)) if again else b"".join(b',"k%d":1' % i for i in range(size // 12))
+    assert (explain(UserEvent, begin + middle + end) or "").startswith(reason)
