@@ -414,3 +414,13 @@ def test_what_somebody_else_wrote_among_the_markers_marks_nothing(monkeypatch: p
     there = [Marker(key, marker) for key in (b"0-17", b"\xff\xfe", b"hello", b"0-" + b"9" * 5_000, b"", None)]
     monkeypatch.setattr(dead_letters, "read_present", lambda *_: [*there, Marker(b"0-18", b"hello")])
     assert read_done(None, TopicSettings()) == {Place(topics.DEAD_LETTERS, 0, 17): Done("dropped", T0)}
+
+
+@pytest.mark.parametrize("depth", [1, 16, 17, 250, 300, 1_000])
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"k":', b"}")])
+def test_a_record_of_many_levels_is_one_line_all_the_same(depth: int, opening: bytes, closing: bytes) -> None:
+    value = b'{"event_id":"e1","k":' + opening * depth + b"1" + closing * depth + b"}"
+    shown = line(topics.USER_EVENTS, value)
+    assert shown.startswith("event_id=e1 k")
+    assert len(shown) < 400
+    assert as_json(topics.USER_EVENTS, 0, 0, T0, b"u1", value).endswith(value + b"}")

@@ -46,6 +46,8 @@ _BARE: Final = frozenset({"type", "task", "status", "severity", "cause", "action
 """Fields whose value speaks for itself."""
 _COUNTED: Final = frozenset({"features", "reasons", "event_ids"})
 _HIDDEN: Final = frozenset({"v", "ts", "raw", "key"})
+_DEEPEST: Final = 16
+"""Levels of objects that are shown as dotted names; what is below is JSON."""
 TEXT_CHARS: Final = 160
 LINE_CHARS: Final = 2_000
 
@@ -95,19 +97,20 @@ def line(topic: str, value: bytes | None) -> str:
     return printable("  ".join(part for part in parts if part), LINE_CHARS)
 
 
-def _shown(name: str, value: Any) -> str:
+def _shown(name: str, value: Any, depth: int = 0) -> str:
     if name in _COUNTED and isinstance(value, dict | list):
         return f"{name}={_count(name, value)}"
-    if isinstance(value, dict):
-        return " ".join(_shown(f"{name}.{key}", held) for key, held in value.items()) or f"{name}={{}}"
-    text = (
-        value
-        if isinstance(value, str)
-        else f"{value:.6g}"
-        if isinstance(value, float)
-        else orjson.dumps(value).decode()
-    )
+    if isinstance(value, dict) and depth < _DEEPEST:
+        return " ".join(_shown(f"{name}.{key}", held, depth + 1) for key, held in value.items()) or f"{name}={{}}"
+    text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else _json(value)
     return printable(text, TEXT_CHARS) if name in _BARE else f"{name}={printable(text, TEXT_CHARS)}"
+
+
+def _json(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # orjson reads 1,024 levels, and writes 254
+        return "too deep to be shown"
 
 
 def _count(name: str, value: dict[str, Any] | list[Any]) -> str:
