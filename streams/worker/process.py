@@ -248,6 +248,7 @@ async def run_process(process: Process) -> int:
             if task is None or task.cancelling():
                 raise
             log.warning("the last commit was cut short while stopping; what it was of is read again")  # by Faust itself
+        deadline.begin()  # also behind an error on the way up, where nobody has asked for an end
         await process.after()
         if process.reason is not None:  # what failed may have left tasks behind; a clean stop has ended its own
             await end_tasks()
