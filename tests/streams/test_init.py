@@ -233,6 +233,13 @@ def test_an_array_behind_a_byte_order_mark_is_not_cut(tmp_path: Path) -> None:
     assert (sample.table.table.num_rows, left) == (200, [])
 
 
+def test_numbers_that_no_sensor_reads_do_not_overflow(tmp_path: Path) -> None:
+    """Warnings are errors here, and lines on a terminal there."""
+    table = rows() | {"reading": [1e300 if n % 7 == 0 else float(n % 11) for n in range(N)]}
+    draft, _ = drafted(written(tmp_path, table))
+    assert "reading" in draft.plan.numbers
+
+
 def test_a_clean_task_has_no_doubts_and_each_odd_thing_is_told(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     n = 3000

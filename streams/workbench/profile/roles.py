@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weir.online.batch import BoolVector, FloatVector, IntVector
-from weir.online.codec.wire import ID_CHARS, TS_MIN
+from weir.online.codec.wire import ID_CHARS, NO_DATA, TS_MIN
 from weir.streams.backtest.tables.event_times import read_times
 from weir.streams.backtest.tables.label_words import FALSE, TRUE, UNKNOWN
 from weir.streams.backtest.tables.texts import MISSING, Cells, read_ids
@@ -246,7 +246,8 @@ def _share_elsewhere(codes: IntVector, y: BoolVector) -> FloatVector:
 
 def _runs_with(numbers: FloatVector, times: FloatVector) -> bool:
     """Whether numbers are the time in another unit, or rounded to days or months, or a count of rows."""
-    a, b = (each[np.isfinite(numbers) & np.isfinite(times)] for each in (numbers, times))
+    read = np.isfinite(times) & (np.abs(numbers) < NO_DATA)  # what no sensor reads is missing, and its square overflows
+    a, b = numbers[read], times[read]
     if len(a) <= 20 or not a.std() or not b.std():
         return False
     together = float(np.corrcoef(a, b)[0, 1])
