@@ -174,12 +174,21 @@ class TaskTrainer:
         with self._telling:
             while self.state.effects:
                 effect = self.state.effects[0]
-                why = self.state.ended[-1].reason if self.state.ended else ""
-                update = self.shelf.tell(self.spec.name, effect, "" if effect.action == "shadow" else why)
+                update = self.shelf.tell(self.spec.name, effect, _why(self.state, effect))
                 # The registry first: a worker loads only what its log of stages has moved.
                 self._publish(update)
                 log.info("task %s: %s version %d", self.spec.name, effect.action, effect.version)
                 self.desk.change(partial(_struck, effect=effect))
+
+
+def _why(state: TaskState, effect: Effect) -> str:
+    """What the registry notes: the reason of the job by whose end the effect was decided, "" for a shadow."""
+    # Not of the newest job that ended: one that was rejected meanwhile has nothing to do with it.
+    ends = {"promote": ("promoted",), "rollback": ("rolled back",), "retire": ("retired", "promoted"), "shadow": ()}
+    for job in reversed(state.ended):
+        if job.stage in ends[effect.action] and (job.stage != "retired" or job.version == effect.version):
+            return job.reason
+    return ""
 
 
 def _struck(state: TaskState, effect: Effect) -> TaskState:

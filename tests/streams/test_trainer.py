@@ -9,11 +9,13 @@ from typing import TypeVar
 
 import pytest
 
-from tests.streams.trainer_fakes import NOW, FakeShelf, SkillBuilder, World, spec
+from tests.streams.trainer_fakes import DAY, NOW, FakeShelf, SkillBuilder, World, spec
 from weir.models.registry.registry import open_files
 from weir.models.types import Built
+from weir.online.codec.wire import ModelUpdate
 from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.state_journal import FilesJournal, MemoryJournal
+from weir.streams.trainer.task_state import Effect
 from weir.streams.trainer.trainer_errors import LeaseLostError
 
 T = TypeVar("T")
@@ -164,6 +166,28 @@ def test_requests_wait_for_the_job_under_way_and_are_one_when_its_turn_comes(wor
     assert world.trainer.state.jobs == 2
     assert world.trainer.state.job is not None
     assert world.trainer.state.job.asked.request_id == "r3"
+
+
+def test_the_registry_notes_the_reason_of_each_move_also_where_another_job_ended_meanwhile(tmp_path: Path) -> None:
+    class Noted(FakeShelf):
+        def tell(self, task: str, effect: Effect, why: str) -> ModelUpdate:
+            noted.append((effect.action, effect.version, why.partition(":")[0]))
+            return super().tell(task, effect, why)
+
+    noted: list[tuple[str, int, str]] = []
+    world = World(tmp_path, shelf=Noted())
+    world.promoted(1.0)
+    for number, skill in ((8, 2.0), (9, -2.0)):
+        world.builders["trees"] = SkillBuilder(skill)
+        world.restart()
+        world.ask(number, world.clock.now + number * DAY)
+        world.job.work()
+        world.live(220)  # promoted, and watched
+    assert world.stages() == ["promoted", "promoted", "rejected"]
+    assert noted == [
+        ("shadow", 1, ""), ("promote", 1, "version 1 beside none"),
+        ("shadow", 2, ""), ("promote", 2, "version 2 beside 1"), ("retire", 1, "version 2 beside 1"),
+    ]  # fmt: skip
 
 
 def test_what_is_left_of_a_job_that_another_trainer_went_on_with_is_removed(world: World) -> None:
