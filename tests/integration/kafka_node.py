@@ -6,14 +6,18 @@ port (a proxy's), and INTERNAL for the brokers among themselves and for the test
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from tests.integration.kafka_prepared import Prepared, prepared
 from tests.integration.kafka_secrets import Secrets
 
 _LOG4J = """\
@@ -25,6 +29,7 @@ appender.stdout.name = stdout
 appender.stdout.layout.type = PatternLayout
 appender.stdout.layout.pattern = [%d] %p %m (%c)%n
 """
+_CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qk"
 _QUICK = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
@@ -95,6 +100,7 @@ class JavaBroker(Broker):
     secrets : CLIENT wants SASL over TLS with these.
     quick : compile for a fast start and not for speed, where nothing is measured.
     nodes, number : the ports of all nodes of its cluster, and which of them it is, from 0.
+    prepares : it makes these files for all other brokers.
     """
 
     def __init__(
@@ -108,13 +114,15 @@ class JavaBroker(Broker):
         quick: bool = False,
         nodes: Sequence[Ports] = (),
         number: int = 0,
+        prepares: Prepared | None = None,
     ) -> None:
         self._nodes = list(nodes) or [Ports()]
         self._number, self._ports = number, self._nodes[number]
         super().__init__(f"127.0.0.1:{advertised or self._ports.client}", f"started from {libs}")
         self.can_restart = True
         self._advertised, self._secrets = advertised or self._ports.client, secrets
-        self._classpath, self._directory, self._heap = str(libs / "*"), directory, heap
+        self._libs, self._directory, self._heap = libs, directory, heap
+        self._prepares = prepares
         self._flags = _QUICK if quick else ("-XX:+UseG1GC",)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -130,7 +138,10 @@ class JavaBroker(Broker):
 
     def _java(self, heap: str, flags: Sequence[str], *args: str) -> list[str]:
         log4j = f"-Dlog4j2.configurationFile={self._directory / 'log4j2.properties'}"
-        return ["java", f"-Xmx{heap}", *flags, log4j, "-cp", self._classpath, *args]
+        return ["java", f"-Xmx{heap}", *flags, log4j, "-cp", str(self._libs / "*"), *args]
+
+    def _prepared(self) -> Prepared:
+        return self._prepares or prepared(self._libs, partial(_prepare, self._libs))
 
     def _properties(self) -> dict[str, object]:
         at, copies = self._ports, min(3, len(self._nodes))
@@ -172,9 +183,16 @@ class JavaBroker(Broker):
         (self._directory / "log4j2.properties").write_text(_LOG4J)
         config.touch(mode=0o600)
         config.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
+        data, shared = self._directory / "data", self._prepared()
+        if self._secrets is None and self._prepares is None:
+            shared.format(data, _CLUSTER_ID, self._number + 1)
+            return
         scram = [] if self._secrets is None else self._secrets.scram_arguments()
-        storage = self._java("128m", _QUICK, "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c")
+        flags = (*_QUICK, *shared.flags)
+        storage = self._java("128m", flags, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c")
         subprocess.run([*storage, str(config), *scram], check=True, stdout=subprocess.DEVNULL)
+        if self._prepares is not None:
+            shutil.copy(data / self._prepares.checkpoint.name, self._prepares.checkpoint)
 
     def start(self) -> None:
         """Start it, or start it again on its own data; returns when it listens."""
@@ -186,9 +204,11 @@ class JavaBroker(Broker):
         config = self._directory / "server.properties"
         if not config.exists():
             self._format(config)
+        made = () if self._prepares is None else (f"-XX:ArchiveClassesAtExit={self._prepares.classes}",)
+        flags = (*self._flags, *(made or self._prepared().flags))
         with (self._directory / "log.txt").open("ab") as out:
             self._process = subprocess.Popen(
-                self._java(self._heap, self._flags, "kafka.Kafka", str(config)),
+                self._java(self._heap, flags, "kafka.Kafka", str(config)),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -204,7 +224,7 @@ class JavaBroker(Broker):
             lambda: process.poll() is not None or all(map(listens, up)), 60, f"the broker listens; its log is {log}"
         )
         if process.poll() is not None:
-            raise NoKafka(f"the broker from {self._classpath} ended at once; its log ends: {log.read_text()[-2000:]}")
+            raise NoKafka(f"the broker from {self._libs} ended at once; its log ends: {log.read_text()[-2000:]}")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Stop it; ``SIGKILL`` as a crash would."""
@@ -217,6 +237,13 @@ class JavaBroker(Broker):
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _prepare(libs: Path, files: Prepared) -> None:
+    with TemporaryDirectory(prefix="weir-kafka-") as folder:
+        broker = JavaBroker(libs, Path(folder) / "broker", "256m", quick=True, prepares=files)
+        broker.start()
+        broker.stop()
 
 
 class JavaCluster(Broker):
