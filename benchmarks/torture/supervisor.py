@@ -8,10 +8,38 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
+
+
+class Process(Protocol):
+    """What is used of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, once somebody asked."""
+
+    def poll(self) -> int | None:
+        """Its exit status, or ``None``."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, once it has one; raises `subprocess.TimeoutExpired`."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal, unless it has ended."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str], out: IO[bytes]) -> Process:
+    return subprocess.Popen(command, env=environment, stdout=out, stderr=out)
 
 
 @dataclass
@@ -20,7 +48,7 @@ class _Slot:
 
     number: int
     log: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     starts: int = 0
     kills: int = 0
     ended: list[int] = field(default_factory=list)
@@ -42,6 +70,7 @@ class Supervisor:
     folder : where ``worker-N.log`` go.
     environment : added to ours.
     backoff_s : pause before a worker that ended by itself starts again, as a supervisor makes one.
+    start : starts a process from its arguments, environment and log; else `subprocess.Popen` does.
     """
 
     def __init__(
@@ -51,8 +80,9 @@ class Supervisor:
         folder: Path,
         environment: dict[str, str] | None = None,
         backoff_s: float = 1.0,
+        start: Callable[[Sequence[str], Mapping[str, str], IO[bytes]], Process] | None = None,
     ) -> None:
-        self._command, self._backoff_s = command, backoff_s
+        self._command, self._backoff_s, self._start = command, backoff_s, start or _start
         self._environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", **(environment or {})}
         self.slots = [_Slot(n, folder / f"worker-{n}.log") for n in range(count)]
         self._lock, self._enough = threading.Lock(), threading.Event()
@@ -88,9 +118,7 @@ class Supervisor:
             with slot.log.open("ab") as out:
                 out.write(b"-- start %d at %.3f\n" % (slot.starts, time.time()))
                 out.flush()
-                slot.process = subprocess.Popen(
-                    list(self._command(slot.number)), env=self._environment, stdout=out, stderr=out
-                )
+                slot.process = self._start(self._command(slot.number), self._environment, out)
             slot.starts += 1
 
     def kill(self, number: int, how: signal.Signals = signal.SIGKILL) -> None:
@@ -111,19 +139,20 @@ class Supervisor:
         running = self._running()
         for process in running:
             process.send_signal(signal.SIGTERM)
+        statuses = []
         for process in running:
             try:
-                process.wait(timeout_s)
+                statuses.append(process.wait(timeout_s))
             except subprocess.TimeoutExpired as late:
                 raise AssertionError(f"a worker did not stop within {timeout_s:g} s; logs: {self.logs}") from late
-        return [process.returncode for process in running]
+        return statuses
 
     def _end_watch(self) -> None:
         self._enough.set()
         if self._thread.is_alive():
             self._thread.join()
 
-    def _running(self) -> list[subprocess.Popen[bytes]]:
+    def _running(self) -> list[Process]:
         return [slot.process for slot in self.slots if slot.process is not None and slot.process.poll() is None]
 
     @property

@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,7 +21,8 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
+from tests.integration.forked import start
+from tests.integration.kafka_broker import Broker, eventually
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import TransportSettings
 from weir.streams.records import Record
@@ -38,16 +38,11 @@ class Worker:
     def __init__(self, log: Path, broker: Broker, source: str, target: str, group: str, *args: str) -> None:
         self._log = log
         with log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.integration.transport_worker", "--bootstrap", broker.address),
-                    *("--source", source, "--target", target, "--group", group, *args),
-                ],
-                cwd=REPOSITORY,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
-                stdout=out,
-                stderr=out,
-            )
+            command = [
+                *(sys.executable, "-m", "tests.integration.transport_worker", "--bootstrap", broker.address),
+                *("--source", source, "--target", target, "--group", group, *args),
+            ]
+            self.process = start(command, {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}, out)
 
     @property
     def said(self) -> list[dict[str, Any]]:

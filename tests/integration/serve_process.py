@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from tests.integration.forked import Process, start
 from tests.integration.kafka_broker import REPOSITORY
 from weir.streams.service.run import listening
 
@@ -24,7 +24,7 @@ class Served:
     def __init__(self, folder: Path, tasks: Mapping[str, str]) -> None:
         self.directory = folder / "data"
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._files = [f"{name}.toml" for name in tasks]
         for name, text in tasks.items():
             (folder / f"{name}.toml").write_text(text)
@@ -44,7 +44,7 @@ class Served:
             "WEIR_SERVE__DIRECTORY": str(self.directory), "WEIR_SERVE__CHECKPOINT_EVERY_S": "1.5",
         }  # fmt: skip
         with log.open("wb") as file:
-            self._process = subprocess.Popen(command, cwd=self._folder, env=environment, stdout=file, stderr=file)
+            self._process = start(command, environment, file, self._folder)
         while "ready: " not in log.read_text():
             assert self._process.poll() is None, log.read_text()
             time.sleep(0.02)

@@ -22,6 +22,7 @@ from tests.integration.chaos.deployment import Deployment
 from tests.integration.chaos.feeder import Feeder, StreamPlan
 from tests.integration.chaos.power_loss import lose_power
 from tests.integration.chaos.troubles import Chaos, Trouble
+from tests.integration.forked import start
 from tests.integration.kafka_broker import Broker
 from tests.integration.kafka_node import JavaCluster
 from tests.integration.redis_server import RedisServer
@@ -48,7 +49,7 @@ def survive(
 ) -> None:
     """Feed, make trouble for ``seconds``, settle, stop, compare with the truth."""
     plan = StreamPlan(seed=SEED)
-    with Supervisor(lambda n: deployment.command("--instance-id", f"w{n}"), WORKERS, folder) as workers:
+    with Supervisor(lambda n: deployment.command("--instance-id", f"w{n}"), WORKERS, folder, start=start) as workers:
         with Feeder(deployment.direct, deployment.settings.topics.name, plan, RATE) as feeder:
             started(deployment, workers)
             with Chaos(troubles(workers), SEED) as chaos:

@@ -23,6 +23,7 @@ from benchmarks.torture.supervisor import Supervisor
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.chaos.feeder import START_TS, Feeder, StreamPlan
+from tests.integration.forked import start
 from tests.integration.kafka_broker import Broker, NoKafka, find_jars, unavailable
 from tests.integration.kafka_node import JavaBroker
 from tests.integration.proxy import Proxy
@@ -67,7 +68,7 @@ def finish(deployment: Deployment, workers: Supervisor, store_url: str) -> str:
 
 
 def run_workers(deployment: Deployment, folder: Path, count: int = 2) -> Supervisor:
-    return Supervisor(lambda n: deployment.command("--instance-id", f"w{n}"), count, folder)
+    return Supervisor(lambda n: deployment.command("--instance-id", f"w{n}"), count, folder, start=start)
 
 
 # -- the store ---------------------------------------------------------------------------------------------------------

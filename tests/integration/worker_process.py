@@ -25,7 +25,8 @@ import orjson
 from typer.testing import CliRunner
 
 from tests.integration.chaos.deployment import Deployment
-from tests.integration.kafka_broker import REPOSITORY, eventually
+from tests.integration.forked import start
+from tests.integration.kafka_broker import eventually
 from weir.online.errors import WeirError
 from weir.streams.cli.main import app
 from weir.streams.config import topics
@@ -64,14 +65,8 @@ class Worker:
     def __init__(self, deployment: Deployment, log: Path, *arguments: str, **environment: str) -> None:
         self._path, self.started_at = log, time.monotonic()
         with log.open("ab") as out:
-            self.process = subprocess.Popen(
-                deployment.command(*arguments),
-                cwd=REPOSITORY,
-                env={**os.environ, **_ONE_THREAD, "PYTHONFAULTHANDLER": "1", **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-            )
+            all_of_it = {**os.environ, **_ONE_THREAD, "PYTHONFAULTHANDLER": "1", **environment}
+            self.process = start(deployment.command(*arguments), all_of_it, out)
 
     def __enter__(self) -> Worker:
         return self
