@@ -3,8 +3,8 @@
 What counts begins when a tenth of the labels is known, and ends where too few are known yet. Of newer rows the labels
 that come soon are there and others are not: each counts for as many as its value and its age stand for, by the delays
 of old rows (inverse probability of censoring weights; Robins and Finkelstein 2000). Where the task says when both
-outcomes of an event are known, its label counts from then on, whatever it is: a weight by value and age is not enough
-where the same numbers that delay a label also tell it.
+outcomes of an event are known, its label counts from then on, whatever it is, and all that are mature count alike: a
+weight by value and age is not enough where the numbers that delay a label also tell it.
 """
 
 from __future__ import annotations
@@ -90,10 +90,15 @@ def reference_of(outcomes: Outcomes, seconds: float, until: float = np.inf) -> R
     delay = ripe - outcomes.ts
     by_label = [delay[early][label[early] == y] for y in (0, 1)]
     usual = max(float(np.quantile(of, 0.9)) for of in by_label if len(of) >= _MIN_OF_EACH or len(of) > len(early) / 2)
-    share = _known_by(ts[-1] - outcomes.ts, delay[early], label[early])
+    matures = bool((outcomes.matures_at > outcomes.ts).any())
+    if matures:
+        share = _near(np.float64(outcomes.matures_at <= until))[None]
+    else:
+        share = _known_by(ts[-1] - outcomes.ts, delay[early], label[early])
     rows = max(int(np.flatnonzero(share.min(axis=0) >= _LEAST_KNOWN)[-1]) + 1, len(ts) // 4)
     told = label[:rows] == 1.0
-    weight = 1.0 / np.maximum(np.where(told, share[1, :rows], share[0, :rows]), _LEAST_KNOWN)
+    by_value = np.where(told, share[-1, :rows], share[0, :rows])
+    weight = np.ones(rows) if matures else 1.0 / np.maximum(by_value, _LEAST_KNOWN)
     first = float(np.quantile(ripe[known], 0.1))
     start = min(max(int(np.searchsorted(ts, first)), rows // BLOCKS), rows // 2)
     entity = np.asarray(outcomes.entity_ids.combine_chunks().dictionary_encode().indices, dtype=np.int64)
@@ -104,6 +109,15 @@ def reference_of(outcomes: Outcomes, seconds: float, until: float = np.inf) -> R
         entity = np.floor(outcomes.ts / 86_400.0).astype(np.int64)  # days are drawn, where there is no entity to draw
     facts = Facts(gap, float(ts[-1] - ts[0]), usual, positives / len(known))
     return Reference(outcomes.ts[:rows], label[:rows], weight, entity[:rows], facts, start, seconds)
+
+
+def _near(values: FloatVector) -> FloatVector:
+    """The mean of ``(n,)`` values around each, a fiftieth of them at most."""
+    half = len(values) // 100
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    first, stop = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
+    return np.asarray((sums[stop] - sums[first]) / (stop - first))
 
 
 def _known_by(age: FloatVector, delay: FloatVector, label: FloatVector) -> FloatMatrix:
