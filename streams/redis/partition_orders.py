@@ -61,7 +61,7 @@ class Told(msgspec.Struct, frozen=True):
 
     worker: str
     state: str
-    """``served``, ``paused``, or ``opening``."""
+    """``served`` or ``paused``."""
     reason: str = ""
     since: float | None = None
     position: int | None = None

@@ -86,7 +86,7 @@ class Scoring:
 
     async def stop(self) -> None:
         """Forget what waits and what is under way; the lanes have to be closed."""
-        # A new set first: the callbacks of those that end take out of the old one.
+        # A new set: where it is empty `start` begins anew, and those that end here take themselves out of the old one.
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
