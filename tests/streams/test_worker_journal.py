@@ -73,6 +73,24 @@ class ScoreMemory:
         return admitted.batch.event_id, fired, *self.journal.entry(moved)
 
 
+@pytest.mark.parametrize("snapshot_rows", [3, 1_000])
+@pytest.mark.parametrize(("before", "now"), [(2, 1), (3, 2), (1, 2)])
+def test_a_lane_whose_tasks_are_others_says_so(
+    monkeypatch: pytest.MonkeyPatch, before: int, now: int, snapshot_rows: int
+) -> None:
+    """Its entries know a task by its place, so those of more tasks than there are, or of fewer, are nobody's."""
+    monkeypatch.setattr(journal_module, "SNAPSHOT_ROWS", snapshot_rows)
+    lane, entries = ScoreMemory([True] * before), list[bytes]()
+    for number in range(4):
+        *_, made, dropped = lane.step([(10 * number + i, i, 1.0) for i in range(4)], 100.0 * number)
+        entries = (entries + made)[dropped:]
+    if before < now and snapshot_rows > 3:  # nothing in the entries says how many there were
+        ScoreMemory([True] * now).journal.restore(entries)
+        return
+    with pytest.raises(StateError, match=f"timers of {before} tasks, and the stream has {now} here.*rebuild"):
+        ScoreMemory([True] * now).journal.restore(entries)
+
+
 @given(batches, st.lists(st.booleans(), min_size=1, max_size=3), st.integers(0, 24), st.integers(1, 12))
 @settings(deadline=None)
 def test_a_lane_restored_from_its_journal_goes_on_as_if_nothing_had_happened(

@@ -179,18 +179,26 @@ class LaneJournal:
         return [t.snapshot() if t is not None else None for t in self._timers]
 
     def restore(self, entries: Sequence[bytes]) -> None:
-        """Rebuild ids and timers from the entries of the store, oldest first; both are new before."""
+        """Rebuild ids and timers from the entries of the store, oldest first; both are new before.
+
+        Raises ``StateError`` where they hold timers of other tasks than there are: they know a task by its place alone.
+        """
         held = JournalEntries(entries)
         self._intake.rebuild(held.kept, held.old)
         self._held = Entries(held.newest)
         # The newest snapshot holds all that entries up to its own have moved.
         newest = max((i for i, (_, timers) in enumerate(held.moved) if timers is not None), default=-1)
         if newest >= 0:
-            for timers, state in zip(self._timers, held.moved[newest][1] or [], strict=True):
+            states = held.moved[newest][1] or []
+            if len(states) != len(self._timers):
+                raise self._of_others(len(states))
+            for timers, state in zip(self._timers, states, strict=True):
                 if timers is not None and state is not None:
                     timers.restore(state)
         for moved, _ in held.moved[newest + 1 :]:
             for step in moved:
+                if step.task >= len(self._timers):
+                    raise self._of_others(step.task + 1)
                 timers = self._timers[step.task]
                 if timers is not None and step.keys:
                     timers.advance(step.keys, np.frombuffer(step.ts))
@@ -198,6 +206,13 @@ class LaneJournal:
                 elif timers is not None:
                     timers.flush(float(np.frombuffer(step.ts)[0]))
         self._needed = len(held.moved) - max(newest, 0)
+
+    def _of_others(self, tasks: int) -> StateError:
+        return StateError(
+            f"its journal holds the timers of {tasks} tasks, and the stream has {len(self._timers)} here: whose are "
+            "whose cannot be told. Go back to the tasks of before, in their order, or stop the workers and run 'weir "
+            "features rebuild'"
+        )
 
 
 TICK: Final = 256
