@@ -7,14 +7,18 @@ owner last told, gone soon after the owner is. A place is Weir's own name of a t
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from weir.online.errors import UNREADABLE
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.stored_rows import Lane
+
+log = logging.getLogger(__name__)
 
 Verb = Literal["pause", "resume", "seek", "watermark"]
 T = TypeVar("T")
@@ -88,6 +92,7 @@ class Orders:
 
     def __init__(self, link: RedisClient) -> None:
         self._link = link
+        self._unreadable: set[bytes] = set()
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._link.prefix}:{{control}}:{kind}:{name}"
@@ -96,11 +101,21 @@ class Orders:
         if not places:
             return {}
         found = await self._link.execute("MGET", *(self._key(kind, place) for place in places))
-        return {
-            place: msgspec.json.decode(raw, type=type_)
-            for place, raw in zip(places, found, strict=True)
-            if raw is not None
-        }
+        read: dict[str, T] = {}
+        for place, raw in zip(places, found, strict=True):
+            if raw is not None and (known := self._decoded(kind, place, raw, type_)) is not None:
+                read[place] = known
+        return read
+
+    def _decoded(self, kind: str, place: str, raw: bytes, type_: type[T]) -> T | None:
+        """What a value says; nothing where that cannot be read: it must not end whoever has the partition."""
+        try:
+            return msgspec.json.decode(raw, type=type_)
+        except UNREADABLE as error:
+            if raw not in self._unreadable:  # it is looked at every second
+                self._unreadable.add(raw)
+                log.error("%s: what is left for it as %r cannot be read: %s", place, self._key(kind, place), error)
+            return None
 
     # -- of people -----------------------------------------------------------------------------------------------
 
