@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from weir.online.errors import StateError
 from weir.streams.redis.client import RedisClient
 
 PART_BYTES: Final = 16 << 20
@@ -42,7 +43,16 @@ class BlobRef(msgspec.Struct, frozen=True, array_like=True):
 
 
 async def put_blob(link: RedisClient, key: str, data: bytes, *, part_bytes: int = PART_BYTES) -> BlobRef:
-    """Write ``data`` under ``key:0``, ``key:1`` ...; the parts expire unless a script persists them."""
+    """Write ``data`` under ``key:0``, ``key:1`` ...; the parts expire unless a script persists them.
+
+    Raises ``StateError`` for more than could be read back, before anything is written.
+    """
+    # What a script makes count takes the place of what could be read: the last snapshot, and the steps behind it.
+    if len(data) > MOST_BYTES:
+        raise StateError(
+            f"{key}: {len(data)} B are more than is read back, {MOST_BYTES}: make [worker] label_bytes less, or "
+            "give the topics keyed by entity more partitions"
+        )
     ref, packed = await asyncio.to_thread(_pack, key, data, part_bytes)
     for part, at in zip(ref.part_keys(), range(0, max(len(packed), 1), part_bytes), strict=True):
         # One after the other: Redis holds a request whole, and so would it hold several.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import msgspec
 import pytest
 
@@ -9,6 +11,7 @@ from weir.online.errors import StateError
 from weir.online.intake_policy import IntakePolicy
 from weir.online.metrics.arrays import unpack
 from weir.online.stages.admission import Admission
+from weir.streams.redis import blobs
 from weir.streams.redis.blobs import MOST_BYTES, PART_BYTES, BlobRef, _pack, _unpack
 from weir.streams.trainer.job.live_examples import _read
 from weir.streams.trainer.task_state import decode
@@ -49,3 +52,26 @@ def test_a_blob_that_unpacks_to_more_than_anybody_stores_is_none() -> None:
     assert _unpack(ref, packed[:-3]) is None
     forged = BlobRef("k", 10**9, b"", True, 1)
     assert len(forged.part_keys()) == MOST_BYTES // PART_BYTES
+
+
+class Values:
+    """As much of a Redis as blobs need."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+
+    async def execute(self, command: str, key: str, *args: bytes) -> bytes | None:
+        if command == "SET":
+            self.held[key] = args[0]
+        return self.held.get(key)
+
+
+async def test_a_blob_that_could_not_be_read_back_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it counted, what it takes the place of would be gone, and the next start would find neither."""
+    monkeypatch.setattr(blobs, "MOST_BYTES", 1000)
+    monkeypatch.setattr(blobs, "PART_BYTES", 100)
+    store = cast(Any, Values())
+    assert await blobs.get_blob(store, await blobs.put_blob(store, "a", bytes(1000))) == bytes(1000)
+    with pytest.raises(StateError, match="b: 1001 B are more than is read back, 1000"):
+        await blobs.put_blob(store, "b", bytes(1001))
+    assert not [key for key in store.held if key.startswith("b")]
