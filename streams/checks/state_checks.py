@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
-from weir.online.errors import WeirError
+from weir.online.errors import WeirError, stored
 from weir.online.stages.labelling import LabellingStage
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import engine_of, shape_of
@@ -60,11 +60,21 @@ async def _recorded(link: RedisClient, settings: Settings) -> dict[str, str]:
 async def _snapshot(link: RedisClient, partitions: int) -> dict[str, bytes]:
     """The first snapshot of a label lane that there is, by task: all are of the same tasks."""
     for partition in range(partitions):
-        stored = await StepLog(link, f"label-{partition}").load()
-        if stored.snapshot is not None:
-            held: dict[str, Any] = msgspec.msgpack.decode(stored.snapshot)
-            return dict(held["stages"])
+        lane = await StepLog(link, f"label-{partition}").load()
+        if lane.snapshot is not None:
+            return stages_of(lane.snapshot)
     return {}
+
+
+class _LaneSnapshot(msgspec.Struct):
+    """Of what a label lane stores, all that is looked at here."""
+
+    stages: dict[str, bytes]
+
+
+def stages_of(snapshot: bytes) -> dict[str, bytes]:
+    """The state of each task in the snapshot of a label lane; raises ``StateError`` for what is none."""
+    return stored(snapshot, _LaneSnapshot, "a label lane").stages
 
 
 def rows_of(task: TaskSpec, held: dict[str, str]) -> list[Check]:

@@ -5,13 +5,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+from weir.streams.checks.state_checks import stages_of
 from weir.streams.cli.operate import doctor
 from weir.streams.cli.operate.doctor import Check
+from weir.streams.errors import StateError
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -103,3 +106,11 @@ def test_the_report_names_every_check_and_counts_failures() -> None:
     text = console.file.getvalue()
     assert "mend it" in text
     assert "Not ready: 1 of 3 checks failed." in text
+
+
+@pytest.mark.parametrize("snapshot", [b"", b"\xc1", msgspec.msgpack.encode([1]), msgspec.msgpack.encode({"other": 1})])
+def test_what_is_no_snapshot_of_a_label_lane_is_a_finding_and_no_traceback(snapshot: bytes) -> None:
+    with pytest.raises(StateError, match="not a snapshot of a label lane"):  # check_state makes a finding of it
+        stages_of(snapshot)
+    held = {"positions": {"a": 1}, "stages": {"fraud": b"state"}}
+    assert stages_of(msgspec.msgpack.encode(held)) == {"fraud": b"state"}
