@@ -92,7 +92,7 @@ def reference_of(outcomes: Outcomes, seconds: float, until: float = np.inf) -> R
     usual = max(float(np.quantile(of, 0.9)) for of in by_label if len(of) >= _MIN_OF_EACH or len(of) > len(early) / 2)
     matures = bool((outcomes.matures_at > outcomes.ts).any())
     if matures:
-        share = _near(np.float64(outcomes.matures_at <= until))[None]
+        share = _near((outcomes.matures_at <= until).astype(np.float64))[None]
     else:
         share = _known_by(ts[-1] - outcomes.ts, delay[early], label[early])
     rows = max(int(np.flatnonzero(share.min(axis=0) >= _LEAST_KNOWN)[-1]) + 1, len(ts) // 4)

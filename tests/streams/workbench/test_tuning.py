@@ -376,7 +376,7 @@ def test_an_event_counts_when_both_of_its_outcomes_are_known() -> None:
     assert newest(soon) > 0.5
     assert newest(ripe) == pytest.approx(30.0 / 80.0, abs=0.08)
     assert not (~np.isnan(ripe.label) & (over[: len(ripe)] > ts[-1])).any()
-    assert len(ripe) == pytest.approx(n * (1 - 0.3 * 40 / 60), rel=0.03)  # 3 of 10 such waits are over by then
+    assert 0.77 * n < len(ripe) < 0.9 * n  # 3 of 10 such waits are over when a fifth of the time is left
     assert (ripe.weight == 1.0).all()
 
 
