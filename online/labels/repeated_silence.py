@@ -84,6 +84,8 @@ class RepeatedSilence:
         self._entities: dict[str, WatchedEntity] = {}
         self._timers: list[tuple[float, int, int, str]] = []
         self._made = 0
+        # Of each entity the open scores that no event has come after yet: of thousands of a busy one the last few.
+        self._quiet: dict[str, list[OpenScore]] = {}
 
     def __len__(self) -> int:
         """Entities held."""
@@ -136,12 +138,15 @@ class RepeatedSilence:
         pause, each = policy.after_s, policy.score == "each event"
         if pause is not None and watched.number >= 0 and at >= watched.last_ts + pause:
             self._score(row, entity_id, watched, watched.last_ts + pause, fired)
-        for score in watched.open:
-            after = at > score.due_ts if each else at >= score.due_ts
-            score.returned |= after and at < score.due_ts + end
+        if quiet := self._quiet.pop(entity_id, None):
+            for score in quiet:
+                after = at > score.due_ts if each else at >= score.due_ts
+                score.returned = after and at < score.due_ts + end
+            if quiet := [score for score in quiet if not score.returned]:
+                self._quiet[entity_id] = quiet
         if each:
             # A late event: one that is scored already may have come after it, and breaks its silence.
-            returned = any(at < score.due_ts < at + end for score in watched.open)
+            returned = at < watched.last_ts and any(at < score.due_ts < at + end for score in watched.open)
             self._wait(entity_id, watched, OpenScore(self._number(), at, event_id, returned))
         # A late event starts no pause: the newest one's is still running.
         elif pause is not None and at > watched.last_ts:
@@ -197,11 +202,15 @@ class RepeatedSilence:
             self.stats.too_late += 1
             return
         watched.open.append(score)
+        if not score.returned:
+            self._quiet.setdefault(entity_id, []).append(score)
         self._push(end, LABEL, score.number, entity_id)
 
     def _close(self, entity_id: str, watched: WatchedEntity, number: int, at: float, fired: FiredRows) -> None:
         score = next(score for score in watched.open if score.number == number)
         watched.open.remove(score)
+        if not score.returned:
+            self._quiet[entity_id] = [each for each in self._quiet[entity_id] if each is not score]
         self.stats.returned += score.returned
         self.stats.silent += not score.returned
         label_id = f"{score.event_id}/silence"
@@ -209,8 +218,10 @@ class RepeatedSilence:
         self._let_go(entity_id, watched)
 
     def _let_go(self, entity_id: str, watched: WatchedEntity) -> None:
-        if not watched.open and watched.number < 0 and self.policy.daily_s is None:
-            del self._entities[entity_id]
+        if not watched.open:
+            self._quiet.pop(entity_id, None)
+            if watched.number < 0 and self.policy.daily_s is None:
+                del self._entities[entity_id]
 
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""
@@ -224,6 +235,8 @@ class RepeatedSilence:
         held = stored(state, _State, "timers of repeated silence", "replay the events instead")
         self.watermark, self._entities, self._timers = held.watermark, held.entities, held.timers
         self._made, self.stats = held.made, SilenceStats(*held.stats)
+        quiet = {of: [score for score in watched.open if not score.returned] for of, watched in held.entities.items()}
+        self._quiet = {of: scores for of, scores in quiet.items() if scores}
         self._time.restore(held.time)
 
 

@@ -116,6 +116,21 @@ def test_silence_is_asked_as_often_as_a_reading_of_the_whole_stream_says(
     assert run(policy, events, cuts, end, restart=True) == out
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_of_a_busy_entity_only_scores_that_nothing_followed_are_looked_at(restart: bool) -> None:
+    """Each event would else look at all that wait: a device with an event a minute has 43,000 in a month."""
+    timers = RepeatedSilence(SilencePolicy(score="each event", horizon_s=1_000.0))
+    timers.advance([f"a\ne{i}" for i in range(500)], np.arange(500.0))
+    if restart:
+        state, timers = timers.snapshot(), RepeatedSilence(timers.policy)
+        timers.restore(state)
+    assert len(timers._entities["a"].open) == 500
+    assert [score.event_id for score in timers._quiet["a"]] == ["e499"]
+    labels = timers.flush(10_000.0).labels
+    assert labels.value.tolist() == [False] * 499 + [True]
+    assert not timers._quiet
+
+
 def test_what_is_held_is_bounded() -> None:
     policy = SilencePolicy(score="after 5s", horizon_s=10, max_entities=100)
     timers = RepeatedSilence(policy)
