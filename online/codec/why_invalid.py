@@ -9,6 +9,7 @@ pydantic model says, within the limits of ``weir.online.codec.limits``. A proper
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -236,6 +237,8 @@ def time_words(given: Any) -> str:
 
 
 def _odd_number(number: float, said: str) -> str:
+    if math.isnan(number):  # neither before nor after anything
+        return f"got {said}; give {TIME}"
     for name, a_second, zero in _UNITS:
         seconds = number / a_second - zero
         if TS_MIN <= seconds <= TS_MAX:

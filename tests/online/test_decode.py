@@ -70,6 +70,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "milliseconds": (encoded(ts=1.7e12), "in milliseconds; give seconds, as 1700000000"),
     "before 2000": (encoded(ts=946_684_799), "which is 1999-12-31: before 2000"),
     "text time before 2000": (encoded(ts="1999-12-31T23:59:59Z"), "before 2000, as of a clock"),
+    "text for no number": (encoded(ts="NaN"), "ts: got 'NaN'; give epoch seconds, or RFC 3339"),
     "text time after 2100": (encoded(ts="2100-01-01T00:00:01Z"), ": after 2100"),
     "no offset": (encoded(ts="2024-03-01T12:00:00"), "ts: got '2024-03-01T12:00:00', without an offset; give"),
     "time is bool": (encoded(ts=True), "ts: got true; give epoch seconds"),
