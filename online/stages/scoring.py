@@ -238,8 +238,10 @@ class ScoringStage:
     def finish(self, featured: FeaturedBatch, full: FloatMatrix | None) -> ScoreOutput:
         """Scores of rows with features.
 
-        Parameters ---------- full : ``(k, width)``, what the full model said (``weir.online.task.full_spec.columns``);
-        ``None`` where it did not answer.
+        Parameters
+        ----------
+        full : ``(k, width)``, what the full model said (``weir.online.task.full_spec.columns``); ``None`` where it did
+            not answer.
         """
         prepared, block = featured.prepared, featured.block
         fired = prepared.fired
