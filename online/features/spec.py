@@ -174,7 +174,7 @@ class Anomaly(FrozenModel):
             raise ValueError("reference and restart are of score = 'state'; give that, or leave them out")
         if len(set(self.values)) != len(self.values):
             raise ValueError("values: a sensor is named twice; remove one")
-        # Checked here, as it is no `Formula`: a span may stand in its place.
+        # Checked here and not by its type: a span may stand in its place.
         if self.flag is not None:
             Expression.parse(self.flag)
         elif self.span is not None:
