@@ -22,6 +22,8 @@ Records = bytes | Iterable[Mapping[str, Any]]
 
 RETRIED: Final = frozenset({429, 503})
 """Answers that say: the same again, later. Records are known by their ids, so that none counts twice."""
+RESUMED: Final = RETRIED | {502, 504}
+"""Answers after which a feed that had begun goes on: a proxy gives the others while the service starts again."""
 _LONGEST_WAIT_S: Final = 30.0
 
 

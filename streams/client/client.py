@@ -15,7 +15,7 @@ import httpx
 
 from weir.streams.client import calls
 from weir.streams.client.answers import FeedEvent, IntakeAnswer
-from weir.streams.client.calls import RETRIED, Call, Records, ServiceError, T, Verdict, refusal, wait_s
+from weir.streams.client.calls import RESUMED, RETRIED, Call, Records, ServiceError, T, Verdict, refusal, wait_s
 from weir.streams.client.server_sent import EventLines
 
 _TRIES: Final = 5
@@ -121,7 +121,7 @@ class Client:
         while True:
             try:
                 with self._http.stream("GET", "/v1/feed", **_resume(lines, since, filters)) as response:
-                    if response.status_code not in RETRIED:
+                    if response.status_code not in (RETRIED if lines.last_id is None else RESUMED):
                         if not response.is_success:
                             response.read()
                             raise refusal(response)
@@ -215,7 +215,7 @@ class AsyncClient:
         while True:
             try:
                 async with self._http.stream("GET", "/v1/feed", **_resume(lines, since, filters)) as response:
-                    if response.status_code not in RETRIED:
+                    if response.status_code not in (RETRIED if lines.last_id is None else RESUMED):
                         if not response.is_success:
                             await response.aread()
                             raise refusal(response)

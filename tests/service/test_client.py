@@ -68,6 +68,22 @@ async def test_nobody_waits_after_the_last_try(monkeypatch: pytest.MonkeyPatch) 
     assert waited == [30.0] * 8, "five times each"
 
 
+async def test_a_feed_that_had_begun_goes_on_when_a_proxy_finds_no_service_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = {"type": "alert", "topic": "alerts", "partition": 0, "ts": 1.0}
+    events = [f"retry: 0\nid: 0.a{n}\ndata: {json.dumps(place | {'offset': n})}\n\n" for n in range(2)]
+    answers = iter([httpx.Response(200, text=events[0]), httpx.Response(502), httpx.Response(200, text=events[1])])
+    transport, options = httpx.MockTransport(lambda _: next(answers)), calls.options
+    monkeypatch.setattr(calls, "options", lambda *given: options(*given) | {"transport": transport})
+    with Client() as client:
+        feed = client.feed()
+        assert [next(feed).offset, next(feed).offset] == [0, 1]
+    answers = iter([httpx.Response(502)])
+    with Client() as client, pytest.raises(ServiceError, match="Bad Gateway"):
+        next(client.feed())
+
+
 class Ended(NamedTuple):
     status: int
     output: str
