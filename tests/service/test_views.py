@@ -139,3 +139,10 @@ async def test_letters_are_dropped_by_their_reason(tmp_path: Path) -> None:
         assert (await client.get("/v1/dead-letters")).json()["total"] == 1
         assert (await client.get("/v1/dead-letters", params={"done": True})).json()["total"] == 3
         assert (await client.post("/v1/dead-letters/drop", json={})).status_code == 422
+
+
+async def test_an_entity_may_have_a_slash_in_its_name(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, client):
+        await client.post("/v1/events", json=event(1, user_id="shop/1"))
+        found = (await client.get("/v1/entities/shop%2F1")).json()
+    assert (found["entity"], len(found["scores"])) == ("shop/1", 1)

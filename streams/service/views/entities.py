@@ -44,6 +44,8 @@ class Entities(View):
     def __init__(self, service: Service) -> None:
         super().__init__(service, "entities")
         self.router.get("/entities/{entity}")(self.entity)
+        # An entity may have a slash in its name. A second route, as metrics and the audit know the first by its text.
+        self.router.get("/entities/{entity:path}", include_in_schema=False)(self.entity)
 
     async def entity(
         self,
