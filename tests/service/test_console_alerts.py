@@ -310,3 +310,9 @@ async def test_who_else_has_an_alert_open_is_seen_in_the_list(tmp_path: Path) ->
         await of.client.post(f"/v1/alerts/{fraud(1)[0]}/presence", headers=ben)
         assert "<bdi>ben</bdi> looks at it" in (await look(of, who=ana)).text
         assert "looks at it" not in (await look(of, who=ben)).text
+
+
+async def test_a_mark_that_no_page_has_is_refused(tmp_path: Path) -> None:
+    async with desk(tmp_path) as found:
+        for mark, status in (("0.5-1.7", 200), ("", 200), ("0.99999999999999999999", 422), ("0.5-", 422)):
+            assert (await found.client.get(f"/console/alerts/new?mark={mark}")).status_code == status, mark

@@ -23,6 +23,8 @@ from weir.streams.service.store.tables import alert_changes, alerts, positions, 
 Word = Annotated[str, Field(max_length=256, pattern=PRINTABLE)]
 Show = Literal["queue", "any", "open", "escalated", "resolved", "held", "snoozed"]
 ME, NOBODY = "me", "nobody"
+_PART: Final = r"\d{1,9}\.\d{1,18}"
+"""Of no more digits than a column of the database has."""
 COUNTED: Final = 2_000
 """Changes that are looked at for "12 new": a number that nobody reads on has a bounded cost."""
 
@@ -54,7 +56,7 @@ class ListSaid(BaseModel):
     sort: Sort = "expected_loss"
     cursor: str | None = Field(None, max_length=4_096)
     rows: int = Field(0, ge=0, le=1_000_000)
-    mark: str = Field("", max_length=4_096, pattern=r"^(\d+\.\d+(-\d+\.\d+)*)?$")
+    mark: str = Field("", max_length=4_096, pattern=rf"^({_PART}(-{_PART})*)?$")
 
     @model_validator(mode="before")
     @classmethod
