@@ -10,16 +10,20 @@ from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 from httpx import AsyncClient, Response
 from joserfc.jwk import ECKey
 
 from tests.service.access.oidc_provider import CLIENT, SECRET, Provider, provider
 from tests.service.running import listening, make_service
+from weir.streams.config.serve_settings import Grant, OidcSettings
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
 from weir.streams.service.access.access import Access
+from weir.streams.service.access.login.oidc import SignOn
 from weir.streams.service.access.roles import OF_ALL_TASKS, ROLES
+from weir.streams.service.problems import Problem
 from weir.streams.service.service import Service
 
 pytestmark = pytest.mark.anyio
@@ -183,3 +187,26 @@ def test_what_the_network_reaches_has_to_know_where_to_come_back_to(tmp_path: Pa
     settings = Settings.model_validate({"serve": {**serve, "access": {"oidc": given}}})
     with pytest.raises(UsageError, match="public_url is not: sign-on has to know where to come back"):
         Access(cast(Any, SimpleNamespace(settings=settings)))
+
+
+@pytest.mark.parametrize(
+    ("url", "document", "words"),
+    [
+        ("openid-configuration", [], "answers 200 with no JSON object"),
+        ("openid-configuration", {"issuer": "https://id.example"}, "its configuration has no authorization_endpoint"),
+        ("jwks", {"keys": [{"kty": "EC"}]}, "https://id.example/jwks holds no keys"),
+    ],
+)
+async def test_a_provider_that_is_none_is_told(url: str, document: Any, words: str) -> None:
+    ends = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+    found = {"issuer": "https://id.example", **dict.fromkeys(ends, "https://id.example/jwks")}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=document if request.url.path.endswith(url) else found)
+
+    settings = OidcSettings(issuer="https://id.example", groups={"desk": Grant(role="viewer")})
+    sign_on = SignOn(settings, httpx.MockTransport(answer))
+    with pytest.raises(Problem, match=words) as away:
+        await sign_on.begin("https://weir.example/v1/login/callback", "/")
+    assert away.value.status == 503
+    await sign_on.close()

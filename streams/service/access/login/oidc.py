@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _KNOWN_S: Final = 3600.0
 _LEEWAY_S: Final = 60
+_ADDRESSES: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 _METHODS: Final = "token_endpoint_auth_methods_supported"
 _ALGORITHMS: Final = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"]
 """Never ``none``, and nothing whose key is a shared secret."""
@@ -116,16 +117,24 @@ class SignOn:
             # Exactly the same (Discovery, 4.3): else one provider could speak for the people of another.
             if found.get("issuer") != issuer:
                 raise _away(f"it calls itself {found.get('issuer')!r}, and [serve.access.oidc] issuer is {issuer!r}")
-            keys = KeySet.import_key_set(await self._ask("GET", found["jwks_uri"]))  # type: ignore[arg-type]
+            if missing := [name for name in _ADDRESSES if not isinstance(found.get(name), str)]:
+                raise _away(f"its configuration has no {missing[0]}")
+            given = await self._ask("GET", found["jwks_uri"])
+            try:
+                keys = KeySet.import_key_set(given)  # type: ignore[arg-type]
+            except (JoseError, ValueError, KeyError, TypeError) as exc:
+                raise _away(f"{found['jwks_uri']} holds no keys: {type(exc).__name__}") from exc
             self._provider, self._keys, self._known_at = found, keys, time.monotonic()
         return self._provider, self._keys
 
     async def _ask(self, method: str, url: str, **sent: Any) -> dict[str, Any]:
         try:
             answer = await self._client.request(method, url, **sent)
-            document: dict[str, Any] = answer.json()
+            document: Any = answer.json()
         except (httpx.HTTPError, ValueError) as exc:
             raise _away(in_words(exc)) from exc
+        if not isinstance(document, dict):
+            raise _away(f"{url} answers {answer.status_code} with no JSON object")
         if answer.status_code == 200:
             return document
         why = str(document.get("error_description") or document.get("error") or "")[:200]
