@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weir.streams.errors import BrokerError, WeirError
+from weir.streams.errors import BrokerError, WeirError, in_words
 from weir.streams.ops.exposition import CONTENT_TYPE, Exposition
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.redis.store_errors import StoreUnavailable
@@ -27,8 +27,9 @@ from weir.streams.service.access.access_guard import Guard
 from weir.streams.service.intake.decisions import Decisions
 from weir.streams.service.intake.door import Door
 from weir.streams.service.intake.quick_route import QuickRoute
-from weir.streams.service.problems import ANSWERS, OverloadError, Problem
+from weir.streams.service.problems import ANSWERS, DatabaseAway, OverloadError, Problem
 from weir.streams.service.service import Service
+from weir.streams.service.store.database import AWAY
 
 logger = logging.getLogger(__name__)
 _PREFIX: Final = "/v1"
@@ -56,8 +57,10 @@ def create_app(service: Service) -> FastAPI:
         app.add_api_route(path, answer, include_in_schema=False)
     # Of an error's classes the nearest one's handler is taken: a Problem is a WeirError, and never comes to `_mistake`.
     app.add_exception_handler(Problem, _problem)
-    for away in (BrokerError, StoreUnavailable):
-        app.add_exception_handler(away, _unreachable)
+    for unreachable in (BrokerError, StoreUnavailable):
+        app.add_exception_handler(unreachable, _unreachable)
+    for away in AWAY:
+        app.add_exception_handler(away, _database_away)
     app.add_exception_handler(WeirError, _mistake)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -147,6 +150,11 @@ def _told(request: Request, problem: Problem) -> Response:
 
 async def _unreachable(request: Request, error: Exception) -> Response:
     return _told(request, OverloadError(str(error)))
+
+
+async def _database_away(request: Request, error: Exception) -> Response:
+    logger.error("%s %s: %s", request.method, request.url.path[:256], in_words(error).splitlines()[0])
+    return _told(request, DatabaseAway(error))
 
 
 async def _mistake(request: Request, error: Exception) -> Response:

@@ -70,6 +70,14 @@ class OverloadError(Problem):
         super().__init__(503, "Overloaded", detail, headers={"Retry-After": str(retry_after_s)})
 
 
+class DatabaseAway(Problem):
+    """The database does not answer; ``unknown`` says what is not known or done for it."""
+
+    def __init__(self, error: Exception, unknown: str = "nothing was done that needs it") -> None:
+        detail = f"{unknown}: {type(error).__name__}; see that [serve] database can be reached"
+        super().__init__(503, "Database away", detail, headers={"Retry-After": "2"})
+
+
 class NoLongerKept(Problem):
     """Records that retention has removed."""
 

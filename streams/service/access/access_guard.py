@@ -12,7 +12,8 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weir.streams.service.access.caller import Caller
-from weir.streams.service.problems import Problem
+from weir.streams.service.problems import DatabaseAway, Problem
+from weir.streams.service.store.database import AWAY
 
 if TYPE_CHECKING:
     from weir.streams.service.access.access import Access
@@ -117,6 +118,8 @@ class Guard:
                 await self._access.enter_by_token(request, answer, token)
         except Problem as problem:
             answer = problem.response()
+        except AWAY as error:  # outside of the application, whose handlers would tell it
+            answer = DatabaseAway(error).response()
         await answer(scope, receive, send)
 
 

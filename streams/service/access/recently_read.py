@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from weir.streams.service.problems import Problem
+from weir.streams.service.problems import DatabaseAway
 
 V = TypeVar("V")
 BELIEVED_S: Final = 3.0
@@ -36,7 +36,7 @@ class RecentlyRead(Generic[V]):
         return found[1] if found is not None and time.monotonic() - found[0] < BELIEVED_S else None
 
     async def get(self, key: str) -> V | None:
-        """The value of ``key``; raises ``Problem`` (503) where the database does not answer.
+        """The value of ``key``; raises ``DatabaseAway`` (503) where the database does not answer.
 
         A database that is away lets nobody in: a key may have been revoked since.
         """
@@ -47,12 +47,7 @@ class RecentlyRead(Generic[V]):
         try:
             value = await asyncio.to_thread(self._read, key)
         except SQLAlchemyError as exc:
-            raise Problem(
-                503,
-                "Database away",
-                f"who may do what is not known now: {type(exc).__name__}; see that [serve] database can be reached",
-                headers={"Retry-After": "2"},
-            ) from exc
+            raise DatabaseAway(exc, "who may do what is not known now") from exc
         # Out before it goes in again: what was read longest ago has to stand first.
         self._known.pop(key, None)
         while len(self._known) >= _MOST:

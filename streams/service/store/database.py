@@ -8,7 +8,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import StateError, UsageError
@@ -18,6 +19,8 @@ _MIGRATIONS: Final = str(Path(__file__).parent / "migrations")
 NEWEST: Final = max(file.stem.partition("_")[0] for file in Path(_MIGRATIONS).glob("[0-9]*.py"))
 """Revision of the tables that this version has."""
 SQLITE_FILE: Final = "alerts.db"
+AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What says that the database does not answer now, and may answer the same question later."""
 _PRAGMAS: Final = (
     "journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "mmap_size=268435456", "wal_autocheckpoint=8000",
 )  # fmt: skip

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from tests.service.access.served import EVENT, bearer, served
 from weir.streams.config.settings import Settings
@@ -201,3 +202,20 @@ async def test_every_answer_binds_the_browser(tmp_path: Path) -> None:
             assert headers["referrer-policy"] == "no-referrer"
             assert headers["cache-control"] == "no-store"
             assert "strict-transport-security" not in headers
+
+
+async def test_a_database_that_is_away_is_told_and_asked_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT", None, ConnectionError("gone"))
+
+    async with served(tmp_path) as (service, client):
+        monkeypatch.setattr(service.access.sessions, "begin", away)
+        monkeypatch.setattr(service.access.keys, "all", away)
+        entering = await client.get(f"/?token={service.access.token}")
+        listing = await client.get("/v1/keys", headers=bearer(service.access.token))
+    for answer in (entering, listing):
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        assert answer.json()["title"] == "Database away"
+        assert "content-security-policy" in answer.headers
