@@ -11,6 +11,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.kafka.consume.point_reader import PointReader
 from weir.streams.kafka.consume.tail_reader import TailReader
 from weir.streams.kafka.kafka_errors import DeliveryError
 from weir.streams.kafka.produce.producer import BatchProducer
@@ -104,3 +105,32 @@ async def test_a_send_that_waits_for_its_turn_while_the_producer_stops_is_told_s
         await producer.stop()
     with pytest.raises(DeliveryError, match="not running"):
         await sending
+
+
+class Thin:
+    """A reader of a log in which every fetch brings one small record, or none."""
+
+    def __init__(self) -> None:
+        self.at = 0
+
+    def stand(self, partition: int, start: int) -> None:
+        self.at = start
+
+    async def fetch(self) -> Slice:
+        at, self.at = self.at, self.at + 1
+        return Slice([at], [Record(b"k", b"%d" % at, 0.0)]) if at % 2 else Slice((), ())
+
+    async def position(self) -> int:
+        return self.at
+
+
+async def test_what_a_reader_of_points_keeps_is_bounded_however_thin_it_is() -> None:
+    points = PointReader(OPTIONS, "t", keep_bytes=64 << 10)
+    cast(Any, points)._reader = Thin()
+    for offset in range(1, 2_000):
+        found = await points.read(0, [offset])
+        assert [record.value for record in found.values()] == ([b"%d" % offset] if offset % 2 else [])
+    assert len(points._kept) <= 64
+    before = points.fetches
+    assert list(await points.read(0, [1_999])) == [1_999]
+    assert points.fetches == before

@@ -24,6 +24,8 @@ from weir.streams.records import Record
 
 FETCH_BYTES: Final = 256 << 10
 KEEP_BYTES: Final = 32 << 20
+_SPAN_BYTES: Final = 1_024
+"""What a stretch itself counts as: of many that hold little, or nothing, there would else be no end."""
 NEAR: Final = 2_000
 """Offsets to the next record that are read over; beyond it the reader goes there."""
 PATIENCE_S: Final = 30.0
@@ -143,7 +145,7 @@ class PointReader:
         return self._reader
 
     def _keep(self, partition: int, start: int, stop: int, offsets: Sequence[int], records: Sequence[Record]) -> _Kept:
-        size = sum(len(record.value) + len(record.key) for record in records)
+        size = _SPAN_BYTES + sum(len(record.value) + len(record.key) for record in records)
         kept = _Kept(partition, start, stop, np.array(offsets, np.int64), records, size)
         self._kept[next(self._numbers)] = kept
         self._size += size
