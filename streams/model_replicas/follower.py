@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -103,7 +104,8 @@ class Follower:
     def history(self, task: str) -> ModelHistory:
         """The older versions of a task's model, for one lane; the lane closes it."""
         fold = self._folds[task]
-        return ModelHistory(self, lambda: fold.twin(budget_bytes=_HISTORY_BYTES), self._new_reader, self._snapshots)
+        new_fold = partial(fold.twin, budget_bytes=_HISTORY_BYTES)
+        return ModelHistory(self, task, new_fold, self._new_reader, self._snapshots)
 
     def _new_reader(self) -> RangeReader:
         return RangeReader(self._options, self._reader.topic, wait_ms=500)
