@@ -23,6 +23,8 @@ from weir.streams.cli.operate import topics
 from weir.streams.cli.operate.audit import _document, _row
 from weir.streams.cli.operate.examples import parse_offsets
 from weir.streams.cli.options import caller
+from weir.streams.cli.service.reached import bodies_of
+from weir.streams.config.serve_settings import IntakeSettings
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
 from weir.streams.task_files import load_task
@@ -134,6 +136,15 @@ def test_a_log_is_read_by_the_limits_of_the_settings(tmp_path: Path, monkeypatch
     settings = Settings.model_validate({"limits": {"record_bytes": 32_768}})
     asyncio.run(tune_full._read(load_task(tmp_path / "fraud.toml"), None, tmp_path, settings))
     assert read == [settings.limits]
+
+
+def test_large_records_are_sent_in_bodies_that_a_service_takes(tmp_path: Path) -> None:
+    lines = [b"%0900000d\n" % n for n in range(40)]
+    (tmp_path / "events.jsonl").write_bytes(b"\n".join(lines))
+    bodies = list(bodies_of(str(tmp_path / "events.jsonl"), 500))
+    assert [line for body in bodies for line in body] == lines, "no blank ones"
+    assert max(len(b"".join(body)) for body in bodies) <= IntakeSettings().body_bytes // 2
+    assert [len(body) for body in bodies_of(str(tmp_path / "events.jsonl"), 3)][:3] == [3, 3, 3]
 
 
 def test_files_for_people_are_written_in_utf_8_whatever_the_machine_writes_in() -> None:

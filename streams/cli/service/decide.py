@@ -30,5 +30,5 @@ def decide_command(
         echo '{"v":1,"event_id":"e1","type":"purchase","user_id":"u7","ts":1764331200,"amount":42}' | weir decide
     """
     with service_at(url, key) as client:
-        for body in filter(None, bodies_of(file, _MOST)):
+        for body in bodies_of(file, _MOST):
             print(to_json(client.decide(b"".join(body), deadline)), flush=True)

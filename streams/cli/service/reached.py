@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 UrlOption = Annotated[
     str | None, typer.Option("--url", "-u", help="Of the service; else $WEIR_URL, else http://127.0.0.1:8080.")
 ]
+BODY_BYTES: Final = 8 << 20
+"""Half of what ``[serve.intake] body_bytes`` takes by default: records may be large."""
 KeyOption = Annotated[str | None, typer.Option("--key", "-k", help="API key; better given as $WEIR_KEY.")]
 
 
@@ -41,19 +42,32 @@ def service_at(url: str | None, key: str | None) -> Iterator[Client]:
 
 
 def bodies_of(path: str, most: int) -> Iterator[list[bytes]]:
-    """The lines of a file, ``most`` at a time; of the standard input (``-``) what has come so far, without waiting."""
+    """The lines of a file in bodies of ``most`` at most; of the standard input (``-``) what has come, without waiting.
+
+    A body has no more than ``BODY_BYTES``, but for a single line that is longer.
+    """
     if path != "-":
         with Path(path).open("rb") as file:
-            while lines := list(islice(file, most)):
-                yield [line for line in lines if line.strip()]
+            yield from _bodies(file, most)
         return
     begun = b""
     while True:
         # What is there, be it a line: to gather `most` of them would keep what `tail -f` gives waiting.
         chunk = os.read(sys.stdin.fileno(), 1 << 20)
         *lines, begun = (begun + chunk).split(b"\n") if chunk else [begun, b""]
-        whole = [line + b"\n" for line in lines if line.strip()]
-        for start in range(0, len(whole), most):
-            yield whole[start : start + most]
+        yield from _bodies((line + b"\n" for line in lines), most)
         if not chunk:
             return
+
+
+def _bodies(lines: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+    body: list[bytes] = []
+    size = 0
+    for line in filter(bytes.strip, lines):
+        if body and (len(body) == most or size + len(line) > BODY_BYTES):
+            yield body
+            body, size = [], 0
+        body.append(line)
+        size += len(line)
+    if body:
+        yield body

@@ -41,7 +41,7 @@ def send_command(
             send = client.send_labels if labels else client.send_events
             for path in files:
                 at = 1
-                for body in filter(None, bodies_of(path, _BODY)):
+                for body in bodies_of(path, _BODY):
                     # Said if the request fails: the service may have taken the body or not.
                     where = f"; not acknowledged: {path} from record {at:,}"
                     told = send(b"".join(body))
