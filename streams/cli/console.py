@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
     from rich.table import Table
 
-_PIPE_WIDTH: Final = 200
+_PIPE_WIDTH: Final = 10_000
+"""Columns where no terminal is: wider than any row, so that a row stays one line for ``grep``."""
 
 
 def confirmed(question: str) -> bool:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tests.streams.logged_run import FRAUD
 from weir.streams.checks.findings import Check
-from weir.streams.cli.console import confirmed, utc
+from weir.streams.cli.console import confirmed, output, table, utc
 from weir.streams.cli.main import app
 from weir.streams.cli.models import tune_full
 from weir.streams.cli.operate import topics
@@ -56,6 +56,11 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
     assert caller().removeprefix("uid-").isdecimal()
+
+
+def test_a_row_is_one_line_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    output().print(table("alert", "because", rows=[("fraud:u7:e1", "it is large " * 40), ("fraud:u8:e2", "new")]))
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["alert", "fraud:u7:e1", "fraud:u8:e2"]
 
 
 @pytest.mark.parametrize("there", [True, False])
