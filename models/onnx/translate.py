@@ -47,6 +47,8 @@ def translate(module: Any, widths: dict[str, int], outputs: dict[str, int | None
     traced.graph.eliminate_dead_code()  # else every unused value would have to be translated
     device = next(module.parameters()).device
     with torch.no_grad():
+        # Shapes are for axes that count from the end, and for the sizes of a split; the number of rows goes into
+        # nothing.
         ShapeProp(traced).propagate(*(torch.zeros(2, width, device=device) for width in widths.values()))
     made = _Translation(traced, list(widths), list(outputs))
     made.run()
@@ -117,6 +119,7 @@ class _Translation:
 
     def operand(self, value: Any) -> str:
         """The name of an argument; a number becomes a constant."""
+        # In float32, as all tensors of a step are: ONNX adds no two types.
         return value if isinstance(value, str) else self.array(np.array(value, np.float32))
 
     def tensor(self, name: str, value: Any) -> str:

@@ -230,6 +230,7 @@ class Loop:
         )
 
     def _save(self, optimiser: torch.optim.Optimizer | None) -> None:
+        # All processes have the same weights, and see the same folder.
         if self.world.rank == 0:
             moments = checkpoints.optimiser_state(optimiser) if optimiser is not None else {}
             now = checkpoints.copied(self.network)

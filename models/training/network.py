@@ -72,6 +72,8 @@ class TrainableNetwork(nn.Module):
         }  # fmt: skip
         chosen = parts[part]
         chosen = [*chosen, self.heads, e.surprise] if next_weight > 0 and part != "surprise" else chosen
+        # To leave them out of the optimiser would not do: several processes wait for the gradient of each parameter
+        # that asks for one.
         self.requires_grad_(False)
         for module in chosen:
             if module is not None:

@@ -159,6 +159,8 @@ class Tuner:
                         shutil.rmtree(work)
                         raise optuna.TrialPruned
 
+            # In a folder by its parameters: the trial that is run again after a kill finds its checkpoint under another
+            # number.
             loop = fitted(settings, data, work / str(fold), self.seed, None, (progress, lambda: False, told))
             found.append(metrics_of(loop).get(f"valid_{settings.metric}", float("nan")))
         shutil.rmtree(work)

@@ -70,6 +70,7 @@ def _skew(v: FloatVector) -> float:
 def _pieces(v: FloatVector, knots: int) -> tuple[FloatVector, FloatVector]:
     """Where the pieces begin and one over their widths: quantiles of the values, a frequent value counted once."""
     values, counts = np.unique(v, return_counts=True)
+    # Else most quantiles of a column that is mostly 0 would be 0, and say nothing of the rest.
     often = counts > len(v) / max(knots, 1)
     rest = np.repeat(
         values, np.where(often, np.maximum(counts[~often].mean() if (~often).any() else 1, 1), counts).astype(int)
@@ -214,6 +215,7 @@ def _fresh(settings: EncoderSettings, config: EncoderConfig, data: TrainingSet) 
     """Make an untrained network that knows the scale of the history before the validation rows."""
     spec = NextSpec.of(data.history, settings.buckets, settings.negatives)
     network = TrainableNetwork(Encoder(config), NextHeads(spec, config.hidden))
+    # The scale is learned, too: not from what it will be validated on.
     fit(network.encoder.normalise, data.history.x[data.history.ts < data.valid_from])
     network.heads.fit(next_events(data.history), data.history.item)
     return network

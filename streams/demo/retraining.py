@@ -93,6 +93,7 @@ class Retraining:
     ) -> None:
         self.task, self.first_at = task, first_at
         self._models, self._work = directory / "models", directory / "work"
+        # Of a training that was broken off, which begins again from what the checkpoint holds.
         shutil.rmtree(self._work, ignore_errors=True)
         self.memory, self.live = ExampleMemory(features), LiveMetric(features)
         self._registry, self._runner = Registry(str(self._models)), runner

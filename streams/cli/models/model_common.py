@@ -28,6 +28,7 @@ def open_registry(url: str | None, config: Path | None) -> Registry:
     from weir.models.registry.registry import Registry
 
     held = Registry(settings_of(config, None, {"models.registry": url}).models.registry)
+    # Every list of it would be empty, as of a registry that nobody has written to.
     if Path(held.url).is_file():
         raise UsageError(f"{held.url} is a file; give the directory or the URL of a registry")
     return held

@@ -81,6 +81,7 @@ def _folds(
     """The newest period to validate on, and those before it, each with the history as it was known then."""
     from weir.streams.trainer.job.real_steps import cut
 
+    # By the events, not the clock: an archive may have ended long ago.
     newest, delay_s = float(logged.history.ts.max()), None if delay_days is None else delay_days * 86_400
     return [cut(logged, spec, newest - k * full.training.validation, delay_s) for k in range(folds)]
 

@@ -93,6 +93,7 @@ def compare_command(
             made = run_tasks(specs, data, advance, labels=labels or (), label_delay_s=delay_s, kept_field=field)
             runs += made
         if champion:
+            # Predictions are logged before any label: those of the first task are of the same events.
             runs[0] = runs[0].labelled_by(runs[1])
         ids = field is not None and any(is_id(spec, field) for spec in specs.values())
         found = compared(runs, costs=costs, resamples=resamples, kept_field=field, ids=ids)
@@ -112,6 +113,7 @@ def _costs(text: str) -> CostThreshold:
     try:
         given = [float(part) for part in text.split(",")]
         names = ("false_positive", "false_negative", "review")
+        # Two or three are given; strict for more, which are an error.
         return CostThreshold(**dict(zip(names, given, strict=len(given) > 3)))
     except (ValidationError, ValueError, TypeError):
         raise UsageError(f"--cost {text!r}: give two or three numbers of at least 0, as 5,200 or 5,200,1") from None
