@@ -6,6 +6,7 @@ import ast
 import asyncio
 import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,20 @@ def test_a_record_of_the_audit_is_shown_whatever_is_missing() -> None:
     told = _document(b'{"at":1e300,"who":null,"action":7}')
     assert told is not None
     assert _row(told) == ("1e+300 s", "-", "-", "7", "", "-", "-")
+
+
+def test_a_look_at_the_wrong_directory_leaves_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no weir serve was here"):
+        raise run("audit", "verify", "--dir", str(tmp_path)).exception or AssertionError("it found something")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "nonsense", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("command", ["feed", "alerts"])
+def test_a_url_that_leads_nowhere_is_named(url: str, command: str) -> None:
+    words = [command, "--url", url] if command == "feed" else [command, "list", "--url", url]
+    with pytest.raises(UsageError, match=re.escape(url)):
+        raise run(*words).exception or AssertionError("it was answered")
 
 
 def test_topics_are_not_ok_where_the_status_says_that_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from weir.streams.cli.options import (
 )
 from weir.streams.cli.processes.process import needed
 from weir.streams.config import topics
+from weir.streams.errors import UsageError
 from weir.streams.text import printable
 
 if TYPE_CHECKING:
@@ -54,8 +55,11 @@ def verify_command(
     needed(("sqlalchemy", "fastapi"), "weir audit verify", "serve")
     from weir.streams.service.access.audit.audit_chain import verify
     from weir.streams.service.access.audit.audit_trail import anchors_in
-    from weir.streams.service.store.database import access_database
+    from weir.streams.service.store.database import SQLITE_FILE, access_database
 
+    # To open SQLite makes its file: a look at the wrong directory must leave nothing there.
+    if settings.serve.database is None and not (settings.serve.directory / SQLITE_FILE).exists():
+        raise UsageError(f"{settings.serve.directory}: no weir serve was here; give its directory by --dir")
     anchors = anchors_in(access_database(settings.serve))
     found = verify(_records(settings, kafka), anchors)
     if as_json:

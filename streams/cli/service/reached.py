@@ -33,12 +33,17 @@ def service_at(url: str | None, key: str | None) -> Iterator[Client]:
 
     from weir.streams.client.client import Client
 
-    with Client(url, key) as client:
-        try:
-            yield client
-        except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+    where = url or "$WEIR_URL"
+    try:
+        with Client(url, key) as client:
             where = client.url
-            raise UsageError(f"{where}: {error}; start weir serve there, or give --url") from error
+            # Here, not by httpx: the feed takes its error for a connection that broke, and would try again for ever.
+            if not where.startswith(("http://", "https://")):
+                raise UsageError(f"{where}: give a URL that begins with http:// or https://")
+            yield client
+    # Around the making too: that is where httpx looks at the URL first.
+    except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise UsageError(f"{where}: {error}; start weir serve there, or give --url") from error
 
 
 def bodies_of(path: str, most: int) -> Iterator[list[bytes]]:
