@@ -91,7 +91,7 @@ class LeasedTaskState:
                         f"{self.owner}, which said nothing for {self._lease_s:g} s; nothing to do here"
                     )
                 changed = change(self._state)
-                # A request that is repeated makes no entry, and no sign of life either: see `TaskTrainer.checkpoint`.
+                # A request that is repeated makes no entry, and no sign of life either: that is `beat`.
                 if changed == self._state:
                     return changed
                 # Not where the lease is given back.
@@ -123,9 +123,9 @@ class LeasedTaskState:
             self._number, self._state = self._number + 1, taken
             return True
 
-    def beat(self) -> None:
-        """Give a sign of life; raises ``LeaseLostError``."""
-        self.change(self._prolonged)
+    def beat(self, change: Change = lambda state: state) -> None:
+        """Give a sign of life, also where ``change`` changes nothing; raises ``LeaseLostError``."""
+        self.change(lambda state: self._prolonged(change(state)))
 
     def release(self) -> None:
         """Let another trainer have the task at once; nothing happens without the lease."""

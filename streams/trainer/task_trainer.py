@@ -152,8 +152,7 @@ class TaskTrainer:
                     return state
                 return msgspec.structs.replace(state, phase=held, offset=offset)
 
-            self.desk.change(change)
-            self.desk.beat()
+            self.desk.beat(change)  # in one entry: with thousands of labels each has hundreds of kilobytes
 
     def look(self) -> None:
         """See whether somebody made another version serve by hand; raises ``LeaseLostError``, ``ModelError``."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.streams.trainer_fakes import FakeShelf, World, fake_score, request, training_data
+from tests.streams.trainer_fakes import Clock, FakeShelf, World, fake_score, request, training_data
 from weir.models.errors import ModelError, RegistryError
 from weir.streams.errors import BrokerError
 from weir.streams.trainer.job.job_files import JobWorkshop
@@ -141,6 +141,33 @@ def test_a_job_that_ends_in_an_error_nobody_expected_waits_for_the_next_beat_too
     with pytest.raises(ModelError):
         ours.work()
     assert shelf.tried == 2
+
+
+def test_a_sign_of_life_is_one_entry_of_the_journal_whatever_it_notes(tmp_path: Path) -> None:
+    class Counted(MemoryJournal):
+        made = 0
+
+        def append(self, task: str, number: int, document: bytes) -> bool:
+            self.made += 1
+            return super().append(task, number, document)
+
+    class Ticking(Clock):
+        def __call__(self) -> float:
+            self.now += 0.001
+            return self.now
+
+    journal = Counted()
+    world = World(tmp_path, journal=journal, clock=Ticking())
+    world.ask(1)
+    world.job.work()
+    for rows in (20, 0, 40):
+        before, world.clock.now = journal.made, world.clock.now + 5.0
+        world.trainer.take(world.rows(rows), world.events)
+        world.trainer.checkpoint()
+        assert journal.made == before + 1
+        assert world.trainer.state.lease_until == pytest.approx(world.clock.now + 30.0, abs=0.1)
+    assert world.trainer.state.phase is not None
+    assert len(world.trainer.state.phase.y) == 60
 
 
 def test_what_another_trainer_works_at_is_not_awaited(tmp_path: Path) -> None:
