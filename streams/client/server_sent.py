@@ -44,11 +44,13 @@ class EventLines:
             self._name, self._data = "", []
             return made
         field, _, value = line.partition(":")
+        # One blank alone, as a second one is part of the value (WHATWG HTML, 9.2.6).
         value = value.removeprefix(" ")
         if field == "event":
             self._name = value
         elif field == "data":
             self._data.append(value)
+        # An id with this character is passed over, says the same place.
         elif field == "id" and "\0" not in value:
             self._id = value
         elif field == "retry" and value.isdecimal():

@@ -13,6 +13,7 @@ from weir.streams.pages.values import FOLDER, NOTHING, day, number, percent
 
 def environment(templates: Path) -> Environment:
     """Templates of this folder and the shared ones; what they are told is escaped, and must be there."""
+    # Files of a release do not change: with `auto_reload` Jinja would look at each of them for every page.
     made = Environment(
         loader=FileSystemLoader([templates, FOLDER / "templates"]), autoescape=True, undefined=StrictUndefined,
         auto_reload=False, trim_blocks=True, lstrip_blocks=True,

@@ -77,6 +77,7 @@ def _directory(serve: ServeSettings, tasks: Sequence[TaskSpec]) -> Check:
     from weir.streams.service.embedded.data_directory import FILE, DataDirectory
 
     path = serve.directory.absolute()
+    # Only one that is there: to open it takes its lock, and would make what is not.
     if (path / FILE).exists():
         try:
             with DataDirectory(path, tasks) as held:
@@ -86,6 +87,7 @@ def _directory(serve: ServeSettings, tasks: Sequence[TaskSpec]) -> Check:
                 return Check("directory", "OK", f"{path}, epoch {held.epoch}")
         except WeirError as error:
             return Check("directory", "FAIL", str(error))
+    # In the nearest folder that is there, the service would make the others.
     there = next(parent for parent in (path, *path.parents) if parent.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         return Check("directory", "FAIL", f"{there} cannot be written", "give another directory by --dir")

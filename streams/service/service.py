@@ -58,6 +58,7 @@ class Service:
 
     def fail(self, why: str) -> None:
         """Ask for the end of the process: nothing that it answers could be believed any more."""
+        # The first one: what fails after it mostly fails because of it.
         self.fault = self.fault or why
 
     async def __aenter__(self) -> Self:

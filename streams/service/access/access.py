@@ -105,6 +105,7 @@ class Access:
             raise Problem(
                 403, "Not allowed", f"{caller.name} may not do what needs {scope}", scope=scope, fix="ask for a role"
             )
+        # What programs send is only counted, and that needs no room.
         if scope not in INGEST and self.audit.full:
             raise Problem(
                 503,
@@ -227,7 +228,9 @@ class Access:
             self.sessions.begin, who.subject, who.name, who.via, who.groups, now, now + age_s, old
         )
         self.cookies.put(request, response, cookie, age_s)
+        # A sign-on passes no check of a route, so that the audit would not hear of it by ``visited``: it is told here.
         self._note(request.scope, "login", caller, 200)
+        # Else it would be believed from memory for some seconds more.
         if old is not None:
             self._known_sessions.forget(digest(old))
 

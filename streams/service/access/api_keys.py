@@ -127,6 +127,7 @@ class KeyStore:
         now: float,
     ) -> tuple[ApiKey, str]:
         """A new key, and its text, which is nowhere else; raises ``UsageError`` for a role or scope that is none."""
+        # Only for what it refuses.
         limits_of(role, scopes, tasks)
         if not (0 < len(name) <= ID_CHARS and name.isprintable()):
             raise UsageError(f"name {printable(name, 80)!r}: give 1 to {ID_CHARS} characters that print")
@@ -164,6 +165,7 @@ class KeyStore:
     def revoke(self, id_: str, now: float) -> ApiKey:
         """End a key for good; raises ``UsageError`` where there is none of this id. Twice is once."""
         with self._engine.begin() as connection:
+            # When it ended first is kept, whoever ends it once more.
             mine = update(API_KEYS).where(API_KEYS.c.id == id_, API_KEYS.c.revoked_at.is_(None))
             connection.execute(mine.values(revoked_at=now))
         key = self.find(id_)

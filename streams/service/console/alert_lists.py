@@ -144,6 +144,7 @@ def new_since(c: Connection, of: AlertFilter, mark: str, now: float) -> tuple[in
     """
     h = alert_changes.c
     ends = {int(p): int(at) for p, _, at in (part.partition(".") for part in mark.split("-") if part)}
+    # A partition that the mark does not name has had nothing when the page was made.
     after = or_(h.partition.not_in(ends), *((h.partition == p) & (h.offset >= at) for p, at in ends.items()))
     changes = c.execute(select(h.alert_id).where(h.topic == topics.ALERTS, after).limit(COUNTED)).scalars().all()
     before = exists().where(h.alert_id == alerts.c.alert_id, h.topic == topics.ALERTS, ~after)

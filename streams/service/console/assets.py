@@ -25,6 +25,7 @@ class Assets:
 
     def __init__(self) -> None:
         found = [(path, folder) for folder in _FOLDERS for path in folder.rglob("*") if path.suffix in _TYPES]
+        # In an order of their own, not the disk's: the same files have the same digest on every machine.
         self._files = {path.relative_to(folder).as_posix(): path.read_bytes() for path, folder in sorted(found)}
         self._compressed = {name: gzip.compress(data, 9, mtime=0) for name, data in self._files.items()}
         every = b"\0".join(name.encode() + b"\0" + data for name, data in self._files.items())

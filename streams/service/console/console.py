@@ -24,6 +24,7 @@ from weir.streams.service.views.typical_values import TypicalValues
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
 
+# The page of an alert takes every address below /alerts/, so that the group of the list stands before it.
 _GROUPS: Final = (
     OverviewPages, AlertsPages, AsidePages, ModelPages, FeedPages, LetterPages, NotifyPages, AdminPages, AlertPages,
     EntityPages,

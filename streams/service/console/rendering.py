@@ -189,8 +189,10 @@ async def said(request: Request, model: type[_M]) -> _M:
         form = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_FORM_FIELDS)
     except ValueError as error:
         raise Problem(413, "Too large", f"a form has at most {_FORM_FIELDS} fields", limit=_FORM_FIELDS) from error
+    # By its text, as an annotation may be wrapped in others, or be one of several.
     lists = {n for n, f in model.model_fields.items() if "list" in str(f.annotation) or "tuple" in str(f.annotation)}
     given = {name: values if name in lists else values[-1] for name, values in form.items()}
+    # A form sends the fields that nobody filled in, too: those are left out, not empty.
     return valid(model, {name: value for name, value in given.items() if value != ""})
 
 

@@ -92,6 +92,7 @@ class EmbeddedTrainer:
         self._loop = asyncio.get_running_loop()
         for bench in self.benches.values():
             bench.on_idle = self._wake
+        # Only to be woken: what is asked is read from the log, which also has what came before this start.
         self._end_subscription = self._log.subscribe([topics.RETRAIN_REQUESTS], self._asked)
         self._task = asyncio.create_task(self._run())
 

@@ -219,6 +219,7 @@ class Engine:
             if self._fault or (self._stopping and not self._queue and not self._asks):
                 return None
             taken, size = list[Append](), 0
+            # At least one, however large: it would never fit otherwise.
             while self._queue and (not taken or size + len(self._queue[0].records) <= _MOST):
                 taken.append(self._queue.popleft())
                 size += len(taken[-1].records)

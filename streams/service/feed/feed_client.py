@@ -64,6 +64,7 @@ class FeedClient:
 
     def offer(self, payload: bytes, place: str) -> None:
         """Add events that lead to ``place``; where too much waits already, the feed ends with ``resync``."""
+        # Dropped, not kept: memory is bounded by clients, and what is dropped the log still has.
         if self._bytes + len(payload) > self._max_bytes:
             self.end("resync")
         elif self.last is None:
@@ -76,6 +77,7 @@ class FeedClient:
         if not self._waiting:
             return b""
         payload = b"".join(part for part, _ in self._waiting)
+        # Before it is written, which may take long: an end that is decided meanwhile names the place after it.
         self.taken = self._waiting[-1][1]
         self._waiting.clear()
         self._bytes = 0
@@ -83,6 +85,7 @@ class FeedClient:
 
     def end(self, why: End, detail: str = "") -> None:
         """End the feed: what waits is dropped, and the last event says so, with the id from which it can be had."""
+        # The first reason stays: its event names the place from which what was dropped can be had.
         if self.last is None:
             self.why = why
             data = msgspec.json.encode({"reason": detail or _REASONS[why], "next": self.taken})

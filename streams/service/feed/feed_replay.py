@@ -93,6 +93,7 @@ class Replay:
 
     async def _from_log(self, place: Place, ends: Mapping[Shard, int]) -> AsyncIterator[list[FeedItem]]:
         """Records of each partition from ``place`` to its end, merged by time; partitions keep their order."""
+        # A piece of each partition alone is in memory: a client may be a week behind.
         sources = {shard: await self._read(shard, place[shard], end) for shard, end in ends.items()}
         chunk: list[FeedItem] = []
         size = 0

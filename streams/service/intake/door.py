@@ -88,6 +88,7 @@ class Door(View):
     async def append(self, route: str, groups: Sequence[Group], outcomes: dict[int, Outcome]) -> None:
         """Append what is valid; ``outcomes`` takes what became of it."""
         for group in groups:
+            # Decoded here and handed on: the tasks' host in this process does not decode them again.
             told = await self._service.log.append(group.topic, group.records, group.decoded)
             outcomes.update(zip(group.places, told, strict=True))
         self.count(route, outcomes)

@@ -80,6 +80,7 @@ def _body(models: tuple[type[WireModel], ...], example: dict[str, Any]) -> dict[
     one = {"anyOf": [model.model_json_schema() for model in models]}
     content = _content({"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}, [example])
     text: dict[str, Any] = {"schema": {"type": "string"}}
+    # A text: OpenAPI has no schema for lines of JSON.
     content["application/x-ndjson"] = {**text, "example": "{...}\n{...}\n"}
     content["application/cloudevents+json"] = {"schema": {"type": "object"}, "example": _CLOUD_EVENT}
     content["application/cloudevents-batch+json"] = {"schema": {"type": "array"}, "example": [_CLOUD_EVENT]}

@@ -105,6 +105,7 @@ class KafkaServiceLog:
             where = ", ".join(self._settings.kafka.bootstrap)
             raise UsageError(f"{where}: no topic {', '.join(absent)} that you may see; run weir topics create")
         names = [self._name(own) for own in (*topics.INPUTS, *topics.OUTPUTS)]
+        # Ids, not names: a topic that was deleted and made again has the name of before.
         ids = sorted(f"{name}={found[name].id}" for name in names)
         return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:12]
 

@@ -73,6 +73,7 @@ class KafkaServing:
         async with self._filling:
             if self._places is None:
                 self._places = await self._fill()
+                # What is among the newest that were read is passed over by its offset.
                 for batch in self._arrived:
                     self._examples(batch)
         return self._evaluations[task].get()

@@ -115,6 +115,7 @@ class Notifier:
         """Another process tells of alerts now, or none."""
         for link in self._links.values():
             if link.sending is not None:
+                # The next process sends what is on its way once more, under the same id.
                 link.sending.cancel()
         self._links.clear()
         self._seen.clear()
@@ -172,6 +173,7 @@ class Notifier:
         """The messages that follow from some records, and where the next begin."""
         now, rules = time.time(), [rule for rule, _ in rules_of(c, self._settings)]
         happenings, told, upto = outbox.happened(c, place, at, end, _AT_ONCE, self._budgets, now)
+        # The place moves on past the others as well: they are decided, and nobody is told.
         news = [each for each in happenings if now - each.at <= self._settings.give_up]
         return [message for each in news for message in decide(each, rules, told, now)], upto
 
@@ -223,6 +225,7 @@ class Notifier:
             link.later[delivery.id] = (tries + 1, now + max(_backoff(tries), min(answer.wait_s, 3_600.0)))
             log.warning("target %s: %s; trying again", target.name, answer.words)
             return False
+        # Sent and only then written down: a crash in between sends it twice, under one id; the other way round, never.
         kind: Literal["sent", "failed"] = "sent" if answer.ok else "failed"
         ids = tuple(message.id for message in delivery.messages)
         link.noted.add((delivery.id, delivery.since))

@@ -35,6 +35,7 @@ def rules_of(c: Connection, settings: NotifySettings) -> list[tuple[NotifyRule, 
     made = {row["name"]: row for row in c.execute(select(notify_rules)).mappings()}
     found: list[tuple[NotifyRule, dict[str, Any]]] = []
     for rule in settings.rules:
+        # A rule of the settings takes the place of one that people gave the same name before.
         row = made.pop(rule.name, None)
         paused = rule.paused if row is None else NotifyRule.model_validate_json(row["rule"]).paused
         found.append((rule.model_copy(update={"paused": paused}), {"made_by": "settings"}))

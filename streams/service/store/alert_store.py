@@ -239,6 +239,7 @@ class Store(View):
 
 
 def _number(version: str | None) -> int | None:
+    # In quotes as an ETag has it, or without, as a person types it.
     return None if version is None else int(version.strip('"'))
 
 

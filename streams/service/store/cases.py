@@ -73,6 +73,7 @@ class Cases:
         """
         value, now = VALUES.get(verdict), time.time()
         for row in rows:
+            # All are looked at before anything goes out: one that can not be judged refuses the whole request.
             self._check_reason(row, reason)
             if value is not None:
                 self._task_of(row)
@@ -160,6 +161,7 @@ class Cases:
         """Wait for what becomes of case events, as ``happen`` does; by their ids."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
+            # Before the look: what is written between the look and the wait has set it, and is not slept through.
             wrote = self._projector.wrote
             found = await self.ask(outcomes_of, case_event_ids)
             left = deadline - time.monotonic()

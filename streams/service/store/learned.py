@@ -57,6 +57,7 @@ class RecentExamples:
 
     def _repeated(self, example: _Example) -> bool:
         name = f"{example.task}\0{example.event_id}\0{example.n}".encode()
+        # Eight bytes: among 5,000 names two are alike about once in a trillion times.
         digest = hashlib.blake2b(name, digest_size=8).digest()
         seen = self._count.get(digest, 0)
         self._count[digest] = seen + 1
@@ -81,6 +82,7 @@ def read_examples(c: Connection, recent: RecentExamples, records: Sequence[tuple
     pending = _pending(c, [example.event_id for _, _, example in found])
     learned: list[dict[str, Any]] = []
     for offset, record, example in found:
+        # A task that is new to the tables has learned nothing, unless the first examples are lost.
         version = versions.get(example.task, None if _UNKNOWN in versions else 0)
         versions[example.task] = version = None if version is None else version + 1
         learned += [

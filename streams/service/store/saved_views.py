@@ -53,6 +53,7 @@ def views_of(c: Connection, caller: Caller) -> list[dict[str, Any]]:
 
 def save_view(c: Connection, said: ViewSaid, owner: str, by: str) -> None:
     """Save one, in place of that of the same name; raises ``Problem`` (409) for more than 100."""
+    # The one of this name is replaced, and needs no room.
     others = select(func.count()).where(_V.owner == owner, _V.name != said.name)
     if c.execute(others).scalar_one() >= _MOST:
         raise Problem(409, "Too many", f"you have {_MOST} views; delete one", limit=_MOST)

@@ -62,6 +62,7 @@ class AlertScores:
         """
         from weir.streams.model_replicas.logged_scores import Search, find_scores  # this brings Redis' client
 
+        # With the score: an alert whose score rises has it, and its reasons, from another prediction then.
         key = (row.alert_id, row.score)
         if key not in self._found:
             at = await self._service.store.cases.ask(scored_at, row.alert_id, row.score)

@@ -121,6 +121,7 @@ class DeadLetters(View):
     async def _find(self, selection: Selection) -> list[Letter]:
         log = self._service.log
         done: dict[Place, Done] = {}
+        # Before the letters: one that is dealt with meanwhile is at worst shown as open.
         async for _, _, marker in every_record(log, topics.DEAD_LETTERS_DONE):
             try:
                 said = msgspec.json.decode(marker.value, type=_Marker)

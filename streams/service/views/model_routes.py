@@ -102,6 +102,7 @@ class Models(View):
                     try:
                         found.append(_version(held, name, version, stages.of(version)))
                     except ModelError as error:
+                        # A damaged one is shown as that, and hides none of the others.
                         found.append({"task": name, "version": version, "unusable": str(error)})
             return found
 
@@ -135,7 +136,9 @@ class Models(View):
         def change(held: Registry) -> tuple[int, Action]:
             before = held.stages(task)
             if order.to != "archived":
+                # A damaged one must not serve, and can still be put away.
                 held.verify(task, version)
+            # Of two people who move versions at once one is told so (409), and looks again.
             held.set_stage(task, version, order.to, at=time.time(), expect=before.seq, why=why)
             return version, ACTIONS[order.to]
 
@@ -167,6 +170,7 @@ class Models(View):
             stages = held.stages(task)
             return record, {"task": task, "champion": stages.champion, "shadow": stages.shadow}
 
+        # The stage first, and then the word to the workers: these look the version up where they are told of it.
         record, document = await asyncio.to_thread(act)
         await self._service.log.append(topics.MODEL_UPDATES, [record])
         return document

@@ -32,6 +32,7 @@ def add_samples(c: Connection, now: int, values: Mapping[tuple[str, str], float]
     rows = [{"step": SAMPLED_S, "at": at, "task": t, "name": n, "value": value} for (t, n), value in values.items()]
     upsert(c, samples, rows)
     rolled = [_roll_up(c, finer, step, now) for finer, step in pairwise(_STEPS)]
+    # Once a minute, and not with each sample.
     if any(rolled):
         for step in _STEPS:
             c.execute(delete(samples).where(_S.step == step, _S.at < now - _KEPT.get(step, kept_s)))
@@ -55,6 +56,7 @@ def _roll_up(c: Connection, finer: int, step: int, now: int) -> bool:
 
 def series_since(c: Connection, since: int, points_s: int) -> Series:
     """Every figure since a moment, as means over ``points_s`` seconds each; a point's time is where it begins."""
+    # The coarsest that is fine enough: months are read as fast as an hour.
     step = max((step for step in _STEPS if step <= points_s), default=SAMPLED_S)
     slot = (_S.at // points_s).label("slot")
     means = select(slot, _S.task, _S.name, func.avg(_S.value)).where(_S.step == step, _S.at >= since)

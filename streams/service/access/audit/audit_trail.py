@@ -143,6 +143,7 @@ class Audit:
             try:
                 if not self._begun:
                     self._last = await self._end()
+                    # Before all that came since: in the chain a process begins with the word that it did.
                     self._waiting.appendleft({"at": time.time(), "action": "audit.started"})
                     self._begun = True
                 await self._write([self._waiting[i] for i in range(min(AT_ONCE, len(self._waiting)))])

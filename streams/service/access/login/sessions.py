@@ -63,6 +63,7 @@ class SessionStore:
         A login always makes a new cookie: one that somebody planted in the browser before never becomes a login.
         """
         token = secrets.token_urlsafe(32)
+        # Here, as nothing else looks for those that nobody comes back to.
         gone = SESSIONS.c.expires_at <= now
         if old is not None:
             gone |= SESSIONS.c.token_sha256 == digest(old)

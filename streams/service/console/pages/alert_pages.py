@@ -114,6 +114,7 @@ class AlertPages(PageGroup):
         verdicts = (await self._service.store.cases.ask(history_of, row.alert_id))["verdicts"]
         verdict = next((one for one in verdicts if one["undone_at"] is None), None)
         effect, trouble = None, ""
+        # Between the verdict and its example there is no effect to show yet.
         if verdict is None or verdict["learned_at"] is not None:
             try:
                 effect = await self._scores.now(row, remember=verdict is None)

@@ -85,6 +85,7 @@ class AlertsPages(PageGroup):
             "alerts": await store.cases.ask(shown_alerts, page.rows, by, now),
             "budget": await self._budget(of, now),
         }  # fmt: skip
+        # The same address opened by itself is a whole page, so that a later part can be shared as well.
         if asked.cursor is not None and "hx-request" in request.headers:
             return self._pages.render(request, "_alert_more.html", **facts)
         counts = await store.cases.ask(facets_of, of, now)
@@ -139,6 +140,7 @@ class AlertsPages(PageGroup):
         whose = {"assignee": wanted.assignee or by, "until": now + CLAIM_S}
         until = {"until": now + wanted.hold_s}
         of: Mapping[str, tuple[str, dict[str, Any]]] = {
+            # The form sends its field of whom to hand over to with every button: a claim is for who presses it.
             "claim": ("assign", whose | {"assignee": by}), "hand_over": ("assign", whose), "release": ("release", {}),
             "hold": ("hold", until), "escalate": ("escalate", {"note": wanted.note or None}),
         }  # fmt: skip
@@ -148,6 +150,7 @@ class AlertsPages(PageGroup):
             done = await self._service.store.cases.act_on(rows, action, by, **facts)
         else:
             done = await self._snooze(rows, wanted, by)
+        # The way back of a hold or snooze is one of no time: to take that back as well would be a circle.
         ends = wanted.hold_s == 0.0 and wanted.action not in ("claim", "hand_over", "release", "escalate")
         return await self._changed(request, wanted.alert_ids, by, "undo" if ends else wanted.action, done)
 

@@ -47,6 +47,7 @@ class AsidePages(PageGroup):
     async def save(self, request: Request, caller: Caller = needs("cases:write")) -> Response:
         """Name the list that is open."""
         wanted = await said(request, NamedList)
+        # Only what a list knows is kept, as a shared view is a link on the pages of others.
         asked = valid(ListSaid, dict(parse_qsl(wanted.query)))
         kept = wanted.model_copy(update={"query": asked.query})
         await self._store.cases.ask(save_view, kept, caller.id, caller.name)

@@ -112,6 +112,7 @@ def _raw(topic: str, value: bytes) -> RawEvent:
         document = msgspec.json.decode(value)
         text = msgspec.json.format(text, indent=2)
     except UNREADABLE:
+        # Beside Kafka others write to the topic as well, and may write anything.
         return RawEvent(topic, None, "no JSON", text)
     known = document if isinstance(document, dict) else {}
     ts = known.get("ts")

@@ -26,6 +26,7 @@ class ModelPages(PageGroup):
         self._models = view = self._service.models
         router, read, write = self.router, "models:read", "models:write"
         router.get("/models")(self.models)
+        # Before the versions, which would take the word for a number.
         self.shows("/models/{task}/rollback", "_ask_rollback.html", write, view.task)
         self.shows("/models/{task}/{version}", "model.html", read, view.model)
         self.shows("/models/{task}/{version}/ask/{to}", "_ask_move.html", write, view.model)
