@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -219,3 +220,27 @@ async def test_a_database_that_is_away_is_told_and_asked_again_later(
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
         assert answer.json()["title"] == "Database away"
         assert "content-security-policy" in answer.headers
+
+
+async def test_nobody_fills_memory_before_it_is_known_who_sends(tmp_path: Path) -> None:
+    async with served(tmp_path) as (service, client):
+        for path, sender, status in (
+            ("/v1/keys", {}, 413),
+            ("/v1/alerts/verdicts", {}, 413),
+            ("/v1/alerts/verdicts", bearer(service.access.token), 413),
+            ("/console/keys", {}, 401),
+            ("/v1/events", {}, 401),
+        ):
+            read = 0
+
+            async def body() -> AsyncIterator[bytes]:
+                nonlocal read
+                for _ in range(64):
+                    read += 1
+                    yield b" " * (1 << 18)
+
+            headers = {"content-type": "application/json", **sender}
+            answer = await client.post(path, content=body(), headers=headers)
+            assert (answer.status_code, read <= 5) == (status, True), path
+        large = await client.post("/v1/events", content=b" " * (2 << 20) + b"{}", headers=bearer(service.access.token))
+        assert large.status_code == 422, "events are bounded by [serve.intake] alone"
