@@ -341,8 +341,7 @@ class AlertBook:
         while self._quiet and self._quiet[0][0] <= until:
             at, number, entity_id = heapq.heappop(self._quiet)
             entry = self._entries.get(entity_id)
-            # Timers of alerts that a label resolved, or that made room, are left in the heap: taking one out would cost
-            # a search.
+            # A timer of an alert that a label resolved is left in the heap: taking it out would cost a search.
             if entry is None or entry.number != number or not entry.is_open:
                 continue
             if entry.wake_at <= at:
