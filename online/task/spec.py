@@ -97,7 +97,7 @@ class MetricSpec(FrozenModel):
     """Examples in the rolling window."""
     fading: int = Field(default=1_000, ge=1)
     """Examples after which one counts half in the fading metrics."""
-    every: Seconds = Field(default=86_400.0, gt=0.0)
+    every: Seconds = Field(default=86_400.0, gt=0.0, allow_inf_nan=False)
     """Interval of the report's time series, in event time."""
 
 
@@ -131,7 +131,7 @@ class SourceSpec(FrozenModel):
     """``auto`` decides over the values of each column."""
     missing: tuple[str, ...] | None = None
     """Words that mean missing, in place of the usual ones; case and blanks do not matter."""
-    row_interval: Seconds = Field(default=60.0, ge=0.0)
+    row_interval: Seconds = Field(default=60.0, ge=0.0, allow_inf_nan=False)
     """Event time from row to row where there is no ``time`` column."""
     order: Literal["time", "arrival"] = "time"
     """``arrival`` keeps each entity's rows in file order even where their times step back a little."""
