@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -27,6 +28,7 @@ from weir.online.codec.wire import FINITE_MAX, MISSING, REASON_CHARS, TS_MAX, TS
 from weir.online.mistakes import Mistake, at, mistakes, name_of, number_in, shown
 
 MAX_DEPTH = 32
+_LARGE = 16_384
 _SHOWN_ERRORS, _SHOWN_KEYS = 3, 8
 _UNREAD = ("not UTF-8", "not JSON")
 _BOM = b"\xef\xbb\xbf"
@@ -52,12 +54,32 @@ def explain(model: type[WireModel], raw: bytes, limits: InputLimits = DEFAULT_LI
         known = recognise_bytes(raw) if reason.startswith(_UNREAD) else None
         fault = "not UTF-8" if known and known.startswith(("byte ", "the text is in")) else "not JSON"
         reason = f"{fault}: {known}" if known else reason
-    else:
+    elif len(raw) <= _LARGE or (reason := _too_many(model, json.loads(raw))) is None:
         try:
             reason = out_of_range(model.model_validate_json(raw), limits)
         except ValidationError as error:
             reason = describe(model, error, json.loads(raw))
     return reason and reason[:REASON_CHARS]
+
+
+@cache
+def _most_items(model: type[WireModel]) -> dict[str, int]:
+    """The maps and lists of a record, and how many items each may have."""
+    nodes = {name: (node, *node.get("anyOf", ())) for name, node in model.model_json_schema()["properties"].items()}
+    bounds = {name: [each.get("maxProperties") or each.get("maxItems") for each in of] for name, of in nodes.items()}
+    return {name: max(filter(None, of)) for name, of in bounds.items() if any(of)}
+
+
+def _too_many(model: type[WireModel], document: Any) -> str | None:
+    """Say which map or list of a record is far too long, or None.
+
+    Of each item in it pydantic would else tell three mistakes: 4 s of work for a record of a megabyte.
+    """
+    for name, most in _most_items(model).items():
+        held = document.get(name) if isinstance(document, dict) else None
+        if isinstance(held, dict | list) and len(held) > most:
+            return f"{name}: has {len(held):,} items; give at most {most:,}"
+    return None
 
 
 def explain_row(model: type[WireModel], row: Any) -> str | None:

@@ -21,7 +21,7 @@ from weir.online.codec.decode import (
 )
 from weir.online.codec.limits import DEFAULT_LIMITS
 from weir.online.codec.why_invalid import explain, explain_row
-from weir.online.codec.wire import DeviceEvent, UserEvent
+from weir.online.codec.wire import DeviceEvent, UserEvent, WireModel
 from weir.online.errors import TaskError
 
 ALL = ColumnRequest(
@@ -417,3 +417,11 @@ def test_the_largest_record_is_explained_by_work_that_grows_as_it_does(
     size = DEFAULT_LIMITS.record_bytes
     middle = again * (size // len(again)) if again else b"".join(b',"k%d":1' % i for i in range(size // 12))
     assert (explain(UserEvent, begin + middle + end) or "").startswith(reason)
+
+
+@pytest.mark.parametrize(("model", "name", "most"), [(UserEvent, "properties", 64), (DeviceEvent, "metrics", 256)])
+def test_of_far_too_many_items_only_that_is_told(model: type[WireModel], name: str, most: int) -> None:
+    """Each of them would else be told three times over, which is seconds of work for one record."""
+    record = {"v": 1, "event_id": "e", "ts": 1.7e9, "type": "t", "user_id": "u", "device_id": "d"}
+    record |= {name: {f"k{i}": [] for i in range(5_000)}}
+    assert explain(model, json.dumps(record).encode()) == f"{name}: has 5,000 items; give at most {most}"
