@@ -53,7 +53,8 @@ def bars(*columns: ProgressColumn) -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn
 
     console = notes()
-    shown = (TextColumn("{task.description}"), BarColumn(), *columns)
+    # Without markup: what is being done is often named by a file, whose name may hold brackets.
+    shown = (TextColumn("{task.description}", markup=False), BarColumn(), *columns)
     return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
 
 

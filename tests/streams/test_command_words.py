@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.streams.logged_run import FRAUD
 from weir.streams.checks.findings import Check
-from weir.streams.cli.console import confirmed, output, table, utc
+from weir.streams.cli.console import bar, confirmed, output, table, utc
 from weir.streams.cli.main import app
 from weir.streams.cli.models import tune_full
 from weir.streams.cli.operate import topics
@@ -62,6 +63,20 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_row_is_one_line_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
     output().print(table("alert", "because", rows=[("fraud:u7:e1", "it is large " * 40), ("fraud:u8:e2", "new")]))
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["alert", "fraud:u7:e1", "fraud:u8:e2"]
+
+
+def test_names_with_brackets_are_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich takes [v2] for a style, and [/desk] for the end of one, which is an error where none began."""
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr("weir.streams.cli.console.notes", lambda: terminal)
+    with bar("import", before="model[v2].onnx ") as advance:
+        advance("[/gathered]", 1, 2)
+    assert isinstance(terminal.file, io.StringIO)
+    assert "model[v2].onnx [/gathered]" in terminal.file.getvalue()
+    made = json.loads(run("keys", "create", "[/desk]", "--role", "viewer", "--json", "--dir", str(tmp_path)).stdout)
+    revoked = run("keys", "revoke", made["id"], "--dir", str(tmp_path))
+    assert revoked.exception is None
+    assert f"[/desk] ({made['id']}) is revoked" in revoked.stderr
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -151,7 +151,8 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
             try:
                 await link.start(writes=False)
             except StoreUnavailable as error:
-                notes().print(f"no stored models, so all examples are learned again: {in_words(error)}", style="yellow")
+                words = f"no stored models, so all examples are learned again: {in_words(error)}"
+                notes().print(words, style="yellow", markup=False)
                 stored = False
         with bar(what := "examples learned again") as progress:
             reader, told = partial(RangeReader, options, topic), partial(progress, what)

@@ -132,4 +132,4 @@ def revoke_command(
     store, engine = _store(config, directory)
     ended = store.revoke(key, time.time())
     _audited(engine, "weir keys revoke", ended)
-    notes().print(f"{ended.name} ({ended.id}) is revoked")
+    notes().print(f"{ended.name} ({ended.id}) is revoked", markup=False)
