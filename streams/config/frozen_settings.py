@@ -13,7 +13,8 @@ from weir.streams.errors import UsageError
 
 # Up to the last @, as a password may hold one; a line break in it must not end the match.
 _USER_INFO = re.compile(r"(?<=://)([^:/@]*):.*@", re.DOTALL)
-_IN_QUERY = re.compile(r"(?<=[?&]password=)[^&]*")
+# Whatever is before it: libpq's password of a key is `sslpassword`, MySQL's of a user `passwd`.
+_IN_QUERY = re.compile(r"([?&]\w*passw(?:or)?d=)[^&]*", re.IGNORECASE)
 
 
 class SecretUrl(Secret[str]):
@@ -24,7 +25,7 @@ class SecretUrl(Secret[str]):
     """
 
     def _display(self) -> str:
-        return _IN_QUERY.sub("***", _USER_INFO.sub(r"\1:***@", self.get_secret_value()))
+        return _IN_QUERY.sub(r"\1***", _USER_INFO.sub(r"\1:***@", self.get_secret_value()))
 
 
 class Concern(BaseModel):

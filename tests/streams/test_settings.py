@@ -293,3 +293,10 @@ def test_what_kubernetes_tells_of_services_is_no_mistake(tmp_path: Path) -> None
     assert load(tmp_path, "", **told) == Settings()
     for name, value in (("WEIR_REDIS_PORT", "6379"), ("WEIR_TRAINER_WEB_PORT", "0"), ("WEIR_SERVE_HOST", "0.0.0.0")):
         assert "with two underscores between levels" in refusal(tmp_path, "", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["password", "sslpassword", "passwd", "ssl_key_password", "Password"])
+def test_no_kind_of_password_in_a_url_is_shown(name: str) -> None:
+    url = SecretUrl(f"postgresql+psycopg://weir:hush@db/weir?sslmode=require&{name}=hush&application_name=weir")
+    shown = f"postgresql+psycopg://weir:***@db/weir?sslmode=require&{name}=***&application_name=weir"
+    assert (str(url), "hush" in repr(url)) == (shown, False)
