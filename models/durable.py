@@ -23,7 +23,7 @@ def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool
     FileExistsError : ``exclusive``, and there is a file; it is not changed.
     OSError : what the file system refuses; the place is then as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_lasting(path.parent)
     # One name a writer: two of them must not write into each other's file before it is in its place.
     beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -38,6 +38,15 @@ def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool
     finally:
         beside.unlink(missing_ok=True)  # after a rename there is none
     sync_names(path.parent)
+
+
+def _make_lasting(folder: Path) -> None:
+    """Make a folder, and those above it, so that a power loss does not take it away with what is in it."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(made):
+        # A name belongs to the folder above: to sync a new folder itself keeps what is in it, not that it is there.
+        sync_names(each.parent)
 
 
 def sync_names(folder: Path) -> None:

@@ -77,3 +77,19 @@ def test_content_is_on_the_disk_before_its_name_and_the_name_before_it_returns(
     monkeypatch.setattr(Path, "replace", renamed)
     write_durably(tmp_path / "file", lambda file: file.write(b"1"))
     assert done == ["file", "rename", "folder"]
+
+
+def test_folders_that_are_made_for_a_file_last_as_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    sync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink())
+        sync(handle)
+
+    monkeypatch.setattr("os.fsync", noted)
+    write_durably(tmp_path / "fraud" / "1" / "claim.json", lambda file: file.write(b"1"), exclusive=True)
+    assert [each for each in synced if each.is_dir()] == [tmp_path, tmp_path / "fraud", tmp_path / "fraud" / "1"]
+    synced.clear()
+    write_durably(tmp_path / "fraud" / "1" / "model.onnx", lambda file: file.write(b"1"), exclusive=True)
+    assert [each for each in synced if each.is_dir()] == [tmp_path / "fraud" / "1"], "what was there is there"
