@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from threading import Event
 from typing import Any, Final
 
-from weir.streams.errors import UsageError
+from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.admin.clients import kafka_module
 
 _POLL_MS: Final = 250
 _POLL_RECORDS: Final = 2_000
+_PATIENCE_S: Final = 60.0
+"""What is there comes at once; brokers that restart are back within that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ def read_present(consumer: Any, topic: str, start: Start, stop: Event | None = N
 
     Afterwards the consumer stands at those ends, so ``follow`` continues without a gap. Records come in order within
     a partition; ``start`` counts back in each partition, so the caller sees at least as many as it asked for.
+
+    Raises `BrokerError` where nothing comes for a minute, `UsageError` where there is no such topic.
     """
     lanes = assign(consumer, topic)
     first, ends = consumer.beginning_offsets(lanes), consumer.end_offsets(lanes)
@@ -60,9 +65,11 @@ def read_present(consumer: Any, topic: str, start: Start, stop: Event | None = N
     open_lanes = {lane for lane in lanes if consumer.position(lane) < ends[lane]}
     # What is written from now on is left to `follow`.
     consumer.pause(*[lane for lane in lanes if lane not in open_lanes])
+    quiet = _Quiet(topic)
     while open_lanes and not (stop is not None and stop.is_set()):
         for lane, records in consumer.poll(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS).items():
             yield from (record for record in records if record.offset < ends[lane])
+        quiet.check([consumer.position(lane) for lane in lanes])
         # The position, not the last record, tells: compaction and transactions leave offsets that hold no record.
         for lane in [lane for lane in open_lanes if consumer.position(lane) >= ends[lane]]:
             # Back to the end as it was: the last poll may have read behind it.
@@ -72,8 +79,24 @@ def read_present(consumer: Any, topic: str, start: Start, stop: Event | None = N
     consumer.resume(*lanes)
 
 
+class _Quiet:
+    """Notices that brokers are away: clients of Kafka wait for them without end, and without a word."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic, self._at, self._since = topic, list[int](), time.monotonic()
+
+    def check(self, positions: list[int]) -> None:
+        """Raise `BrokerError` where no position has moved for too long."""
+        now = time.monotonic()
+        if positions != self._at:
+            self._at, self._since = positions, now
+        elif now - self._since > _PATIENCE_S:
+            told = f"{self._topic}: nothing came for {_PATIENCE_S:.0f} s, and its end was not reached"
+            raise BrokerError(f"{told}; see whether the brokers are up")
+
+
 def read_one(consumer: Any, topic: str, partition: int, offset: int) -> Any:
-    """The record at an offset; ``None`` where there is none (any more)."""
+    """The record at an offset; ``None`` where there is none (any more). Raises `BrokerError` as `read_present`."""
     place = kafka_module().TopicPartition(topic, partition)
     if topic not in consumer.topics() or partition not in (consumer.partitions_for_topic(topic) or ()):
         return None
@@ -82,7 +105,9 @@ def read_one(consumer: Any, topic: str, partition: int, offset: int) -> Any:
     if not first <= offset < end:
         return None
     consumer.seek(place, offset)
-    while consumer.position(place) <= offset:
+    quiet = _Quiet(topic)
+    while (at := consumer.position(place)) <= offset:
+        quiet.check([at])
         for record in consumer.poll(timeout_ms=_POLL_MS, max_records=1).get(place, ()):
             return record if record.offset == offset else None
     return None
