@@ -89,17 +89,16 @@ def title_of(message: Message) -> str:
 def text_of(delivery: Delivery, base: str | None) -> tuple[str, str]:
     """Title and body for people; ``base`` is the address of the service, for links."""
     first, *others = delivery.messages
+    left = [f"{delivery.left_out} more are left out: snoozed or on hold"] if delivery.left_out else []
     if others:
         lines = [title_of(message) for message in delivery.messages[:_LINES]]
         lines += [f"and {len(others) + 1 - _LINES} more"] if len(others) >= _LINES else []
-        lines += [f"{delivery.left_out} more are left out: snoozed or on hold"] if delivery.left_out else []
-        return f"{len(others) + 1} messages of {first.rule}", "\n".join(
-            [*lines, f"{base}/console/alerts" if base else ""]
-        )
+        every = f"{base}/console/alerts" if base else ""
+        return f"{len(others) + 1} messages of {first.rule}", "\n".join([*lines, *left, every])
     about = f"score {first.score:.3f}, threshold {first.threshold:.3f}"
     if first.thread != first.id:
         about = f"This is about the alert of {moment(first.opened_at)}, {_shown(first.alert_id)}"
-    return title_of(first), "\n".join([*map(_shown, first.reasons), about, link_of(first, base)])
+    return title_of(first), "\n".join([*map(_shown, first.reasons), about, *left, link_of(first, base)])
 
 
 def document_of(delivery: Delivery, base: str | None) -> dict[str, Any]:

@@ -185,6 +185,8 @@ def test_a_digest_is_one_message_with_all_and_what_was_left_out() -> None:
     assert body.splitlines()[29:] == [
         "[high] fraud: u29", "and 10 more", "3 more are left out: snoozed or on hold", f"{BASE}/console/alerts",
     ]  # fmt: skip
+    one = text_of(Delivery(many[:1], left_out=3), BASE)[1].splitlines()
+    assert one[-2] == "3 more are left out: snoozed or on hold"
     told = document_of(digest, BASE)
     assert (told["type"], len(told["data"]["messages"]), told["data"]["left_out"]) == ("alerts.digest", 40, 3)
     assert digest.id != Delivery(many[1:]).id
