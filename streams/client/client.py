@@ -33,7 +33,7 @@ class Client:
     timeout_s : how long one answer may take.
 
     Methods raise ``ServiceError`` where the service refuses, ``httpx.HTTPError`` where it is not reached. What it has
-    no room for now (429, 503) is sent again after the time that it asks for, up to five times.
+    no room for now (429, 503) is sent again after the time that it asks for, five times in all.
     """
 
     def __init__(self, url: str | None = None, key: str | None = None, timeout_s: float = 30.0) -> None:

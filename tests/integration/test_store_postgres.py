@@ -30,7 +30,7 @@ from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.service.access.api_keys import KeyStore, digest
 from weir.streams.service.access.audit.audit_chain import Link
-from weir.streams.service.access.audit.audit_trail import _keep, _taken_from, anchors_in, leave
+from weir.streams.service.access.audit.audit_trail import _keep, _left_in, anchors_in, leave
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.login.sessions import Session, SessionStore
 from weir.streams.service.console.alert_lists import mark_of, new_since, shown_alerts
@@ -265,7 +265,7 @@ def test_keys_sessions_and_anchors_are_the_same_on_it(tmp_path: Path, server: st
     assert sessions.find(digest(new)) == Session("person:7", "ana", "oidc", ("desk",), NOW + 9.0)
     leave(engine, "weir keys create", f"key:{made.id}")
     leave(engine, "weir keys revoke", f"key:{made.id}")
-    assert [body["action"] for body in _taken_from(engine)] == ["weir keys create", "weir keys revoke"]
+    assert [body["action"] for _, body in _left_in(engine)] == ["weir keys create", "weir keys revoke"]
     for seq in (1, 2):
         _keep(engine, {"writer": "a:80", "seq": seq, "hash": "0" * 64, "at": NOW})
     assert anchors_in(engine) == {"a:80": Link(2, "0" * 64)}

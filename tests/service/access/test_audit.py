@@ -194,11 +194,33 @@ async def test_keys_made_beside_the_service_are_in_its_audit(tmp_path: Path) -> 
     assert told == [("weir keys create", f"key:{made}"), ("weir keys revoke", f"key:{made}")]
 
 
+async def test_what_a_command_did_is_not_lost_where_the_service_ends_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, here = CliRunner(), ["--dir", str(tmp_path)]
+    run.invoke(keys_app, ["create", "shop", "--role", "viewer", "--json", *here])
+    with monkeypatch.context() as patch:
+        patch.setattr(audit, "_LAST_S", 0.1)
+        async with served(tmp_path) as (service, _):
+
+            async def full(*_: object) -> None:
+                raise OverloadError("too much waits")
+
+            patch.setattr(service.log, "append", full)
+            while not service.access.audit._waiting:
+                await asyncio.sleep(0)
+    for _ in range(2):  # and it is written once
+        async with served(tmp_path) as (service, client):
+            await sign_on(service, client)
+            found = await audited(service)
+    assert [r["action"] for r in found].count("weir keys create") == 1
+
+
 async def test_a_service_that_ends_as_soon_as_it_runs_writes_what_was_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = threading.Event()
-    monkeypatch.setattr(audit, "_taken_from", lambda _: [asked.wait(60)][1:])
+    monkeypatch.setattr(audit, "_left_in", lambda _: [asked.wait(60)][1:])
 
     async def stop() -> None:
         """It is asked to stop while it still looks for what commands did."""

@@ -57,6 +57,8 @@ class Audit:
         self._taken = taken
         self._engine = engine
         self._waiting: deque[dict[str, Any]] = deque()
+        self._of_commands: dict[int, int] = {}
+        """Of what waits and commands left in the database, by its ``id()``, the row: it stays until that is written."""
         self._counts: dict[tuple[str, str, str], Counter[str]] = {}
         self._wake = asyncio.Event()
         self._stopping = False
@@ -131,8 +133,12 @@ class Audit:
 
     async def _note_left(self) -> None:
         """What commands did to the database meanwhile."""
+        held = set(self._of_commands.values())
         try:
-            self._waiting.extend(await asyncio.to_thread(_taken_from, self._engine))
+            for row, body in await asyncio.to_thread(_left_in, self._engine):
+                if row not in held:
+                    self._waiting.append(body)
+                    self._of_commands[id(body)] = row
         except SQLAlchemyError as exc:
             logger.warning("what commands did is not in the audit yet: %s", type(exc).__name__)
 
@@ -164,10 +170,18 @@ class Audit:
         # all.
         self._last = last
         # They waited in the queue until now, so that ``full`` counts them, and a stop says how many are lost.
-        for _ in bodies:
-            self._waiting.popleft()
+        written = [self._of_commands.pop(id(self._waiting.popleft()), None) for _ in bodies]
         if last is not None:
             await self._anchor(last)
+        await self._forget([row for row in written if row is not None])
+
+    async def _forget(self, rows: Sequence[int]) -> None:
+        """Let what commands did go from the database: only now is it in the log, and a crash before tells it again."""
+        try:
+            if rows:
+                await asyncio.to_thread(_drop, self._engine, rows)
+        except SQLAlchemyError as exc:
+            logger.warning("what commands did will be in the audit twice: %s", type(exc).__name__)
 
     async def _anchor(self, last: Link) -> None:
         """Keep where the chain has come to outside of it: an end that is cut off leaves no other trace."""
@@ -208,10 +222,17 @@ def leave(engine: Engine, action: str, subject: str) -> None:
         connection.execute(insert(AUDIT_OUTBOX).values(body=body))
 
 
-def _taken_from(engine: Engine) -> list[dict[str, Any]]:
+def _left_in(engine: Engine) -> list[tuple[int, dict[str, Any]]]:
+    """What commands left, in their order, with the rows that hold it."""
+    # Nobody takes it for itself alone: of two replicas both may write it, and twice in the audit is better than never.
+    with engine.connect() as connection:
+        found = connection.execute(select(AUDIT_OUTBOX.c.id, AUDIT_OUTBOX.c.body).order_by(AUDIT_OUTBOX.c.id))
+        return [(row.id, row.body) for row in found]
+
+
+def _drop(engine: Engine, rows: Sequence[int]) -> None:
     with engine.begin() as connection:
-        taken = connection.execute(delete(AUDIT_OUTBOX).returning(AUDIT_OUTBOX.c.id, AUDIT_OUTBOX.c.body)).all()
-    return [body for _, body in sorted((row.id, row.body) for row in taken)]
+        connection.execute(delete(AUDIT_OUTBOX).where(AUDIT_OUTBOX.c.id.in_(rows)))
 
 
 def anchors_in(engine: Engine) -> dict[str, Link]:

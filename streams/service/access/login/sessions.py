@@ -20,7 +20,8 @@ class Session:
 
     Parameters
     ----------
-    subject : who, as the identity provider names them; ``admin`` for the token's holder.
+    subject : who: ``person:`` and the identity provider's name of them; of the token's holder its digest, so that the
+        session ends with the token.
     name : what people read.
     via : ``oidc`` or ``token``.
     groups : of the identity provider. Not what they allow: that is looked up each time, so that a change of the
