@@ -95,7 +95,8 @@ class Control:
                 done = await self._host.seek(lane, int(value), order.by)
             else:
                 done = await self._host.set_watermark(lane, value)
-            self._pauses.paused[lane].offsets.clear()  # its lane knows where it is
+            if (pause := self._pauses.paused.get(lane)) is not None:  # else the partition went to another worker
+                pause.offsets.clear()  # its lane knows where it is
         # Also where the move was refused: the partition must not stand still for an order that failed.
         finally:
             went = "still paused by hand" if held else await self._go_on(lane)
