@@ -134,6 +134,7 @@ class Retraining:
                 self.asked = ScheduledRequest(r.request_id, r.cause, r.detail, r.ts + wait)
         for batch in out.examples:
             if len(batch):
+                # The block in work is later than the last step: nothing is known before its event.
                 self._waiting.append(Examples.of(batch, max(self._event_ts, float(batch.ts.max()))))
                 self.live.add(self._waiting[-1])
         if self.training_since is None:
@@ -234,6 +235,7 @@ class Retraining:
         keep_until(self._models, self.task.name, held.mark)
         self.memory.restore(held.newest)
         self._waiting, self.asked, self._first = held.waiting, held.asked, held.first
+        # The metric on the screen is no part of a snapshot; it is made again from what is held.
         for examples in (*held.newest, *held.waiting):
             self.live.add(examples)
         self._open(held.document)

@@ -38,6 +38,7 @@ class Story:
             words.append(self._candidate(after.job))
         words += [self._ending(job) for job in after.ended if self._told.get(job.job_id) != job.stage and _live(job)]
         self._told = self._stages()
+        # Behind what ended: one step may end a training and begin the next.
         if self.retraining.training_since not in (None, began):
             words.append(f"a training begins, on {len(self.retraining.memory):,} labelled events")
         if words:

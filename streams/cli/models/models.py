@@ -57,6 +57,7 @@ def list_command(
         for version in held.versions(name):
             try:
                 manifest = held.manifest(name, version)
+            # One that is damaged is told, and hides no other.
             except ModelError as exc:
                 unusable.append(str(exc))
                 continue

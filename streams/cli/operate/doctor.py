@@ -188,6 +188,7 @@ def _cache_candidates() -> list[Path]:
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
         return [Path(chosen)]
+    # In the order in which Numba tries them.
     return [Path(__file__).resolve().parents[3] / "online" / "__pycache__", Path.home() / ".cache" / "numba"]
 
 

@@ -172,10 +172,12 @@ def _show(e: Explanation, repeats: list[LoggedScore], start: int, most: int | No
         *([("repeats", f"offset {places}: they do not count")] if repeats else []),
         ("model", f"version {logged.model_version:,}, {origin}"),
         ("digest", f"sha256 {e.digest}"),
+        # All digits, as equality bit for bit is what is claimed.
         ("score logged", repr(logged.score)),
         ("score again", f"{e.score!r}, {'equal bit for bit' if e.equal else 'NOT EQUAL'}"),
     ]
     out.print(table("", "", rows=facts))
+    # A missing value is logged as -0.0; nobody wants to read that.
     rows = [(c.feature, f"{c.value + 0.0:.6g}", f"{c.contribution:+.4f}") for c in e.contributions[:most]]
     out.print(table("feature", "value>", "log-odds>", rows=rows))
     if left := e.contributions[len(e.contributions) if most is None else most :]:

@@ -237,6 +237,7 @@ def _rows(
     rows = []
     for place in _places(settings):
         own, _, number = place.rpartition("-")
+        # Partitions of topics that no task here reads would stand there without an owner.
         if own not in active:
             continue
         about, order = told.get(place), waiting.get(place)

@@ -97,6 +97,7 @@ def _show(console: Console, kind: str, record: Any, as_lines: bool) -> None:
 
     r, ts = record, record.timestamp / 1000
     if as_lines:
+        # Bytes past the console: rich would look for styles in them, and break long lines.
         sys.stdout.buffer.write(as_json(r.topic, r.partition, r.offset, ts, r.key, r.value) + b"\n")
         sys.stdout.buffer.flush()
         return

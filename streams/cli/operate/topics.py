@@ -216,6 +216,7 @@ def _existing(admin: Any, settings: Settings, asked: list[str]) -> list[str]:
     there = cluster.read_topics(admin, asked or wanted)
     absent = [name for name in asked if name not in there]
     if absent:
+        # Kafka's own topics are not what anybody meant.
         known = sorted(name for name in admin.list_topics() if not name.startswith("__"))
         near = get_close_matches(absent[0], known, cutoff=0.75)
         which = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"
