@@ -186,7 +186,8 @@ def _split(model: type[WireModel], structs: list[Any], why: _Why, known: Sequenc
         # One look at all; each is looked at only where one may be odd. Ids in ASCII without a control character, which
         # `scan` has found, hold nothing invisible.
         if not MISSING_IDS.isdisjoint(ids) or not "".join(ids).isascii():
-            fits &= np.array([each not in MISSING_IDS and not _NO_ID.search(each) for each in ids], np.bool_)
+            good = [each not in MISSING_IDS and each.strip() != "" and not _NO_ID.search(each) for each in ids]
+            fits &= np.array(good, np.bool_)
     if not fits.all():
         for i in index[~fits].tolist():
             why.reject(i, f"ts: outside {TS_MIN:.0f} to {TS_MAX:.0f}")

@@ -46,7 +46,7 @@ MISSING = frozenset([
 ])  # fmt: skip
 """Words for what is missing, in lower case and without blanks."""
 MISSING_IDS = frozenset(f(word) for word in MISSING for f in (str, str.upper, str.capitalize, str.title)) | {
-    "NaN", "[object Object]", *(" " * n for n in range(ID_CHARS)),
+    "NaN", "[object Object]", *(" " * n for n in range(ID_CHARS + 1)),
 }  # fmt: skip
 """No ids, or all who have none would be one entity, and all their events one event."""
 
@@ -90,7 +90,8 @@ Id = Annotated[str, Field(min_length=1, max_length=ID_CHARS, pattern=PRINTABLE)]
 
 
 def _known(value: str, info: ValidationInfo) -> str:
-    if value in MISSING_IDS and info.context is None:
+    # Blanks of other scripts, too: ids are compared without the blanks around them, and nothing would be left.
+    if (value in MISSING_IDS or not value.strip()) and info.context is None:
         raise ValueError(f"got {value!r}, a word for a missing id; give the id, or send no record")
     if hidden := next((f"U+{ord(c):04X}" for c in value if c in INVISIBLE), None):
         raise ValueError(f"got {value!r}, which holds {hidden}, a character that is not seen; leave it out")

@@ -90,6 +90,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no version": (GOOD.replace(b'"v": 1, ', b""), "v: missing; give the number 1"),
     "no id": (GOOD.replace(b'"event_id": "e1", ', b""), "event_id: missing; give a text"),
     "an id that says null": (encoded(user_id="null"), "user_id: got 'null', a word for a missing id"),
+    "an id of blanks": (encoded(user_id=" " * 64), "a word for a missing id"),
+    "an id of other blanks": (encoded(event_id="\u3000\u2003"), "a word for a missing id"),
     "an event id that says NaN": (encoded(event_id="NaN"), "event_id: got 'NaN', a word for a missing id"),
     "repeated key": (GOOD[:-1] + b',"ts":1}', "the key ts is given more than once"),
     "repeated key after a map": (encoded(properties={"a": 1})[:-1] + b',"ts":1}', "the key ts is given more than once"),
