@@ -30,6 +30,7 @@ from weir.streams.service.intake.quick_route import QuickRoute
 from weir.streams.service.problems import ANSWERS, DatabaseAway, OverloadError, Problem
 from weir.streams.service.service import Service
 from weir.streams.service.store.database import AWAY
+from weir.streams.text import printable
 
 logger = logging.getLogger(__name__)
 _PREFIX: Final = "/v1"
@@ -106,7 +107,8 @@ class RequestGuard:
         try:
             await self._app(scope, bounded, named)
         except Exception:
-            logger.exception("request %s: %s %s", request_id, scope["method"], scope["path"])
+            # A path may hold an end of a line: nobody is to write lines of their own into the log.
+            logger.exception("request %s: %s %s", request_id, scope["method"], printable(scope["path"], 256))
             if status:  # the answer has begun: only the end of the connection says that it is not whole
                 raise
             detail = f"the service failed at this request; its log says why, under {request_id}"
@@ -175,7 +177,8 @@ async def _unreachable(request: Request, error: Exception) -> Response:
 
 
 async def _database_away(request: Request, error: Exception) -> Response:
-    logger.error("%s %s: %s", request.method, request.url.path[:256], in_words(error).splitlines()[0])
+    path = printable(request.url.path, 256)
+    logger.error("%s %s: %s", request.method, path, in_words(error).splitlines()[0])
     return _told(request, DatabaseAway(error))
 
 

@@ -42,6 +42,20 @@ async def test_a_fault_is_told_by_its_request_id_alone(
     assert "secret inside" in caplog.text
 
 
+async def test_no_path_writes_a_line_of_its_own_into_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("inside")
+
+    async with running(tmp_path) as (service, client):
+        monkeypatch.setattr(service.serving, "rows", broken)
+        assert (await client.get("/v1/entities/u1%0Aall%20is%20well%1b[2J")).status_code == 500
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "weir.streams.service.app"]
+    assert told.isprintable()
+    assert "all is well" in told
+
+
 async def test_brokers_that_do_not_answer_are_503_and_may_be_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
