@@ -50,10 +50,10 @@ batches = st.lists(
 class ScoreMemory:
     """What a score lane keeps in memory, fed as the lane feeds it; ``timers`` says which of its tasks have some."""
 
-    def __init__(self, timers: Sequence[bool]) -> None:
+    def __init__(self, timers: Sequence[bool], names: Sequence[str] = ("a", "b", "c")) -> None:
         self.intake = Admission(POLICY, journal=True)
         self.timers = [SilenceTimers(SILENCE) if has else None for has in timers]
-        self.journal = LaneJournal(self.intake, self.timers)
+        self.journal = LaneJournal(self.intake, dict(zip(names, self.timers, strict=False)))
 
     def step(self, events: Sequence[Event], start: float) -> tuple[list[str], list[Any], list[bytes], int]:
         """Take a batch: what was admitted, which labels fired, the entries written and how many old ones may go."""
@@ -78,17 +78,47 @@ class ScoreMemory:
 def test_a_lane_whose_tasks_are_others_says_so(
     monkeypatch: pytest.MonkeyPatch, before: int, now: int, snapshot_rows: int
 ) -> None:
-    """Its entries know a task by its place, so those of more tasks than there are, or of fewer, are nobody's."""
+    """Entries of before know a task by its place, so those of more tasks than there are, or of fewer, are nobody's."""
     monkeypatch.setattr(journal_module, "SNAPSHOT_ROWS", snapshot_rows)
     lane, entries = ScoreMemory([True] * before), list[bytes]()
     for number in range(4):
         *_, made, dropped = lane.step([(10 * number + i, i, 1.0) for i in range(4)], 100.0 * number)
-        entries = (entries + made)[dropped:]
+        entries = (entries + [_unnamed(entry) for entry in made])[dropped:]
     if before < now and snapshot_rows > 3:  # nothing in the entries says how many there were
         ScoreMemory([True] * now).journal.restore(entries)
         return
     with pytest.raises(StateError, match=f"timers of {before} tasks, and the stream has {now} here.*rebuild"):
         ScoreMemory([True] * now).journal.restore(entries)
+
+
+def _unnamed(entry: bytes) -> bytes:
+    """As a version wrote it that did not name the tasks."""
+    return msgspec.msgpack.encode(msgspec.msgpack.decode(entry)[:-1])
+
+
+@pytest.mark.parametrize("snapshot_rows", [3, 1_000])
+@pytest.mark.parametrize("names", [("b", "a"), ("new", "a", "b"), ("b",), ("a", "new", "b")])
+def test_timers_stay_with_their_task_wherever_it_stands(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], snapshot_rows: int
+) -> None:
+    monkeypatch.setattr(journal_module, "SNAPSHOT_ROWS", snapshot_rows)
+    lane, entries = ScoreMemory([True, True]), list[bytes]()
+    for number in range(4):
+        *_, made, dropped = lane.step([(10 * number + i, i, 1.0) for i in range(4)], 100.0 * number)
+        entries = (entries + made)[dropped:]
+    # So that the two differ.
+    first, second = lane.timers
+    assert first is not None
+    assert second is not None
+    second.advance(["k9"], np.array([400.0]))
+    made, dropped = lane.journal.entry([None, (["k9"], np.array([400.0]))])
+    entries = (entries + made)[dropped:]
+    restored = ScoreMemory([True] * len(names), names)
+    restored.journal.restore(entries)
+    found = {name: len(timers or ()) for name, timers in zip(names, restored.timers, strict=True)}
+    held = {"a": len(first), "b": len(second), "new": 0}
+    assert found == {name: held[name] for name in names}
+    assert held["a"] != held["b"]
 
 
 @given(batches, st.lists(st.booleans(), min_size=1, max_size=3), st.integers(0, 24), st.integers(1, 12))

@@ -7,8 +7,8 @@ snapshot of the timers, and what only older timers needed can go.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -53,6 +53,7 @@ class _TimerEntry(msgspec.Struct, array_like=True):
     """The events that moved the timers of one task; no keys, and one time, where time passed without events."""
 
     task: int
+    """Its place among the tasks that the entry is of."""
     keys: list[str]
     ts: bytes
 
@@ -65,6 +66,16 @@ class _Entry(msgspec.Struct, array_like=True, tag="ids"):
     moved: list[_TimerEntry] = []
     timers: list[bytes | None] | None = None
     """Snapshot of each task's timers as they were after this entry."""
+    tasks: list[str] = []
+    """Names of the tasks, in the order of places; entries of before have none, where timers are told by place alone."""
+
+
+class _Moved(NamedTuple):
+    """What an entry says of timers."""
+
+    steps: list[_TimerEntry]
+    snapshots: list[bytes | None] | None
+    tasks: list[str]
 
 
 class _OldEntry(msgspec.Struct, array_like=True):
@@ -98,8 +109,8 @@ class JournalEntries:
         self.old: list[OldIds] = []
         self.newest: list[int] = []
         """Of each entry."""
-        self.moved: list[tuple[list[_TimerEntry], list[bytes | None] | None]] = []
-        """Of each entry, what moved timers and their snapshot."""
+        self.moved: list[_Moved] = []
+        """Of each entry."""
         for entry in entries:
             try:
                 # The tag is behind one byte, the length of the array; entries of before tags begin with a number.
@@ -116,15 +127,15 @@ class JournalEntries:
     def _take(self, entry: _Entry) -> None:
         self.kept.append(rows_of(entry.kept))
         self.newest.append(entry.newest)
-        self.moved.append((entry.moved, entry.timers))
+        self.moved.append(_Moved(entry.moved, entry.timers, entry.tasks))
 
     def _take_old(self, packed: bytes, at: float | None) -> None:
         if at is None:
             entry = msgspec.msgpack.decode(packed, type=_OldEntry)
-            found, moved = [old_ids(part) for part in entry.kept], (entry.moved, entry.timers)
+            found, moved = [old_ids(part) for part in entry.kept], _Moved(entry.moved, entry.timers, [])
         else:
             ids = old_ids(packed).ids
-            found, moved = [OldIds(ids, np.full(len(ids), at))], ([], None)
+            found, moved = [OldIds(ids, np.full(len(ids), at))], _Moved([], None, [])
         self.old += found
         self.newest.append(max((floor_of(float(part.ts.max())) for part in found if len(part.ids)), default=0))
         self.moved.append(moved)
@@ -136,11 +147,12 @@ class LaneJournal:
     Parameters
     ----------
     intake : whose ids are kept; its journal is on.
-    timers : of each task in turn, ``None`` where a task has none.
+    timers : by the name of each task in turn, ``None`` where a task has none.
     """
 
-    def __init__(self, intake: Admission, timers: Sequence[AnyTimers | None]) -> None:
-        self._intake, self._timers = intake, list(timers)
+    def __init__(self, intake: Admission, timers: Mapping[str, AnyTimers | None]) -> None:
+        self._intake, self._timers = intake, list(timers.values())
+        self._by_name = dict(timers)
         self._has_timers = any(t is not None for t in self._timers)
         self._held = Entries()
         self._needed = 0
@@ -163,7 +175,8 @@ class LaneJournal:
         self._rows += sum(len(step.keys) for step in steps)
         # Behind the count of this batch, as the snapshot holds what it moved.
         snapshot = self._snapshot() if self._due() else None
-        entry = _Entry(newest_of(kept), kept.tobytes(), steps, snapshot)
+        tasks = list(self._by_name) if steps or snapshot is not None else []
+        entry = _Entry(newest_of(kept), kept.tobytes(), steps, snapshot, tasks)
         self._held.add(entry.newest)
         # Timers need the entries since their snapshot however old these are; ids need those that are young.
         self._needed = 1 if snapshot is not None else self._needed + 1
@@ -181,31 +194,40 @@ class LaneJournal:
     def restore(self, entries: Sequence[bytes]) -> None:
         """Rebuild ids and timers from the entries of the store, oldest first; both are new before.
 
-        Raises ``StateError`` where they hold timers of other tasks than there are: they know a task by its place alone.
+        Timers of a task that is no more are left out; those of a new one begin empty. Raises ``StateError`` where
+        entries of an earlier version, which know a task by its place alone, hold timers of other tasks than there are.
         """
         held = JournalEntries(entries)
         self._intake.rebuild(held.kept, held.old)
         self._held = Entries(held.newest)
         # The newest snapshot holds all that entries up to its own have moved.
-        newest = max((i for i, (_, timers) in enumerate(held.moved) if timers is not None), default=-1)
+        newest = max((i for i, moved in enumerate(held.moved) if moved.snapshots is not None), default=-1)
         if newest >= 0:
-            states = held.moved[newest][1] or []
-            if len(states) != len(self._timers):
+            moved = held.moved[newest]
+            states = moved.snapshots or []
+            if not moved.tasks and len(states) != len(self._timers):
                 raise self._of_others(len(states))
-            for timers, state in zip(self._timers, states, strict=True):
+            for place, state in enumerate(states):
+                timers = self._of(moved, place)
                 if timers is not None and state is not None:
                     timers.restore(state)
-        for moved, _ in held.moved[newest + 1 :]:
-            for step in moved:
-                if step.task >= len(self._timers):
-                    raise self._of_others(step.task + 1)
-                timers = self._timers[step.task]
+        for moved in held.moved[newest + 1 :]:
+            for step in moved.steps:
+                timers = self._of(moved, step.task)
                 if timers is not None and step.keys:
                     timers.advance(step.keys, np.frombuffer(step.ts))
                     self._rows += len(step.keys)
                 elif timers is not None:
                     timers.flush(float(np.frombuffer(step.ts)[0]))
         self._needed = len(held.moved) - max(newest, 0)
+
+    def _of(self, moved: _Moved, place: int) -> AnyTimers | None:
+        """The timers of the task at a place of an entry; ``None`` where it has none, or is no more."""
+        if moved.tasks:
+            return self._by_name.get(moved.tasks[place])
+        if place >= len(self._timers):
+            raise self._of_others(place + 1)
+        return self._timers[place]
 
     def _of_others(self, tasks: int) -> StateError:
         return StateError(

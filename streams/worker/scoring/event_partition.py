@@ -80,7 +80,7 @@ class ScoreLane(RowLane):
         self.intake = Admission(policy, journal=True, key=self.ctx.new_key(), most_bytes=most)
         if record is not None:
             self.intake.resume(record.mark)
-        self._journal = LaneJournal(self.intake, [stage.timers for stage in self.stages])
+        self._journal = LaneJournal(self.intake, {stage.task.name: stage.timers for stage in self.stages})
         self._journal.restore(journal)
 
     def start(self) -> None:
