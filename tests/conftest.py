@@ -82,7 +82,7 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.collect()
         gc.freeze()
-        gc.set_threshold(10_000)  # as often as before is a tenth of the time of many tests
+        gc.set_threshold(50_000, 10, 20)  # as often as before is a tenth of the time of many tests
         gc.enable()
 
 
