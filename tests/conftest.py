@@ -36,11 +36,11 @@ class Needed:
 
     Parameters
     ----------
-    integration : whether the run has integration tests.
+    marks : of the tests of the run, as ``-m`` gives them.
     """
 
-    def __init__(self, integration: bool) -> None:
-        self._integration = integration
+    def __init__(self, marks: str) -> None:
+        self._marks = marks
 
     @pytest.hookimpl
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
@@ -51,10 +51,13 @@ class Needed:
         return True if collection_path.is_relative_to(_TESTS) and not any(map(self._has_some, modules)) else None
 
     def _has_some(self, module: Path) -> bool:
-        if module.suffix != ".py" or _has_examples(module):
+        if module.suffix != ".py":
             return True
         tests = module.name.startswith("test_")
-        return tests and (self._integration or _ALL_INTEGRATION.search(module.read_text()) is None)
+        if self._marks == "integration":  # a module takes the mark, or what has it, by this name
+            return tests and "integration" in module.read_text()
+        every = self._marks != "not integration"
+        return _has_examples(module) or (tests and (every or _ALL_INTEGRATION.search(module.read_text()) is None))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collect_file(self, file_path: Path) -> Generator[None, list[Any], list[Any]]:
@@ -70,7 +73,7 @@ def _has_examples(module: Path) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """A plugin, as the hooks of a ``conftest.py`` are asked about its own folder only."""
-    config.pluginmanager.register(Needed(config.option.markexpr != "not integration"), "needed")
+    config.pluginmanager.register(Needed(config.option.markexpr), "needed")
 
 
 @pytest.hookimpl(wrapper=True)
