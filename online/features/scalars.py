@@ -86,6 +86,10 @@ def update_scalar(f64, row, scalars, j, decays, t, x, unit):
             decay = 0.5 ** (-age / half_life)
             f64[row, at] += x * decay
             f64[row, at + 1] += unit * decay
+        if unit == 0.0:
+            # A correction comes in full when the label that it corrects has faded: of labels no more can be positive
+            # than are left, and no fewer than none.
+            f64[row, at] = min(max(f64[row, at], 0.0), f64[row, at + 1])
 
 
 @jit_inline
