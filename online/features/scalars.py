@@ -72,7 +72,8 @@ def update_scalar(f64, row, scalars, j, decays, t, x, unit):
     at = scalars[j, d.S_EW]
     if at >= 0:  # weighted sum, weight, time of the newest value
         weight = f64[row, at + 1]
-        if weight >= _MIN_CLIP_WEIGHT and clip > 0:
+        # Of a mean above 0 alone: a multiple of one below 0 is lower still, and of 0 it is 0 for ever.
+        if weight >= _MIN_CLIP_WEIGHT and clip > 0 and f64[row, at] > 0.0:
             x = min(x, clip * f64[row, at] / weight)
         age = t - f64[row, at + 2]
         # A late value is weighed down by its age, and the newest time stays: without a clip the order of arrival

@@ -89,7 +89,8 @@ class Aggregate(_Aggregate):
     include_current: bool = True
     """Whether windowed values include the event that is being scored."""
     clip: float = Field(default=0.0, ge=0)
-    """``ewmean``: a value counts for at most this many times the current mean (0: no limit), for a robust mean."""
+    """``ewmean``: a value counts for at most this many times the current mean, where that is above 0 (0: no limit),
+    for a robust mean."""
     bits: int = Field(default=64, ge=32, le=1024, multiple_of=32)
     """``distinct``: bitmap bits a pane; the estimate saturates near ``bits * ln(bits)``."""
     # Left out of a dump where there are none: schemas of rows are digests of dumps, and rows of before are to stay

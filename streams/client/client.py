@@ -129,8 +129,7 @@ class Client:
                             if (event := lines.take(line)) and (found := lines.record(event)):
                                 yield found
             except httpx.TransportError as error:
-                # A service that was never there is an error, as a wrong address is; one that was there comes back.
-                if lines.last_id is None and since is None and isinstance(error, httpx.ConnectError):
+                if _is_final(error, fresh=lines.last_id is None and since is None):
                     raise
             time.sleep(lines.retry_s)
 
@@ -223,9 +222,14 @@ class AsyncClient:
                             if (event := lines.take(line)) and (found := lines.record(event)):
                                 yield found
             except httpx.TransportError as error:
-                if lines.last_id is None and since is None and isinstance(error, httpx.ConnectError):
+                if _is_final(error, fresh=lines.last_id is None and since is None):
                     raise
             await asyncio.sleep(lines.retry_s)
+
+
+def _is_final(error: httpx.TransportError, *, fresh: bool) -> bool:
+    """Whether to give up: an address that is none never answers; nor does, of a ``fresh`` feed, who was never there."""
+    return isinstance(error, httpx.UnsupportedProtocol) or (fresh and isinstance(error, httpx.ConnectError))
 
 
 def _resume(lines: EventLines, since: str | None, filters: dict[str, Any]) -> dict[str, Any]:

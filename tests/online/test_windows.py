@@ -131,6 +131,19 @@ def test_robust_mean_ignores_the_size_of_a_late_outlier() -> None:
     assert got[-1] == pytest.approx(10.0 * (49.5 + 3) / 50.5, rel=0.02)
 
 
+@pytest.mark.parametrize("values", [[-1.0, -2.0] * 200, [0.0] * 20 + [5.0] * 380])
+def test_a_robust_mean_of_what_is_not_above_0_stays_among_its_values(values: list[float]) -> None:
+    """A multiple of a mean below 0 is lower still, and ran away; of 0 it is 0, and stayed so for ever."""
+    entity = Entity(
+        name="user",
+        key="user_id",
+        aggregates=(Aggregate(name="typical", value="amount", ops=("ewmean",), clip=3.0, half_life=DAY),),
+    )
+    rows = [Row("a", T0 + i * HOUR, value) for i, value in enumerate(values)]
+    got = run(engine_of(entity), rows, [])["user.typical_ewmean"]
+    assert got[-1] == pytest.approx(np.mean(values[-20:]), abs=0.1)
+
+
 def test_distinct_is_close_to_the_truth() -> None:
     entity = Entity(
         name="user",

@@ -156,6 +156,15 @@ async def test_the_feed_goes_on_where_it_was_when_the_service_starts_again(
     assert seen == [f"e{n}" for n in range(15)]
 
 
+@pytest.mark.parametrize("since", [None, "1h"])
+async def test_an_address_that_is_none_is_an_error_and_not_tried_for_ever(since: str | None) -> None:
+    with Client("nonsense") as client, pytest.raises(httpx.UnsupportedProtocol):
+        next(client.feed(since=since))
+    async with AsyncClient("nonsense") as client:
+        with pytest.raises(httpx.UnsupportedProtocol):
+            await anext(aiter(client.feed(since=since)))
+
+
 async def test_a_place_that_is_no_longer_known_is_an_error_and_not_a_gap(tmp_path: Path) -> None:
     async with listening(make_service(tmp_path)) as port, AsyncClient(f"http://127.0.0.1:{port}") as client:
         with pytest.raises(ServiceError) as refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import hiredis
@@ -153,6 +154,11 @@ def step(cache: RowCache, offset: int, keys: list[str], fill: list[int], now: fl
     given = rows(*fill)
     slots = cache.save(keys, given, now, 1)
     return Writes(LANE, offset, 1, [Change("user", 7, cache, slots, given, cache.updated[slots])], {})
+
+
+def test_rows_that_never_expire_are_written_with_the_longest_time_there_is() -> None:
+    writes = step(new_cache(ttl_s=math.inf), 7, ["a"], [1])
+    assert flush_arguments("lane", "journal", b"8 bytes.", b"record", [], 0, [writes])
 
 
 def arguments(writes: list[Writes], journal: tuple[bytes, ...] = (), drop: int = 0) -> list[bytes]:

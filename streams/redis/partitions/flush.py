@@ -89,7 +89,7 @@ def flush_arguments(
     for group in groups:
         frames, values = _group(group)
         keys += frames
-        ttl_ms = min(int(group[0][1].cache.ttl_s * 1000), _LONGEST_TTL_MS)
+        ttl_ms = int(min(group[0][1].cache.ttl_s * 1000, _LONGEST_TTL_MS))  # of `ttl = inf` too
         sizes += [argument(len(frames)), argument(max(ttl_ms, 1))]
         blocks += values
     head: list[bytes | int] = [expected, record, len(journal), drop, len(groups)]
