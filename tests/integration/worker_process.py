@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from typer.testing import CliRunner
 
 from tests.integration.chaos.deployment import Deployment
@@ -32,6 +33,7 @@ from weir.streams.cli.main import app
 from weir.streams.config import topics
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.reachable import disconnect
 from weir.streams.kafka.transport_settings import TransportSettings
 from weir.streams.records import Record
 from weir.streams.redis.client import RedisClient
@@ -186,6 +188,11 @@ class Watcher:
             for own in (*_ROWS, *_LABELLED)
             if own in self._streams or own not in (topics.USER_EVENTS, topics.DEVICE_EVENTS)
         }
+        self._ends = AIOKafkaConsumer(
+            **settings.kafka.client_options("watch"), group_id=None, isolation_level="read_committed"
+        )
+        self._stack.push_async_callback(disconnect, self._ends)
+        await self._ends.start()
         producer = BatchProducer(TransportSettings(bootstrap=self.deployment.direct, group="tests"))
         await producer.start()
         self._stack.push_async_callback(producer.stop)
@@ -232,7 +239,9 @@ class Watcher:
                 found |= await self._row_position((own, partition))
             elif own == topics.LABELS:
                 found |= await self._label_positions(partition)
-        ends = {place: (await self._readers[place[0]].bounds(place[1]))[1] for place in places}
+        lanes = [TopicPartition(self._readers[own].topic, partition) for own, partition in places]
+        told = await self._ends.end_offsets(lanes)  # of all at once: this is asked many times
+        ends = {place: int(told[lane]) for place, lane in zip(places, lanes, strict=True)}
         return {at: (found.get(at), end) for at, end in ends.items() if end and (found.get(at) or 0) < end}
 
     async def _row_position(self, place: Place) -> dict[Place, int]:
