@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -78,14 +76,6 @@ def _files(path: Path) -> list[Path]:
     if not inside:
         raise UsageError(f"{path}: no task file (*.toml) in this directory")
     return inside
-
-
-def caller() -> str:
-    """Who runs the command: a name, or the user's number where the machine has no name for it."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # in a container that is run as any user; Python 3.13 raises OSError
-        return f"uid-{os.getuid()}"
 
 
 def duration(option: str, text: str) -> float:

@@ -24,11 +24,11 @@ from weir.streams.cli.models import tune_full
 from weir.streams.cli.operate import topics
 from weir.streams.cli.operate.audit import _document, _row
 from weir.streams.cli.operate.examples import parse_offsets
-from weir.streams.cli.options import caller
 from weir.streams.cli.service.reached import bodies_of
 from weir.streams.config.serve_settings import IntakeSettings
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
+from weir.streams.ops.caller import caller
 from weir.streams.task_files import load_task
 
 CLI = Path(__file__).resolve().parents[2] / "streams" / "cli"

@@ -21,13 +21,13 @@ from weir.streams.cli.options import (
     JsonOption,
     SinceOption,
     YesOption,
-    caller,
     moment,
     settings_of,
 )
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import producer
+from weir.streams.ops.caller import caller
 
 if TYPE_CHECKING:
     from weir.online.stages.quarantine import Quarantine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ from weir.streams.cli.console import notes, output, table, to_json, utc
 from weir.streams.cli.options import ConfigOption, JsonOption, duration, settings_of
 from weir.streams.cli.processes.process import needed
 from weir.streams.errors import UsageError
+from weir.streams.ops.caller import caller
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -77,7 +77,7 @@ def create_command(
         expires_at=None if expires is None else now + duration("--expires", expires),
         requests_per_s=requests,
         records_per_s=records,
-        by=f"{getpass.getuser()} (weir keys)",
+        by=f"{caller()} (weir keys)",
         now=now,
     )
     # Left in the database: the running service, which alone writes the chain, takes it from there.

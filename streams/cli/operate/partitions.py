@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from weir.streams.cli.console import notes, output, table, to_json, utc
-from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, caller, moment, settings_of
+from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, moment, settings_of
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import consumer, kafka_module
+from weir.streams.ops.caller import caller
 
 if TYPE_CHECKING:
     from weir.streams.config.settings import Settings

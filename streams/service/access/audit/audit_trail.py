@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
 import os
 import socket
@@ -19,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from weir.streams.config import topics
 from weir.streams.errors import WeirError, in_words
+from weir.streams.ops.caller import caller
 from weir.streams.records import Record
 from weir.streams.service.access.audit.audit_chain import AT_ONCE, Link, chained
 from weir.streams.service.access.caller import Caller
@@ -216,7 +216,7 @@ def _keep(engine: Engine, row: dict[str, Any]) -> None:
 
 def leave(engine: Engine, action: str, subject: str) -> None:
     """Have the service write down what a command did; it takes it within a minute, or when it starts."""
-    who = {"id": f"user:{getpass.getuser()}", "name": getpass.getuser(), "via": "command"}
+    who = {"id": f"user:{caller()}", "name": caller(), "via": "command"}
     body = {"at": time.time(), "action": action, "who": who, "subject": subject}
     with engine.begin() as connection:
         connection.execute(insert(AUDIT_OUTBOX).values(body=body))
