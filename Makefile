@@ -69,4 +69,4 @@ constraints: $(VENV)/.dev ## Write the installed versions to constraints.txt
 
 clean: ## Remove compiled kernels and caches
 	find online streams models tests benchmarks -name __pycache__ -type d -prune -exec rm -r {} +
-	rm -rf .mypy_cache .ruff_cache .hypothesis .pytest_cache
+	rm -rf .mypy_cache .ruff_cache .hypothesis .pytest_cache build
