@@ -6,6 +6,7 @@ feeds nothing. It knows rows and tasks, not where rows come from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -90,6 +91,15 @@ class TableRow:
     """By feature; NaN where it is missing."""
 
 
+class _HeldRows(MemoryFeatureStore):
+    """Rows that do not expire: each is read as of its own last change, whenever that was."""
+
+    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+        """See `MemoryFeatureStore`."""
+        del ttl_s
+        super().create(table, row_bytes, schema, math.inf)
+
+
 class TaskRows:
     """The tables of one task.
 
@@ -101,7 +111,7 @@ class TaskRows:
 
     def __init__(self, task: TaskSpec, *, side: bool = True) -> None:
         self.task = task
-        self._rows = MemoryFeatureStore()
+        self._rows = _HeldRows()
         self._engine: FeatureEngine = engine_of(task, self._rows, side=side)
         self._full = FullRows(task)
         made = self._full.table
@@ -127,9 +137,11 @@ class TaskRows:
         return self._full.topic if full is not None and table.name == full.name else self.task.stream
 
     def _values(self, entity: str, table: Table, row: StoredRow, at: float) -> dict[str, float]:
-        # At time 0, so that the store never calls it expired. Other tables' rows of before are no part of its features.
-        self._rows.save(table.name, [entity], np.frombuffer(row.row, dtype=np.uint8)[None, :], 0.0)
-        batch = _reading(self._engine, self.task, entity, table.key, at)
+        # In the place of the one before, or each entity that was ever looked up would stay; a row holds no name.
+        name = entity if table.key == "*" else "-"
+        # Other tables' rows of before are no part of its features.
+        self._rows.save(table.name, [name], np.frombuffer(row.row, dtype=np.uint8)[None, :], at)
+        batch = _reading(self._engine, self.task, name, table.key, at)
         columns = self._engine.process(batch, np.full(1, kernel.READ, dtype=np.uint8)).columns
         return {name: float(np.asarray(columns[name], dtype=np.float64)[0]) for name in self._names[table.name]}
 

@@ -136,7 +136,7 @@ def _forks(command: str) -> Forks:
 def start(command: Sequence[str], environment: Mapping[str, str], out: IO[bytes], cwd: Path = REPOSITORY) -> Process:
     """Start ``python -m MODULE ...``, forked where that is the same; what it says goes to ``out``."""
     program, *arguments = command
-    if program == sys.executable and hasattr(signal, "pidfd_send_signal"):
+    if program == sys.executable and "-m" in arguments[:2] and hasattr(signal, "pidfd_send_signal"):
         forks = _forks("serve" if "serve" in arguments else "worker")
         if forks.suits(environment):
             return forks.start(arguments, environment, cwd, out.fileno())

@@ -94,6 +94,16 @@ def test_reading_at_a_later_time_moves_the_windows_and_changes_nothing() -> None
     assert read(store, rows, "fraud.user", "u1").values["user.amount_count_1d"] == 3.0
 
 
+def test_a_row_is_read_however_old_it_is_and_whatever_was_read_before() -> None:
+    store, rows = fed()
+    wanted = read(store, rows, "fraud.user", "u1").values
+    (table,) = [t for t in rows.tables if t.name == "fraud.user"]
+    row = stored(store, rows, "fraud.user", "u1", T0 + 7200.0)
+    for years in (3.0, 0.0, 1.0):  # of another one, whose last change was so much later
+        rows.read(f"of {years}", table, row, T0 + years * 365 * 86_400.0)
+        assert rows.read("u1", table, row).values == wanted
+
+
 def test_tables_of_labels_and_detectors_are_there_too() -> None:
     store, rows = fed()
     assert [t.name for t in rows.tables] == ["fraud.user", "fraud.merchant", "fraud.merchant.labels", "fraud.user.odd"]
