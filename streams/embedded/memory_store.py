@@ -95,15 +95,10 @@ class MemoryFeatureStore:
             _check(table, (known.row_bytes, known.schema), (row_bytes, schema))
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
-        """Copies of the rows ``(len(keys), row_bytes)``; zeros where the last change is older than the time to live."""
+        """Copies of the rows ``(len(keys), row_bytes)``."""
         t = self._tables[table]
         slots = t.slots(keys)  # may replace the slab
-        rows = t.slab[slots]
-        # As in the row cache of a worker: a sweep comes up to an eighth of the time to live later.
-        forgotten = t.updated[slots] < t.clock - t.ttl_s
-        if forgotten.any():
-            rows[forgotten] = 0
-        return rows
+        return t.slab[slots]
 
     def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
         """Keep the rows; ``now`` is event time and starts the keys' time to live anew."""

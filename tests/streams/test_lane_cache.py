@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tests.streams.score_lanes import EmptyRedis
 from weir.online.errors import StateError
-from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.redis.partitions.flush import Change, Writes, flush_arguments
 from weir.streams.redis.partitions.partition_record import (
     POSITION_AND_NONCE,
@@ -130,20 +129,6 @@ def test_a_row_is_forgotten_in_event_time() -> None:
     assert first_bytes(cache, "old", "new") == [1, 2]
     cache.save(["new"], rows(3), 100.5, 1)
     assert first_bytes(cache, "old", "new") == [0, 3]
-
-
-def test_a_backtest_forgets_a_row_when_a_worker_does() -> None:
-    cache, store, rng = new_cache(ttl_s=100.0), MemoryFeatureStore(), np.random.default_rng(4)
-    store.create("user", WIDTH, 1, 100.0)
-    ids, now = [f"u{k}" for k in range(30)], 1_000.0
-    fetched(cache, *ids)
-    for step in range(400):
-        now += float(rng.exponential(5.0))
-        keys = sorted(rng.choice(ids, 3, replace=False).tolist())
-        assert np.array_equal(cache.load(keys), store.load("user", keys)), f"step {step}"
-        told = rows(*(1 + (step + k) % 200 for k in range(3)))
-        cache.save(keys, told, now, 1)
-        store.save("user", keys, told, now)
 
 
 # -- the bytes of a flush ------------------------------------------------------------------------------------------
