@@ -218,7 +218,8 @@ class Entity(FrozenModel):
     key: str
     """A wire identifier such as ``user_id``, or ``*`` for one entity that every event belongs to."""
     ttl: Seconds = Field(default=60 * DAY_S, ge=0.0)
-    """How long an entity without events is remembered; left out, as long as its longest window (``ever``: 2 years)."""
+    """How long an entity without events is remembered; left out, as long as its longest window (``ever``: 2 years).
+    Workers forget it then, a backtest and ``weir serve`` without Kafka up to an eighth later."""
     aggregates: tuple[Aggregate, ...] = ()
     labels: tuple[LabelAggregate, ...] = ()
     anomalies: tuple[Anomaly, ...] = ()
