@@ -28,7 +28,7 @@ from weir.streams.cli.service.reached import bodies_of
 from weir.streams.config.serve_settings import IntakeSettings
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
-from weir.streams.ops.caller import caller
+from weir.streams.ops.command_user import caller
 from weir.streams.task_files import load_task
 
 CLI = Path(__file__).resolve().parents[2] / "streams" / "cli"

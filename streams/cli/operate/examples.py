@@ -27,7 +27,7 @@ from weir.streams.cli.options import (
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import producer
-from weir.streams.ops.caller import caller
+from weir.streams.ops.command_user import caller
 
 if TYPE_CHECKING:
     from weir.online.stages.quarantine import Quarantine

@@ -12,7 +12,7 @@ from weir.streams.cli.console import notes, output, table, to_json, utc
 from weir.streams.cli.options import ConfigOption, JsonOption, duration, settings_of
 from weir.streams.cli.processes.process import needed
 from weir.streams.errors import UsageError
-from weir.streams.ops.caller import caller
+from weir.streams.ops.command_user import caller
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

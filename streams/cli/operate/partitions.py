@@ -18,7 +18,7 @@ from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, 
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import consumer, kafka_module
-from weir.streams.ops.caller import caller
+from weir.streams.ops.command_user import caller
 
 if TYPE_CHECKING:
     from weir.streams.config.settings import Settings

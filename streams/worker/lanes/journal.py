@@ -70,7 +70,7 @@ class _Entry(msgspec.Struct, array_like=True, tag="ids"):
     """Names of the tasks, in the order of places; entries of before have none, where timers are told by place alone."""
 
 
-class _Moved(NamedTuple):
+class _TimerMoves(NamedTuple):
     """What an entry says of timers."""
 
     steps: list[_TimerEntry]
@@ -109,7 +109,7 @@ class JournalEntries:
         self.old: list[OldIds] = []
         self.newest: list[int] = []
         """Of each entry."""
-        self.moved: list[_Moved] = []
+        self.moved: list[_TimerMoves] = []
         """Of each entry."""
         for entry in entries:
             try:
@@ -127,15 +127,15 @@ class JournalEntries:
     def _take(self, entry: _Entry) -> None:
         self.kept.append(rows_of(entry.kept))
         self.newest.append(entry.newest)
-        self.moved.append(_Moved(entry.moved, entry.timers, entry.tasks))
+        self.moved.append(_TimerMoves(entry.moved, entry.timers, entry.tasks))
 
     def _take_old(self, packed: bytes, at: float | None) -> None:
         if at is None:
             entry = msgspec.msgpack.decode(packed, type=_OldEntry)
-            found, moved = [old_ids(part) for part in entry.kept], _Moved(entry.moved, entry.timers, [])
+            found, moved = [old_ids(part) for part in entry.kept], _TimerMoves(entry.moved, entry.timers, [])
         else:
             ids = old_ids(packed).ids
-            found, moved = [OldIds(ids, np.full(len(ids), at))], _Moved([], None, [])
+            found, moved = [OldIds(ids, np.full(len(ids), at))], _TimerMoves([], None, [])
         self.old += found
         self.newest.append(max((floor_of(float(part.ts.max())) for part in found if len(part.ids)), default=0))
         self.moved.append(moved)
@@ -221,7 +221,7 @@ class LaneJournal:
                     timers.flush(float(np.frombuffer(step.ts)[0]))
         self._needed = len(held.moved) - max(newest, 0)
 
-    def _of(self, moved: _Moved, place: int) -> AnyTimers | None:
+    def _of(self, moved: _TimerMoves, place: int) -> AnyTimers | None:
         """The timers of the task at a place of an entry; ``None`` where it has none, or is no more."""
         if moved.tasks:
             return self._by_name.get(moved.tasks[place])

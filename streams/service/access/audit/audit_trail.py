@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from weir.streams.config import topics
 from weir.streams.errors import WeirError, in_words
-from weir.streams.ops.caller import caller
+from weir.streams.ops.command_user import caller
 from weir.streams.records import Record
 from weir.streams.service.access.audit.audit_chain import AT_ONCE, Link, chained
 from weir.streams.service.access.caller import Caller
