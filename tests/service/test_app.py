@@ -26,12 +26,14 @@ async def test_the_routers_own_refusals_are_problems(
     assert answer.headers["X-Request-Id"]
 
 
+async def broken(*_: object) -> None:
+    """What fails in a way that nobody expected."""
+    raise RuntimeError("secret inside")
+
+
 async def test_a_fault_is_told_by_its_request_id_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken(*_: object) -> None:
-        raise RuntimeError("secret inside")
-
     async with running(tmp_path) as (service, client):
         monkeypatch.setattr(service.log, "append", broken)
         answer = await client.post("/v1/events", json=EVENT)
@@ -45,9 +47,6 @@ async def test_a_fault_is_told_by_its_request_id_alone(
 async def test_no_path_writes_a_line_of_its_own_into_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken(*_: object) -> None:
-        raise RuntimeError("inside")
-
     async with running(tmp_path) as (service, client):
         monkeypatch.setattr(service.serving, "rows", broken)
         assert (await client.get("/v1/entities/u1%0Aall%20is%20well%1b[2J")).status_code == 500

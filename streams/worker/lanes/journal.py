@@ -231,9 +231,9 @@ class LaneJournal:
 
     def _of_others(self, tasks: int) -> StateError:
         return StateError(
-            f"its journal holds the timers of {tasks} tasks, and the stream has {len(self._timers)} here: whose are "
-            "whose cannot be told. Go back to the tasks of before, in their order, or stop the workers and run 'weir "
-            "features rebuild'"
+            f"its journal holds the timers of {tasks} tasks, and the stream has {len(self._timers)} here: which are of "
+            "which task cannot be told. Go back to the tasks of before, in their order, or stop the workers and run "
+            "'weir features rebuild'"
         )
 
 
