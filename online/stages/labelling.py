@@ -126,9 +126,9 @@ class LabellingStage:
         self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity, subjects_of(task))
         self._full = FullReasons(task.full, features)
         self.typical, self._features = TypicalValues(features), features
-        maturity = task.labels.maturity
+        maturity = task.labels.matures_after
         if isinstance(maturity, str) and maturity not in {"none", *features}:
-            hint = did_you_mean(maturity, ["none", *features])
+            hint = did_you_mean(maturity, ["none", "horizon", *features])
             raise TaskError(f"task {task.name}: labels.maturity = {maturity!r} is no duration and no input; {hint}")
         self.evaluation = Evaluation(task.metrics)
         self.drift: DriftMonitor | None = None
@@ -298,7 +298,7 @@ class LabellingStage:
 
     def _ripens_s(self, p: PredictionBatch) -> FloatVector | None:
         """After what event time each is learned at the earliest."""
-        maturity = self.task.labels.maturity
+        maturity = self.task.labels.matures_after
         if isinstance(maturity, float):
             return np.full(len(p), maturity)
         return None if maturity == "none" else p.features[:, self._features.index(maturity)]

@@ -47,9 +47,10 @@ class LabelSpec(FrozenModel):
     """Scores on a timer after an entity's first event, and labels from what follows it (churn)."""
     negative_rate: float = Field(default=1.0, ge=NEGATIVE_RATE_MIN, le=1)
     """Share of negatives that become examples; each counts for 1 / rate, so probabilities stay calibrated."""
-    maturity: float | str = Field(default="none", exclude_if=lambda value: value == "none")
+    maturity: float | str = Field(default="horizon", exclude_if=lambda value: value == "horizon")
     """How long after it an event is learned and judged, however soon its label is known: a duration, or an input that
-    tells the seconds; ``none`` for as soon as its label is known."""
+    tells the seconds; ``none`` for as soon as its label is known; ``horizon`` for ``negative_after_s`` where that is
+    given, else as ``none``."""
     act: Literal["between batches", "between rows"] = Field(
         default="between batches", exclude_if=lambda value: value == "between batches"
     )
@@ -57,9 +58,21 @@ class LabelSpec(FrozenModel):
     learner needs whose labels come right after each row; ``between batches`` costs less."""
 
     @property
+    def matures_after(self) -> float | str:
+        """What ``maturity`` comes to: seconds, the input that tells them, or ``none``.
+
+        >>> LabelSpec.model_validate({"join": {"negative_after_s": "4d"}}).matures_after, LabelSpec().matures_after
+        (345600.0, 'none')
+        """
+        if self.maturity != "horizon":
+            return self.maturity
+        # Silence has a horizon, too, and a key of its own for this: `reveal`.
+        return "none" if self.join.negative_after_s is None else self.join.negative_after_s
+
+    @property
     def matures(self) -> bool:
         """Whether events wait for their maturity."""
-        return self.maturity != "none"
+        return self.matures_after != "none"
 
     @property
     def metrics_over(self) -> str:
@@ -68,7 +81,8 @@ class LabelSpec(FrozenModel):
         >>> LabelSpec(maturity="28d").metrics_over
         'mature events (maturity = 28d)'
         """
-        shown = format_duration(self.maturity) if isinstance(self.maturity, float) else self.maturity
+        after = self.matures_after
+        shown = format_duration(after) if isinstance(after, float) else after
         return f"mature events (maturity = {shown})" if self.matures else "all known labels"
 
     @field_validator("maturity")

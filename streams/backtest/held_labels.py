@@ -256,7 +256,7 @@ class LabelInput:
             fix = f"look at {source or '[labels] of the task'}"
             fix += "; `positive` in [source] lists what means 1" if self.spec.label else ""
             yield "one class", f"all {learned:,} labels are {which}, none is {other}: nothing can be told apart", fix
-        elif self.task.labels.maturity == "none" and all(self._delays):
+        elif not self.task.labels.matures and all(self._delays):
             no, yes = (float(np.median(np.concatenate(delays))) for delays in self._delays)
             if max(no, yes) > _UNEVEN * min(no, yes):
                 what = f"half of the labels 1 are known after {yes / DAY_S:.1f} days, half of the labels 0 after "

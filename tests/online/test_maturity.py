@@ -211,7 +211,7 @@ def pipeline(maturity: str) -> TaskPipeline:
     return TaskPipeline(TaskSpec.from_toml(TASK.replace("MATURITY", maturity)), MemoryFeatureStore())
 
 
-@pytest.mark.parametrize("maturity", ["100s", "wait"])
+@pytest.mark.parametrize("maturity", ["100s", "wait", 'horizon"\njoin = { negative_after_s = "100s" }  # "'])
 def test_metrics_and_the_model_wait_and_features_do_not(maturity: str) -> None:
     run = pipeline(maturity)
 
@@ -227,6 +227,15 @@ def test_metrics_and_the_model_wait_and_features_do_not(maturity: str) -> None:
     assert "cumulative" not in run.evaluation.get() or run.evaluation.get()["cumulative"]["n"] == 0
     event("c", 1e9 + 100.0)
     assert (run.labelled, run.model.version, run.evaluation.get()["cumulative"]["n"]) == (1, 1, 1.0)
+
+
+def test_the_horizon_is_the_maturity_unless_the_task_says_otherwise() -> None:
+    def after(labels: str) -> float | str:
+        return TaskSpec.from_toml(TASK.replace('maturity = "MATURITY"', labels)).labels.matures_after
+
+    horizon = 'join = { negative_after_s = "4d" }'
+    assert (after(horizon), after(""), after(f'maturity = "none"\n{horizon}')) == (4 * 86_400.0, "none", "none")
+    assert after(f'maturity = "5d"\n{horizon}') == 5 * 86_400.0
 
 
 def test_a_maturity_that_cannot_be_is_told() -> None:

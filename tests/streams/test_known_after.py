@@ -88,4 +88,4 @@ def test_where_no_number_says_it_none_is_taken(tmp_path: Path, spoil: str) -> No
         table["lead_days"][::7] = [""] * len(table["lead_days"][::7])
     _, task, _ = draft(tmp_path, table)
     assert "known_after" not in task.values
-    assert not isinstance(task.labels.maturity, str) or task.labels.maturity == "none"
+    assert isinstance(task.labels.maturity, float) or not task.labels.matures
