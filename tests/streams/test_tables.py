@@ -522,6 +522,23 @@ def test_times_that_the_task_describes(tmp_path: Path, toml: str, cell: str, exp
     assert row[1] == expected
 
 
+@pytest.mark.parametrize("form", ["csv", "lines", "array", "nested"])
+@pytest.mark.parametrize(
+    "cells", [("2026-07-01T10:00:00+02:00", "2026-07-01 12:00:00"), ("2026-07-01T01:00:00-07:00",)]
+)
+def test_an_offset_is_obeyed_in_every_format(tmp_path: Path, form: str, cells: tuple[str, ...]) -> None:
+    rows = [[f"e{i}", cell, *ROWS[i][2:]] for i, cell in enumerate(cells)]
+    records = [dict(zip(NAMES, row, strict=True)) for row in rows]
+    if form == "nested":
+        records = [record | {"at": {"begun": record["at"]}} for record in records]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    text = {"csv": text_of(rows), "array": json.dumps(records)}.get(form, lines)
+    toml = TASK.replace('"at"', '"at.begun"') if form == "nested" else TASK
+    spec = TaskSpec.from_toml(toml + 'time_zone = "Europe/Berlin"\n')
+    read = FileSource(spec, columns_of(spec), [write(tmp_path, text, "rows.csv" if form == "csv" else "rows.jsonl")])
+    assert [event[1] - 1782892800.0 for event in events(read)] == [0.0, 7200.0][: len(cells)]
+
+
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
 def test_times_of_which_some_have_no_offset_are_told(tmp_path: Path, zone: str) -> None:
     cells = ["2026-01-05T01:00:00+01:00", "2026-01-05 01:00:00", "2026-01-05T00:00:00Z"]

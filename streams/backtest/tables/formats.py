@@ -276,7 +276,7 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest
 def _json(content: pa.Buffer, path: Path, wanted: _ReadRequest, *, array: bool) -> FileTable:
     if not array:
         try:
-            table = pjson.read_json(pa.BufferReader(content))
+            table = _lines_of_json(content)
             table.validate(full=True)  # Arrow does not look whether texts are UTF-8
             kinds = [each.type for each in table.schema if each.name in wanted.texts]
             risky = any(pa.types.is_floating(kind) or pa.types.is_temporal(kind) for kind in kinds)  # lost digits
@@ -301,6 +301,31 @@ def _json(content: pa.Buffer, path: Path, wanted: _ReadRequest, *, array: bool) 
     made.lost = [(row - i, f"not a JSON object: {text[:80]!r}") for i, (row, text) in enumerate(odd)]
     made.sizes, made.decisions = [(path, len(found))], said
     return made
+
+
+def _lines_of_json(content: pa.Buffer) -> pa.Table:
+    """Objects, one a line; texts that are times stay texts.
+
+    Arrow would make ``2026-07-01T10:00+02:00`` a time of UTC and drop that it said so: read in another zone, as times
+    without an offset are, it would be hours off.
+    """
+    table = pjson.read_json(pa.BufferReader(content))
+    told = [_texts_for_times(each) for each in table.schema]
+    if told == list(table.schema):
+        return table
+    return pjson.read_json(pa.BufferReader(content), parse_options=pjson.ParseOptions(explicit_schema=pa.schema(told)))
+
+
+def _texts_for_times(field: pa.Field) -> pa.Field:
+    """The field with texts in place of times, at any depth."""
+    kind = field.type
+    if pa.types.is_temporal(kind):
+        return field.with_type(pa.string())
+    if pa.types.is_struct(kind):
+        return field.with_type(pa.struct([_texts_for_times(kind.field(i)) for i in range(kind.num_fields)]))
+    if pa.types.is_list(kind):
+        return field.with_type(pa.list_(_texts_for_times(kind.value_field)))
+    return field
 
 
 def _parsed(line: str) -> Any:
