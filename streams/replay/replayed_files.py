@@ -30,6 +30,10 @@ from weir.streams.kafka.admin.printed_records import key_of, parse
 STDIN: Final = Path("-")
 _NAMED = re.compile(rb'\A\{"topic":"([A-Za-z0-9._-]{1,249})",')
 _ROWS: Final = 2_048
+_NUMBERED: Final = (
+    "rows are numbered, as [source] names no event_id: row-0 of another file would be a repeat, so send all files at "
+    "once, or name a column of ids"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,8 @@ class TableSource:
         self._with_labels = with_labels and task.source.label is not None
         self.total: int | None = len(self._source)
         self.skipped = 0
+        self.warning = "" if task.source.event_id else _NUMBERED
+        """What somebody should know who sends these rows."""
 
     def __iter__(self) -> Iterator[Outgoing]:
         """Every row, and each label before the first row that is younger than its due time."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -18,13 +19,34 @@ from tests.integration.kafka_node import free_ports
 from tests.service.running import EVENT, listening, make_service
 from tests.service.store_records import alert
 from weir.client import AsyncClient, Client, ServiceError
+from weir.online.task.spec import TaskSpec
 from weir.streams.cli.service.alerts import alerts_app
+from weir.streams.cli.service.sent_bodies import bodies_of_tables
 from weir.streams.client import calls
 from weir.streams.client import client as clients
 from weir.streams.config import topics
+from weir.streams.replay.replayed_files import TableSource
 from weir.streams.service.feed import feed_client
 
 pytestmark = pytest.mark.anyio
+TABLE_TASK = """
+name = "storno"
+entity = "customer"
+inputs = ["amount", "customer.*"]
+model = { kind = "logistic" }
+[[entities]]
+name = "customer"
+key = "user_id"
+aggregates = [{ name = "amount", value = "amount", ops = ["mean"], windows = ["7d"] }]
+[source]
+columns = { user_id = "Kunde", amount = "Betrag" }
+constants = { type = "purchase" }
+time = "Zeit"
+event_id = "Nr"
+label = "Storno"
+positive = ["ja"]
+label_delay = "2d"
+"""
 BAD = {**EVENT, "event_id": "e2", "amount": "nine"}
 
 
@@ -116,6 +138,60 @@ async def test_weir_send_says_what_became_of_the_lines(tmp_path: Path) -> None:
         assert "0 accepted, 601 repeats, 1 refused" in broken.errors
         stranger = await command("send", str(lines), "--url", f"http://127.0.0.1:{port}", "--key", "wrong")
         assert f"0 accepted, 0 repeats, 0 refused; not acknowledged: {lines} from record 1" in stranger.errors
+
+
+async def test_weir_send_makes_events_and_labels_of_a_table(tmp_path: Path) -> None:
+    start = datetime(2026, 1, 5)
+    rows = [f"p{i};{start + timedelta(hours=i):%d.%m.%Y %H:%M};c{i % 7};{i},5;{'ja' if i % 9 == 0 else 'nein'}"
+            for i in range(1_200)]  # fmt: skip
+    table, file = tmp_path / "zahlungen.csv", tmp_path / "fraud.toml"
+    table.write_text("\n".join(["Nr;Zeit;Kunde;Betrag;Storno", *rows, "p1200;;c1;1,5;nein"]))
+    file.write_text(TABLE_TASK)
+    printed = await command("send", str(table), "--task", str(file), "--print")
+    events = [json.loads(line) for line in printed.output.splitlines()]
+    assert len(events) == 1_201
+    assert {e["event_id"] for e in events} == {f"p{i}" for i in range(1_201)}
+    assert {"user_id": "c0", "amount": 0.5, "type": "purchase", "ts": 1767571200.0, "v": 1, "event_id": "p0"} in events
+    async with listening(make_service(tmp_path / "data", TaskSpec.from_toml(TABLE_TASK))) as port:
+        sent = await command("send", str(table), "--task", str(file), "--url", f"http://127.0.0.1:{port}")
+        assert "event p1200: ts: " in sent.errors
+        # A label for each event but the one without a time.
+        assert "2,400 accepted, 0 repeats, 1 refused" in sent.errors
+        async with AsyncClient(f"http://127.0.0.1:{port}") as client:
+            (told,) = (await client.get("/v1/tasks"))["tasks"]
+        assert told["metrics"]["cumulative"]["n"] == 1_200
+        assert told["metrics"]["cumulative"]["positive_rate"] == pytest.approx(134 / 1_200)
+
+
+def test_labels_of_a_table_go_out_behind_what_was_there_when_they_were_known(tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text("Nr;Zeit;Kunde;Betrag;Storno\n" + "".join(
+        f"p{i};2026-01-{1 + i // 24:02d} {i % 24:02d}:00;c1;1,5;ja\n" for i in range(720)
+    ))  # fmt: skip
+    bodies = [*bodies_of_tables(TableSource(TaskSpec.from_toml(TABLE_TASK), [table], None, True), labels_alone=False)]
+    newest = 0.0
+    kinds = []
+    for body in bodies:
+        records = [json.loads(line) for line in body.lines]
+        kinds.append(body.labels)
+        if body.labels and body is not bodies[-1]:
+            assert max(label["ts"] for label in records) + 2 * 86_400.0 <= newest
+        elif not body.labels:
+            newest = records[-1]["ts"]
+    assert kinds == [False, True, False, True]
+    assert sum(len(body.lines) for body in bodies if body.labels) == 720
+
+
+async def test_weir_send_of_a_table_warns_where_rows_have_no_ids_of_their_own(tmp_path: Path) -> None:
+    table, file = tmp_path / "rows.csv", tmp_path / "fraud.toml"
+    table.write_text("Zeit;Kunde;Betrag;Storno\n2026-01-05 00:00;c1;1,5;ja\n")
+    file.write_text(TABLE_TASK.replace('event_id = "Nr"', ""))
+    printed = await command("send", str(table), "--task", str(file), "--print", "--labels")
+    assert [json.loads(line)["event_id"] for line in printed.output.splitlines()] == ["row-0"]
+    assert "row-0 of another file would be a repeat" in printed.errors
+    piped = await command("send", "-", "--task", str(file), "--print")
+    assert piped.status == 2
+    assert "with --task give files" in piped.errors
 
 
 async def test_a_service_that_is_not_there_is_named() -> None:

@@ -92,7 +92,10 @@ def replay_command(
     )
     names = settings.topics
     limits = _limits(settings.kafka, topic and names.resolve(topic))
-    if STDIN not in files and task is None:
+    if isinstance(source, TableSource):
+        if source.warning:
+            notes().print(f"warning: {source.warning}", style="yellow", soft_wrap=True)
+    elif STDIN not in files:
         _warn_of_labels(files)
     pace = Pace(time.monotonic(), rate, speed)
     delivery, stopped = _run(settings, source, limits, pace, stamp == "event")

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from weir.streams.cli.console import notes
-from weir.streams.cli.service.reached import KeyOption, UrlOption, bodies_of, service_at
+from weir.streams.cli.console import bar, notes
+from weir.streams.cli.service.reached import KeyOption, UrlOption, service_at
+from weir.streams.errors import UsageError
 
-_BODY: Final = 500
-"""Records of one body: of larger ones the rate is the same, and what is refused is told later."""
+if TYPE_CHECKING:
+    from weir.streams.cli.service.sent_bodies import Body
+
 _SHOWN: Final = 10
 
 
 def send_command(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help="JSON lines; - is the standard input.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="JSON lines; - is the standard input. With --task any table.")
+    ],
     labels: Annotated[bool, typer.Option("--labels", help="They hold labels, not events.")] = False,
+    task: Annotated[
+        Path | None, typer.Option("--task", "-t", help="Task file whose [source] maps the columns of tables.")
+    ] = None,
+    shown: Annotated[
+        bool, typer.Option("--print", help="Print the events (or --labels) as JSON lines; send nothing.")
+    ] = False,
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
@@ -26,6 +39,10 @@ def send_command(
     off is sent again from its beginning. Refused records are named with their
     reason, and the exit status is 1.
 
+    With --task the files are those of weir backtest: their rows become events
+    as [source] says, and each label follows once it was known; with --labels
+    too, the labels alone. --print shows what a program has to send.
+
     For example:
 
         weir send events.jsonl
@@ -33,29 +50,51 @@ def send_command(
         weir send --labels labels.jsonl --url https://weir.example
 
         tail -f events.jsonl | weir send -
+
+        weir send payments.csv --task fraud.toml
+
+        weir send payments.csv --task fraud.toml --print | head -1
     """
+    bodies = _bodies(files, task, labels)
+    if shown:
+        # One kind: a program sends events and labels to two addresses.
+        for body in (body for body in bodies if body.labels == labels):
+            sys.stdout.buffer.write(b"".join(line if line.endswith(b"\n") else line + b"\n" for line in body.lines))
+        return
     accepted = repeats = refused = 0
     where = ""
     try:
-        with service_at(url, key) as client:
-            send = client.send_labels if labels else client.send_events
-            for path in files:
-                at = 1
-                for body in bodies_of(path, _BODY):
-                    # Said if the request fails: the service may have taken the body or not.
-                    where = f"; not acknowledged: {path} from record {at:,}"
-                    told = send(b"".join(body))
-                    accepted, repeats = accepted + told.accepted, repeats + told.repeats
-                    for one in (one for one in told.results if one.status == "refused"):
-                        refused += 1
-                        if refused <= _SHOWN:
-                            words = f"{path}, record {at + one.index}: {one.reason}"
-                            notes().print(words, markup=False, soft_wrap=True)
-                    at += len(body)
-                    where = ""
+        with service_at(url, key) as client, bar("") as advance:
+            for body in bodies:
+                advance(f"{accepted + repeats + refused:,} records", 0, None)
+                # Said if the request fails: the service may have taken the body or not.
+                where = f"; not acknowledged: {body.begins}"
+                told = (client.send_labels if body.labels else client.send_events)(b"".join(body.lines))
+                accepted, repeats = accepted + told.accepted, repeats + told.repeats
+                for one in (one for one in told.results if one.status == "refused"):
+                    refused += 1
+                    if refused <= _SHOWN:
+                        notes().print(f"{body.named(one.index)}: {one.reason}", markup=False, soft_wrap=True)
+                where = ""
     finally:  # also of what broke off: what is sent again need not be all of it
         more = f" ({refused - _SHOWN:,} more are not shown)" if refused > _SHOWN else ""
         counts = f"{accepted:,} accepted, {repeats:,} repeats, {refused:,} refused{more}{where}"
         notes().print(counts, markup=False, soft_wrap=True)
     if refused:
         raise typer.Exit(1)
+
+
+def _bodies(files: Sequence[str], task: Path | None, labels: bool) -> Iterable[Body]:
+    from weir.streams.cli.service.sent_bodies import bodies_of_lines, bodies_of_tables
+
+    if task is None:
+        return bodies_of_lines(files, labels)
+    if "-" in files:
+        raise UsageError("-: with --task give files; rows of a table are sorted by time first")
+    from weir.streams.replay.replayed_files import TableSource
+    from weir.streams.task_files import load_task
+
+    source = TableSource(load_task(task), [Path(file) for file in files], None, with_labels=True)
+    if source.warning:
+        notes().print(f"warning: {source.warning}", style="yellow", soft_wrap=True)
+    return bodies_of_tables(source, labels)

@@ -1,0 +1,86 @@
+"""What ``weir send`` sends: lines as they are, or the events and labels that a task's ``[source]`` makes of tables.
+
+It knows files and bodies, not the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from weir.streams.cli.service.reached import bodies_of
+from weir.streams.config import topics
+
+if TYPE_CHECKING:
+    from weir.streams.replay.replayed_files import TableSource
+
+MOST: Final = 500
+"""Records of one body: of larger ones the rate is the same, and what is refused is told later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """Records of one kind that go together."""
+
+    lines: list[bytes]
+    labels: bool
+    begins: str
+    """Where it begins, for the message that it was not acknowledged."""
+    named: Callable[[int], str]
+    """How a person finds the record with that index."""
+
+
+def bodies_of_lines(paths: Sequence[str], labels: bool) -> Iterator[Body]:
+    """The lines of files, of ``-`` those of the standard input."""
+    for path in paths:
+        at = 1
+        for lines in bodies_of(path, MOST):
+            yield Body(lines, labels, f"{path} from record {at:,}", _Numbered(path, at))
+            at += len(lines)
+
+
+def bodies_of_tables(source: TableSource, labels_alone: bool) -> Iterator[Body]:
+    """Events by their time, and behind each body of them the labels that were known by its last event.
+
+    So a label goes out later than it was known by a body at most, and never earlier.
+    """
+    events, labels = list[bytes](), list[bytes]()
+    for record in source:
+        (labels if record.topic == topics.LABELS else events).append(record.value + b"\n")
+        if max(len(events), len(labels)) == MOST:
+            yield from _told(events, labels, labels_alone)
+            events, labels = [], []
+    yield from _told(events, labels, labels_alone)
+
+
+def _told(events: list[bytes], labels: list[bytes], labels_alone: bool) -> Iterator[Body]:
+    # A label behind its event: it may be of one in the same round.
+    for lines, of_labels in ((events, False), (labels, True)):
+        if lines and (of_labels or not labels_alone):
+            named = _Named(lines, "label of " if of_labels else "")
+            yield Body(lines, of_labels, f"from {named(0)}", named)
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbered:
+    """Names a line by its number in a file."""
+
+    path: str
+    first: int
+
+    def __call__(self, index: int) -> str:
+        return f"{self.path}, record {self.first + index}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """Names a record by its event: rows of tables are sent by time, so that their numbers say little."""
+
+    lines: list[bytes]
+    what: str
+
+    def __call__(self, index: int) -> str:
+        return f"{self.what}event {orjson.loads(self.lines[index])['event_id']}"
