@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from weir.models.errors import ModelError, RegistryError, StageConflictError
 from weir.models.manifest import faults
 from weir.models.registry.files import Files, LocalFiles, ObjectFiles
-from weir.models.registry.stages import ACTIONS, Action, Stage, StageEntry, Stages, move, rollback_target
+from weir.models.registry.stages import ACTIONS, Action, Stage, StageEntry, Stages, move, retired_in, rollback_target
 from weir.models.registry.versions import Versions
 from weir.online.codec.wire import ModelUpdate
 
@@ -110,12 +110,22 @@ class Registry(Versions):
         if stage not in ACTIONS:
             raise ModelError(f"{task} v{version}: no version becomes a {stage} again; stages are {list(ACTIONS)}")
         now = self._expected(task, expect)
-        return now if now.of(version) == stage else self._move(task, now, ACTIONS[stage], version, at, why)
+        stays = now.of(version) == stage
+        # A champion of before is archived, and can be rolled back to until it is retired: that has to be noted.
+        if stage == "archived" and version in now.previous:
+            stays = version in self.retired(task)
+        return now if stays else self._move(task, now, ACTIONS[stage], version, at, why)
 
-    def rollback(self, task: str, *, at: float, expect: int | None = None, why: str = "") -> Stages:
-        """Return to the champion before; raises as ``set_stage`` does."""
+    def rollback(
+        self, task: str, *, at: float, to: int | None = None, expect: int | None = None, why: str = ""
+    ) -> Stages:
+        """Return to the champion before, or to the version ``to`` that served before; raises as ``set_stage`` does."""
         now = self._expected(task, expect)
-        return self._move(task, now, "rollback", rollback_target(now, task), at, why)
+        return self._move(task, now, "rollback", rollback_target(now, task, self.retired(task), to), at, why)
+
+    def retired(self, task: str) -> frozenset[int]:
+        """The versions that were retired and not brought back since."""
+        return retired_in(self.history(task))
 
     def announce(
         self, task: str, version: int, action: Action, *, at: float, metrics: Mapping[str, float] | None = None

@@ -6,6 +6,7 @@ after it, so that reading the newest is enough. Making entry n + 1 is a compare-
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -30,7 +31,7 @@ class Stages(FrozenModel):
     champion: Version | None = None
     shadow: Version | None = None
     previous: tuple[Version, ...] = ()
-    """Champions before, the newest last; a rollback returns to that one."""
+    """Champions before, the newest last; a rollback returns to that one, or to an older one that is named."""
     archived: tuple[Version, ...] = ()
 
     def of(self, version: int) -> Stage:
@@ -81,9 +82,10 @@ def move(now: Stages, action: Action, version: int, task: str) -> Stages:
         previous = tuple(v for v in previous if v != version) + ((champion,) if champion is not None else ())
         champion = version
     elif action == "rollback":
-        if not previous or previous[-1] != version:
-            raise ModelError(f"{task}: v{version} did not serve just before; promote it instead of rolling back")
-        champion, previous = version, previous[:-1]
+        if version not in previous:
+            raise ModelError(f"{task}: v{version} did not serve before; promote it instead of rolling back")
+        # Those that served in between go with the one that serves: the next rollback must not come back to them.
+        champion, previous = version, previous[: previous.index(version)]
     else:
         champion = None if version == champion else champion
     shadow = None if shadow == champion or (action == "retire" and shadow == version) else shadow
@@ -92,8 +94,33 @@ def move(now: Stages, action: Action, version: int, task: str) -> Stages:
     return Stages(seq=now.seq + 1, champion=champion, shadow=shadow, previous=previous, archived=archived)
 
 
-def rollback_target(now: Stages, task: str) -> int:
-    """The version that served before; raises ``ModelError`` where none did."""
+def retired_in(moves: Iterable[StageEntry]) -> frozenset[int]:
+    """The versions that somebody retired and nobody brought back since.
+
+    ``archived`` does not say so: a champion that a newer one took the place of is there, too.
+
+    >>> told = [("promote", 1), ("promote", 2), ("retire", 1)]
+    >>> sorted(retired_in(StageEntry(at=0, action=a, version=v, by="", stages=Stages()) for a, v in told))
+    [1]
+    """
+    gone: set[int] = set()
+    for entry in moves:
+        (gone.add if entry.action == "retire" else gone.discard)(entry.version)
+    return frozenset(gone)
+
+
+def rollback_target(now: Stages, task: str, retired: Collection[int] = (), to: int | None = None) -> int:
+    """The version that served before, or an older one by its number.
+
+    Raises ``ModelError`` where none did, or it was retired since: what somebody took out of service comes back by a
+    promotion alone.
+    """
     if not now.previous:
         raise ModelError(f"{task}: no champion served before this one; promote a version instead")
-    return now.previous[-1]
+    wanted = now.previous[-1] if to is None else to
+    if wanted in now.previous and wanted not in retired:
+        return wanted
+    left = ", ".join(f"v{v}" for v in reversed(now.previous) if v not in retired)
+    why = "was retired since it served" if wanted in now.previous else "did not serve before"
+    fix = f"name one that can be rolled back to: {left}" if left else "none is left to roll back to"
+    raise ModelError(f"{task}: v{wanted} {why}; {fix}, or promote a version instead")

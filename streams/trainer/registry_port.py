@@ -77,8 +77,13 @@ class RegistryShelf:
                 return version
         return None
 
-    def tell(self, task: str, effect: Effect, why: str) -> ModelUpdate:
-        """Note in the registry what serves now; what to tell the workers. Repeating it changes nothing."""
+    def tell(self, task: str, effect: Effect, why: str) -> ModelUpdate | None:
+        """Note in the registry what serves now; what to tell the workers. Repeating it changes nothing.
+
+        None where somebody retired the version that a rollback would return to: their word counts.
+        """
+        if effect.action == "rollback" and effect.version in self._registry.retired(task):
+            return None
         for tries_left in reversed(range(_TRIES)):
             try:
                 self._move(task, effect, why)
@@ -97,11 +102,12 @@ class RegistryShelf:
             registry.set_stage(task, version, "shadow", at=at, expect=stages.seq, why=why)
         elif effect.action == "promote":
             registry.set_stage(task, version, "champion", at=at, expect=stages.seq, why=why)
-        elif effect.action == "retire" and stages.of(version) != "champion":
+        # Not of one that is archived already, the champion before: it stays one that can be rolled back to by hand.
+        elif effect.action == "retire" and stages.of(version) in ("candidate", "shadow"):
             registry.set_stage(task, version, "archived", at=at, expect=stages.seq, why=why)
         elif effect.action == "rollback" and stages.champion != version:
-            if stages.previous and stages.previous[-1] == version:
-                registry.rollback(task, at=at, expect=stages.seq, why=why)
+            if version in stages.previous:
+                registry.rollback(task, at=at, to=version, expect=stages.seq, why=why)
             else:
                 registry.set_stage(task, version, "champion", at=at, expect=stages.seq, why=why)
 

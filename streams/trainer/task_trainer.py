@@ -175,8 +175,12 @@ class TaskTrainer:
                 effect = self.state.effects[0]
                 update = self.shelf.tell(self.spec.name, effect, _why(self.state, effect))
                 # The registry first: a worker loads only what its log of stages has moved.
-                self._publish(update)
-                log.info("task %s: %s version %d", self.spec.name, effect.action, effect.version)
+                if update is not None:
+                    self._publish(update)
+                    log.info("task %s: %s version %d", self.spec.name, effect.action, effect.version)
+                else:
+                    log.warning("task %s: no %s to version %d: it was retired by hand", self.spec.name, effect.action,
+                                effect.version)  # fmt: skip
                 self.desk.change(partial(_struck, effect=effect))
 
 

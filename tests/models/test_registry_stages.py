@@ -36,6 +36,25 @@ def test_a_rollback_goes_back_champion_by_champion(registry: Registry) -> None:
     assert registry.set_stage("fraud", 3, "champion", at=5.0).champion == 3, "an archived one may serve again"
 
 
+def test_what_was_retired_is_not_rolled_back_to(registry: Registry) -> None:
+    for version in (1, 2, 3, 4):
+        assert register(registry) == version
+        registry.set_stage("fraud", version, "champion", at=1.0)
+    seq = registry.set_stage("fraud", 3, "archived", at=2.0).seq  # where it is already, as a champion of before
+    assert registry.set_stage("fraud", 3, "archived", at=3.0).seq == seq, "a second time says nothing new"
+    with pytest.raises(ModelError, match="v3 was retired since it served; name one that can be rolled back to: v2, v1"):
+        registry.rollback("fraud", at=4.0)
+    with pytest.raises(ModelError, match="v9 did not serve before; name one that can be rolled back to: v2, v1, or"):
+        registry.rollback("fraud", to=9, at=4.0)
+    stages = registry.rollback("fraud", to=2, at=5.0)
+    assert (stages.champion, stages.previous, stages.of(4)) == (2, (1,), "archived")
+    registry.set_stage("fraud", 1, "shadow", at=6.0), registry.set_stage("fraud", 1, "archived", at=7.0)
+    with pytest.raises(ModelError, match="v1 was retired since it served; none is left to roll back to, or promote"):
+        registry.rollback("fraud", at=8.0)
+    registry.set_stage("fraud", 1, "champion", at=9.0), registry.set_stage("fraud", 2, "champion", at=10.0)
+    assert registry.rollback("fraud", at=11.0).champion == 1, "a promotion ends the retirement"
+
+
 def test_a_stage_that_is_there_already_makes_no_entry(registry: Registry) -> None:
     register(registry)
     first = registry.set_stage("fraud", 1, "champion", at=1.0)
@@ -60,7 +79,7 @@ def test_moves_that_make_no_sense(registry: Registry) -> None:
         registry.set_stage("fraud", 1, "shadow", at=2.0)
     with pytest.raises(ModelError, match="no version becomes a candidate again"):
         registry.set_stage("fraud", 1, "candidate", at=2.0)
-    with pytest.raises(ModelError, match="v3 did not serve just before"):
+    with pytest.raises(ModelError, match="v3 did not serve before"):
         move(registry.stages("fraud"), "rollback", 3, "fraud")
 
 

@@ -181,6 +181,13 @@ async def test_a_version_is_moved_after_a_question_that_says_what_it_does(tmp_pa
         assert "the one that served before it serves again" in await page(client, "/console/models/fraud/rollback")
         assert "Version 1 serves" in toast(await client.post("/console/models/fraud/rollback", data={"why": ""}))
         assert "Its files stay" in await page(client, "/console/models/fraud/1/ask/archived")
+        toast(await client.post("/console/models/fraud/2/stage", data={"to": "champion"}))
+        registry.set_stage("fraud", 1, "archived", at=NOW)
+        refused = await client.post("/console/models/fraud/rollback", data={"to": "", "why": ""})
+        assert (refused.status_code, "v1 was retired since it served" in refused.text) == (422, True)
+        toast(await client.post("/console/models/fraud/1/stage", data={"to": "champion"}))
+        toast(await client.post("/console/models/fraud/2/stage", data={"to": "champion"}))
+        assert "Version 1 serves" in toast(await client.post("/console/models/fraud/rollback", data={"to": "1"}))
         shown = await page(client, "/console/models/fraud/1")
         assert "&lt;b&gt;" in shown
         assert "<b>" not in shown

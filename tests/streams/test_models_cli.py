@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.models.graphs import candidate
+from weir.models.errors import ModelError
 from weir.models.manifest import DataRange
 from weir.models.registry.registry import Registry
 from weir.online.codec.wire import ModelUpdate
@@ -117,6 +118,18 @@ def test_promote_and_rollback_move_the_champion_and_tell_the_workers(registry: R
     ]  # fmt: skip
     assert brokers.sent[0][2].digest == registry.manifest("fraud", 2).digest
     assert [entry.why for entry in registry.history("fraud")] == ["the first", "better", "", "worse"]
+
+
+def test_a_retired_version_is_not_returned_to_but_an_older_one_that_is_named(
+    registry: Registry, brokers: Brokers
+) -> None:
+    weir("promote", "fraud", "2"), weir("promote", "fraud", "3"), weir("promote", "fraud", "2", "--to", "archived")
+    with pytest.raises(ModelError, match="v2 was retired since it served; name one that can be rolled back to: v1, or"):
+        weir("rollback", "fraud", "--publish")
+    assert brokers.sent == []
+    weir("rollback", "fraud", "--to", "1", "--publish")
+    assert registry.champion("fraud") == 1
+    assert [(u.action, u.version) for _, _, u in brokers.sent] == [("rollback", "1")]
 
 
 def test_without_brokers_in_the_settings_nothing_is_published(

@@ -29,10 +29,13 @@ def tiny(weight: float) -> Built:
     return Built("trees", graph.SerializeToString(), ("truth",))
 
 
+ORIGIN = Origin(NOW - 100, NOW - 1, NOW, 10, 10, 2, label_delay=7 * 86_400.0)
+
+
 def test_the_shelf_registers_once_and_moves_stages_once(tmp_path: Path) -> None:
     registry = Registry(str(tmp_path / "registry"))
     shelf = RegistryShelf(registry)
-    origin = Origin(NOW - 100, NOW - 1, NOW, 10, 10, 2, label_delay=7 * 86_400.0)
+    origin = ORIGIN
     jobs = [Job(f"fraud-{n}", asked(n, NOW), NOW, NOW) for n in (1, 2)]
     versions = [shelf.register("fraud", tiny(job + 1.0), jobs[job], origin, NOW) for job in (0, 0, 1, 1)]
     assert versions == [1, 1, 2, 2]
@@ -42,6 +45,7 @@ def test_the_shelf_registers_once_and_moves_stages_once(tmp_path: Path) -> None:
     def tell(action: Any, version: int) -> tuple[int, int | None]:
         told = [shelf.tell("fraud", Effect(action, version, NOW, {"a": 1.0}), "why") for _ in range(2)]
         assert told[0] == told[1]
+        assert told[0] is not None
         assert told[0].digest == registry.manifest("fraud", version).digest
         return shelf.champion("fraud"), registry.stages("fraud").shadow
 
@@ -55,6 +59,20 @@ def test_the_shelf_registers_once_and_moves_stages_once(tmp_path: Path) -> None:
     data = training_data(spec(), NOW, 50)
     rows = np.array([3, 3, 7])
     np.testing.assert_allclose(score(shelf.built("fraud", 2), data, rows), 2 * data.history.x[rows, 0])
+
+
+def test_the_shelf_keeps_what_can_be_rolled_back_to_and_heeds_who_retired_it(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    shelf = RegistryShelf(registry)
+    for n in (1, 2):
+        shelf.register("fraud", tiny(float(n)), Job(f"fraud-{n}", asked(n, NOW), NOW, NOW), ORIGIN, NOW)
+        shelf.tell("fraud", Effect("promote", n, NOW, {}), "why")
+    shelf.tell("fraud", Effect("retire", 1, NOW, {}), "the watch is over")
+    assert registry.rollback("fraud", at=NOW).champion == 1, "a person may still go back"
+    shelf.tell("fraud", Effect("promote", 2, NOW, {}), "why")
+    registry.set_stage("fraud", 1, "archived", at=NOW, why="a person: never again")
+    assert shelf.tell("fraud", Effect("rollback", 1, NOW, {}), "worse") is None
+    assert shelf.champion("fraud") == 2
 
 
 def in_half(built: Built, data: TrainingSet, rows: IntVector, y: BoolVector) -> Built:

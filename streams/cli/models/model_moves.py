@@ -87,6 +87,9 @@ def promote_command(
 
 def rollback_command(
     task: TaskArgument,
+    to: Annotated[
+        str | None, typer.Option("--to", help="A version that served before; the last one without it.")
+    ] = None,
     why: WhyOption = "",
     publish: PublishOption = None,
     registry: RegistryOption = None,
@@ -95,17 +98,20 @@ def rollback_command(
 ) -> None:
     """Return to the champion before; the one that serves now is archived.
 
-    Run it again, and it goes back one more.
+    Run it again, and it goes back one more. A version that was retired
+    (promote --to archived) since it served is not returned to.
 
     For example:
 
         weir models rollback fraud --why "alerts doubled"
+
+        weir models rollback fraud --to 3
     """
     settings, held = settings_of(config, bootstrap), open_registry(registry, config)
     tasks_in(held, task)
-    before = held.stages(task)
+    before, number = held.stages(task), None if to is None else number_of(held, task, to)
     with _publisher(settings, publish) as sender:
-        after = held.rollback(task, at=time.time(), expect=before.seq, why=why)
+        after = held.rollback(task, at=time.time(), to=number, expect=before.seq, why=why)
         assert after.champion is not None, "a rollback ends with a champion"
         _told(held, settings, sender, task, after.champion, "rollback")
     _report(task, before, after)

@@ -54,6 +54,8 @@ class StageOrder(BaseModel):
 class RollbackOrder(BaseModel):
     """Returns to the champion before."""
 
+    to: int | None = Field(default=None, ge=1)
+    """A version that served before; the last one without it."""
     why: str = Field(default="", max_length=2_000)
 
 
@@ -150,7 +152,7 @@ class Models(View):
         why = f"{order.why} ({caller.name})".strip()
 
         def change(held: Registry) -> tuple[int, Action]:
-            after = held.rollback(task, at=time.time(), expect=held.stages(task).seq, why=why)
+            after = held.rollback(task, at=time.time(), to=order.to, expect=held.stages(task).seq, why=why)
             assert after.champion is not None, "a rollback ends with a champion"
             return after.champion, "rollback"
 
