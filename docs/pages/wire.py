@@ -51,8 +51,8 @@ _LAYOUTS: Final[Mapping[str, str]] = {
     "`seq` (from 0 on), `at` (epoch seconds), `action`, `who` (`id`, `name` and `via`), `prev` (the `hash` of the "
     "writer's record before, 64 zeros in its first) and `hash` (SHA-256 in hex of the object without it, encoded as it "
     "is here); of an answered request also `object` (its path), `outcome` (the status), `request_id`, `address` and, "
-    "where there is one, `task`, `subject` and `reason`; of what programs `sent` in a minute `requests` "
-    "(how many by scope) and `records`. `weir audit verify` checks the chains.",
+    "where there is one, `task`, `subject` (an entity, or what was searched for) and `reason`; of what programs "
+    "`sent` in a minute `requests` (how many by scope) and `records`. `weir audit verify` checks the chains.",
     t.NOTIFICATIONS: "What is to be told of alerts, and what became of it. An object with `v` (1), `kind` and `at` "
     "(epoch seconds). Of kind `decided`: `epoch` (of the log), `topic` and `partition`, whose records from offset "
     "`start` to before `end` were decided, and `messages`, what follows from them: objects with `id` (of "

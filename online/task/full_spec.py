@@ -43,7 +43,7 @@ class TrainingSpec(FrozenModel):
     """What a candidate and the champion are compared by."""
     confidence: float = Field(default=0.9, gt=0.5, lt=1)
     """Of the bootstrap interval by which a candidate must not be worse than the champion."""
-    shadow_examples: int = Field(default=300, ge=20)
+    shadow_examples: int = Field(default=300, ge=20, le=100_000)
     """Labelled examples that a candidate is shadowed for before it serves, and that the champion it replaced shadows it
     for before it is let go."""
     encoder: dict[str, float | str | bool] = Field(default_factory=dict)

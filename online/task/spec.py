@@ -126,6 +126,16 @@ class RetrainPolicy(FrozenModel):
     """Event time after a request in which no other is made."""
 
 
+def known_zone(name: str) -> str:
+    """The name of a time zone that this machine knows; raises ``ValueError`` for another one."""
+    try:
+        ZoneInfo(name)
+    # Where the system has a database the name is that of a file: "Europe" is a folder, told by an ``OSError``.
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{name!r} is no time zone; give a name such as 'Europe/Berlin'") from None
+    return name
+
+
 class SourceSpec(FrozenModel):
     """How rows of a file become wire events and labels, for ``weir backtest``."""
 
@@ -187,12 +197,7 @@ class SourceSpec(FrozenModel):
     @field_validator("time_zone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        # Where the system has a database the name is that of a file: "Europe" is a folder, told by an ``OSError``.
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(f"{value!r} is no time zone; give a name such as 'Europe/Berlin'") from None
-        return value
+        return known_zone(value)
 
     @model_validator(mode="after")
     def _words_differ(self) -> SourceSpec:

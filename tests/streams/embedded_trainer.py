@@ -163,7 +163,8 @@ class EmbeddedTrainer:
             effects = [Effect("promote", wanted, self._event_ts)] if wanted not in (0, champion) else []
             if phase is not None and phase.kind == "shadow" and phase.other != shadow:
                 effects.append(Effect("shadow", phase.other, self._event_ts))
-            made += [self._shelf.tell(name, effect, "the host resumed") for effect in effects]
+            told = (self._shelf.tell(name, effect, "the host resumed") for effect in effects)
+            made += [update for update in told if update is not None]
         return made
 
     def states(self) -> dict[str, TaskState]:

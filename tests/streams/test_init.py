@@ -119,6 +119,43 @@ def test_the_time_zone_is_asked_where_any_time_has_no_offset(tmp_path: Path, end
     assert ("time_zone" in drafted(written(tmp_path, rows() | {"time": at}))[0].plan.guesses) == asked
 
 
+def test_all_times_are_read_in_the_zone_that_a_person_answers(tmp_path: Path) -> None:
+    """A label that is known soon after its event: the one is told in UTC, the other by the clock on the wall."""
+    at = [awkward.START + timedelta(minutes=10 * i) for i in range(N)]
+    table = rows() | {
+        "time": [f"{t + timedelta(hours=1):%Y-%m-%d %H:%M:%S}" for t in at],  # Berlin in winter
+        "label_known_at": [f"{t + timedelta(minutes=15):%Y-%m-%dT%H:%M:%SZ}" for t in at],
+    }
+
+    def say(question: str, guess: str, _: Sequence[str]) -> str:
+        return "Europe/Berlin" if question.startswith("Of which time zone") else guess
+
+    draft, task = drafted(written(tmp_path, table), say)
+    assert task.source is not None
+    assert (task.source.time_zone, task.source.label_known) == ("Europe/Berlin", "label_known_at")
+    assert draft.plan.ts[0] == at[0].replace(tzinfo=UTC).timestamp()
+    with pytest.raises(UsageError, match="time zone: 'Mars/Olympus' is no time zone; give a name such as"):
+        drafted(written(tmp_path, table), lambda question, guess, _: "Mars/Olympus" if "zone" in question else guess)
+
+
+def test_day_and_month_are_read_as_a_person_answers_in_every_column_of_times(tmp_path: Path) -> None:
+    days = [datetime(2024, 1 + i % 12, 1 + i // 12 % 9, tzinfo=UTC) for i in range(N)]
+    table = rows() | {
+        "time": [f"{t:%m/%d/%Y}" for t in days],
+        "label_known_at": [f"{t + timedelta(days=3):%m/%d/%Y}" for t in days],
+    }
+
+    def say(question: str, guess: str, answers: Sequence[str]) -> str:
+        return next(a for a in answers if a != guess) if question.startswith("Nothing tells") else guess
+
+    plan = drafted(written(tmp_path, table), say)[0].plan
+    assert plan.time is not None
+    assert plan.label is not None
+    assert plan.label.known is not None
+    assert plan.label.known.time_format == plan.time.time_format == "%m/%d/%Y"
+    np.testing.assert_array_equal(plan.label.known.times, plan.ts + 3 * 86_400.0)
+
+
 def test_a_year_behind_a_day_is_no_offset(tmp_path: Path) -> None:
     days = [f"{awkward.START + timedelta(days=i):%d-%m-%Y}" for i in range(N)]
     assert "time_zone" in drafted(written(tmp_path, rows() | {"time": days}))[0].plan.guesses

@@ -21,6 +21,7 @@ from weir.online.task.column_plan import columns_of
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.event_files import FileSource
 from weir.streams.backtest.runner import run_backtest
+from weir.streams.backtest.tables.csv_dialect import dialect_of
 from weir.streams.backtest.tables.formats import read_files
 from weir.streams.errors import UsageError
 
@@ -146,6 +147,17 @@ FILES: dict[str, Callable[[], bytes]] = {
 def test_formats_are_found_by_content(tmp_path: Path, plain: list[Any], name: str) -> None:
     ending = "jsonl" if "json as" in name or "sequence" in name else "data"
     assert events(source(write(tmp_path, FILES[name](), f"rows.{ending}"))) == plain
+
+
+@pytest.mark.parametrize("wanted", [(), ("id", "at"), ("amount\nin EUR", "id", "at")])
+@pytest.mark.parametrize(
+    "title", ["", "Payments of\n\n", '"Payments of ""all"" shops\nof January"\n', 'The 3" disks\n']
+)
+@pytest.mark.parametrize("header", ['"amount\nin EUR",id,at', 'id,"amount\nin EUR",at', 'id,at,"amount\nin EUR"'])
+def test_a_header_cell_may_go_over_several_lines(header: str, title: str, wanted: tuple[str, ...]) -> None:
+    found = dialect_of(f"{title}{header}\n" + "1,2,3\n" * 40, wanted)
+    assert (found.separator, found.names) == (",", header.replace('"', "").split(","))
+    assert found.header_lines == (title + header).count("\n") + 1
 
 
 def test_gzip_of_several_members_and_folders(tmp_path: Path, plain: list[Any]) -> None:

@@ -9,14 +9,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from tests.streams.trainer_fakes import NOW, SkillBuilder, World
 from weir.models.types import Built
 from weir.online.batch import ExampleBatch
 from weir.online.codec.encode import encode_examples
 from weir.online.errors import TaskError
+from weir.online.task.full_spec import TrainingSpec
 from weir.streams.trainer.job.live_examples import LiveRows, decode_live
-from weir.streams.trainer.job.promotion import PhaseState, PromotionPhase, PromotionRules
+from weir.streams.trainer.job.promotion import ROWS_MAX, PhaseState, PromotionPhase, PromotionRules
 
 FEATURES = ("amount", "full.logit", "full.known", "full.version", "full.provider", "full.shadow_logit",
             "full.shadow_version")  # fmt: skip
@@ -42,6 +44,23 @@ def test_rows_of_a_pipeline_and_of_its_records_are_the_same_whatever_else_they_h
     assert here.entity[:3] == ["e0", "u1", "u2"], "where it is not known whose event it is, it stands for itself"
     with pytest.raises(TaskError, match=r"needs \[full\]"):
         LiveRows.of(batch, ("amount",) * len(FEATURES))
+
+
+def test_a_phase_holds_no_more_rows_than_its_document_can_carry() -> None:
+    """Where all labels are alike, a phase waits for others up to ten times its examples, and never beyond the bound."""
+    rules = PromotionRules(40_000, "average_precision", 0.9, 1)
+    phase, n = PromotionPhase(rules, PhaseState("shadow", 4, 5, NOW)), ROWS_MAX
+    x = np.zeros((n, len(FEATURES)))
+    x[:, [2, 3, 6]] = (1.0, 4.0, 5.0)
+    batch = ExampleBatch(
+        [f"e{k}" for k in range(n)], np.full(n, NOW), x, np.full(n, 0.5), np.zeros(n, np.bool_), np.ones(n),
+        np.zeros(n, np.bool_),
+    )  # fmt: skip
+    decided = phase.update(LiveRows.of(batch, FEATURES))
+    assert decided is not None
+    assert (decided.rows, len(phase)) == (80_000, 80_000)
+    with pytest.raises(ValidationError, match="less than or equal to 100000"):
+        TrainingSpec(shadow_examples=ROWS_MAX + 1)
 
 
 @pytest.mark.parametrize("cuts", [[7], [1, 2, 3, 190], [100, 100, 30]])

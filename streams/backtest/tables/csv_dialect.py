@@ -89,11 +89,43 @@ def _title_lines(body: str, wanted: Collection[str]) -> int:
 
     Where nothing is known of the header: the lines of one cell before the first one as wide as most.
     """
-    cells = [[line.split(mark) for mark in SEPARATORS] for line in body.split("\n", 30)[:30]]
+    lines = _whole_lines(body.split("\n", 30)[:30], "'" if body.startswith("'") else '"')
+    cells = [[line.split(mark) for mark in SEPARATORS] for line in lines]
     if not wanted:
-        return _lone_lines(cells)
-    named = [max(len({cell.strip(BLANK + "\"'") for cell in row} & set(wanted)) for row in rows) for rows in cells]
-    return named.index(max(named)) if not named[0] and 2 * max(named) > len(wanted) else 0
+        titles = _lone_lines(cells)
+    else:
+        named = [max(len({cell.strip(BLANK + "\"'") for cell in row} & set(wanted)) for row in rows) for rows in cells]
+        titles = named.index(max(named)) if not named[0] and 2 * max(named) > len(wanted) else 0
+    return sum(1 + line.count("\n") for line in lines[:titles])
+
+
+def _whole_lines(lines: list[str], quote: str) -> list[str]:
+    r"""The lines, those together that a cell with line breaks goes over.
+
+    >>> _whole_lines(['a,"b', 'c","d', 'e" "f",g', '5" disks', '1,2'], '"')
+    ['a,"b\nc","d\ne" "f",g', '5" disks', '1,2']
+    """
+    found: list[str] = []
+    at = 0
+    while at < len(lines):
+        heights = range(1, len(lines) - at + 1)
+        # A quote that nothing closes is one of a title, not of a cell.
+        height = next((h for h in heights if not _is_open("\n".join(lines[at : at + h]), quote)), 1)
+        found.append("\n".join(lines[at : at + height]))
+        at += height
+    return found
+
+
+def _is_open(line: str, quote: str) -> bool:
+    """Whether a cell that begins with a quote goes on behind the line."""
+    is_open, begins = False, True
+    for char in line:
+        if char == quote and (is_open or begins):
+            is_open = not is_open
+            begins = not is_open  # a second quote at once is one of the cell's text
+        else:
+            begins = not is_open and char in SEPARATORS
+    return is_open
 
 
 def _lone_lines(cells: list[list[list[str]]]) -> int:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 CSRF_HEADER: Final = "x-csrf-token"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _ABOUT_PEOPLE: Final = frozenset({"alerts:read", "entities:read", "deadletters:read"})
+_NAMES_SOMEBODY: Final = frozenset({"entity", "q"})
+"""Filters of lists and of the feed."""
 _BEARER: Final = {"WWW-Authenticate": "Bearer"}
 
 
@@ -275,12 +277,14 @@ def _is_ours(host: str, public_url: str | None) -> bool:
 
 
 def _subjects(scope: Scope) -> list[str]:
-    """The entities that a request is about, by its path or its filters; each once."""
+    """The entities that a request is about, by its path or its filters, and what it searched for; each once."""
     if (named := scope.get("path_params", {}).get("entity")) is not None:
         return [named]
     # Parsed as the routes parse it: "%65ntity=" is the same filter, and a look for the bytes would pass it over.
     asked = parse_qsl(scope["query_string"].decode("latin-1"))
-    return list(dict.fromkeys(value for name, value in asked if name == "entity"))
+    # A search is told as it was typed: an id in it finds a person as surely as the filter does.
+    found = (value if name == "entity" else value.strip() for name, value in asked if name in _NAMES_SOMEBODY)
+    return [value for value in dict.fromkeys(found) if value]
 
 
 def _refuse_other_sites(request: Request, public_url: str | None) -> None:

@@ -32,6 +32,9 @@ Decision = Literal["promote", "retire", "rollback", "settle"]
 LOOKS: Final = 5
 PATIENCE: Final = 10
 """Times ``examples``: how long a phase waits for enough positives, or for workers that score both models."""
+ROWS_MAX: Final = 100_000
+"""Rows of a phase at most, where there are more than that to wait for: each sign of life of a trainer writes them all
+anew into its document, some 100 bytes a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class PromotionPhase:
         n, last = len(self), self.rules.examples
         # Later looks come only where positives are still too few, and no more often: each look costs certainty.
         if n >= last and n % last == 0:
-            return self._last_look(n >= PATIENCE * last)
+            return self._last_look(n + last > min(PATIENCE * last, ROWS_MAX))
         return self._early_look() if n < last and n % max(1, last // LOOKS) == 0 else None
 
     def _early_look(self) -> PhaseOutcome | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import keyword
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -21,6 +21,7 @@ from weir.online.codec.wire import DeviceEvent, UserEvent
 from weir.online.durations import format_duration, parse_duration
 from weir.online.features.expression import FUNCTIONS
 from weir.online.features.timecolumns import TIME_COLUMNS
+from weir.online.task.spec import known_zone
 from weir.streams.errors import UsageError
 from weir.streams.workbench.profile import roles, terms
 from weir.streams.workbench.profile.columns import Column, no_time_among_times, read_anew
@@ -65,9 +66,7 @@ def plan_of(name: str, sample: Sample, columns: Sequence[Column], ask: Ask) -> P
     if constant:
         plan.no_label = f"no label: {constant[0].name} might be it, but {_alike(constant[0])}"
     rest = [c for c in columns if not c.why]
-    _choose_time(plan, rest, ask)
-    # By its name: where a person chose the other order of day and month, the plan holds a copy of the column.
-    rest = [c for c in rest if plan.time is None or c.name != plan.time.name]
+    rest = _choose_time(plan, rest, ask)
     _choose_label(plan, rest, ask)
     rest = [c for c in rest if plan.label is None or c not in (plan.label.column, plan.label.known)]
     plan.event_id = roles.guess_event_id(rest) or roles.guess_repeated_id(rest, sample.table.table)
@@ -107,17 +106,31 @@ def _which(plan: Plan, ask: Ask, part: str, question: str, guess: roles.Guess) -
     return there.get(_answer(plan, ask, part, why, question, chosen, [*there, _NONE]))
 
 
-def _choose_time(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
+def _choose_time(plan: Plan, columns: Sequence[Column], ask: Ask) -> list[Column]:
+    """Choose the time of the event; the other columns, whose times are read as it is."""
     plan.time = time = _which(plan, ask, "time", "Which column is the time of the event?", roles.guess_time(columns))
+    order = dict[str, str]()
     if time is not None and time.unsure:
         form, why = time.time_format, f"a guess: nothing tells {time.unsure}"
         first, question = "day" if form.startswith("%d") else "month", f"Nothing tells {time.unsure}: which?"
         if _answer(plan, ask, "time_format", why, question, first, ["day", "month"]) != first:
-            other = f"{form[3:5]}{form[2]}{form[:2]}{form[5:]}"  # %d and %m change places
-            plan.time = read_anew(time, other)  # spans, windows and delays are those of the times it has then
+            order[form] = f"{form[3:5]}{form[2]}{form[:2]}{form[5:]}"  # %d and %m change places
     if time is not None and time.kind == "times" and not _all_have_offsets(time):
         question, why = "Of which time zone are times without an offset?", "a guess, of times without an offset"
-        plan.time_zone = _answer(plan, ask, "time_zone", why, question, plan.time_zone)
+        try:
+            plan.time_zone = known_zone(_answer(plan, ask, "time_zone", why, question, plan.time_zone))
+        except ValueError as exc:
+            raise UsageError(f"time zone: {exc}") from None
+    if order or plan.time_zone != "UTC":
+        # Spans, windows and delays are those of the times that columns have then: of all, as a delay is between two.
+        columns = [c if c.times is None else _as_said(c, order, plan.time_zone) for c in columns]
+        plan.time = next((c for c in columns if time is not None and c.name == time.name), None)
+    return [c for c in columns if c is not plan.time]
+
+
+def _as_said(c: Column, order: Mapping[str, str], time_zone: str) -> Column:
+    """A column of times, with day and month in the other order where nothing in it tells which that is."""
+    return read_anew(c, order.get(c.time_format, c.time_format) if c.unsure else c.time_format, time_zone)
 
 
 def _all_have_offsets(time: Column) -> bool:

@@ -80,14 +80,14 @@ class Column:
         return [(v["values"], int(v["counts"])) for v in sorted(counts, key=lambda v: -int(v["counts"]))[:most]]
 
 
-def columns_of_sample(sample: Sample, time_zone: str = "UTC") -> list[Column]:
-    """What every column holds; times without an offset are read in ``time_zone``."""
+def columns_of_sample(sample: Sample) -> list[Column]:
+    """What every column holds; times without an offset are read in UTC, until somebody says more (`read_anew`)."""
     table = sample.table
     made = []
     for name in table.table.column_names:
         cells = Cells(table.table.column(name), name, MISSING_TEXTS, table.where, [])
         try:
-            made.append(_column(cells, table.semicolons, time_zone))
+            made.append(_column(cells, table.semicolons, "UTC"))
         except (UsageError, pa.ArrowException) as exc:
             made.append(_unusable(cells, str(exc).partition(f"column {name!r} is ")[2] or str(exc)))
     return made
@@ -187,9 +187,11 @@ def _read(texts: pa.ChunkedArray, cells: Cells, form: str, time_zone: str) -> Fl
         return np.full(len(texts), np.nan)
 
 
-def read_anew(c: Column, time_format: str) -> Column:
-    """A column of times, read by another format; times without an offset in UTC."""
-    return replace(c, time_format=time_format, times=_read(c.texts, c.cells, time_format, "UTC"))
+def read_anew(c: Column, time_format: str, time_zone: str) -> Column:
+    """A column of times, read by another format, or times without an offset in another zone."""
+    # As they were read first: a date that is no text has no pattern, and is read as what it is.
+    values = c.cells.values if time_format == "auto" else c.texts
+    return replace(c, time_format=time_format, times=_read(values, c.cells, time_format, time_zone))
 
 
 def plausible(times: FloatVector) -> bool:

@@ -149,9 +149,11 @@ async def test_nobody_looks_at_a_person_unseen_by_another_spelling_or_in_a_row(t
         ):
             await client.get(address)
         await client.get("/v1/feed.ndjson?once=1&entity=d&entity=e&entity=d")
-        await client.get("/v1/alerts?entity=&q=f")
+        await client.get("/v1/alerts?entity=&q=%20f%20"), await client.get("/v1/alerts?q=%20")
+        await client.get("/console/alerts?show=all&entity=g&%71=u+1")
         found = await audited(service)
-    assert [r["subject"] for r in found if "subject" in r] == ["a", "b", "c", "d", "e"]
+    assert [r["subject"] for r in found if "subject" in r] == ["a", "b", "c", "d", "e", "f", "g", "u 1"]
+    assert len([r for r in found if r["action"].endswith("/alerts")]) == 5, "a list that names nobody is not a look"
 
 
 async def test_a_claim_is_in_it_and_what_a_page_repeats_by_itself_is_not(tmp_path: Path) -> None:
