@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_UNFINISHED: Final = re.compile(r"\..+\.\d+-\d+\.tmp")
+_DEAD_S: Final = 86_400.0
+"""A writer that added nothing for so long has died; clocks of machines that share a folder differ by less."""
 
 
 def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool = False) -> None:
@@ -38,6 +45,22 @@ def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool
     finally:
         beside.unlink(missing_ok=True)  # after a rename there is none
     sync_names(path.parent)
+    sweep_unfinished(path.parent, time.time() - _DEAD_S)
+
+
+def sweep_unfinished(folder: Path, before: float) -> int:
+    """Remove what writers left in a folder that were killed, and have written nothing since ``before``; how many.
+
+    Nobody reads such a file, and nobody else would ever remove it: its name is its writer's own.
+    """
+    swept = 0
+    # Another process may sweep, too, or finish its file at this moment; and to clear up is no reason to fail.
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _UNFINISHED.fullmatch(entry.name) and entry.stat().st_mtime < before:
+                Path(entry.path).unlink()
+                swept += 1
+    return swept
 
 
 def _make_lasting(folder: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from weir.models.errors import ModelError
 from weir.models.onnx.foreign_inputs import ForeignInput, feed, read_inputs
-from weir.models.onnx.foreign_output import ForeignOutput, as_columns, choose_output, read_output
+from weir.models.onnx.foreign_output import ForeignOutput, as_columns, choose_output, read_output, zipped_classes
 from weir.models.onnx.graph import open_session, read_graph, run_feeds
 from weir.models.onnx.input_map import InputMap
 from weir.models.types import Float32Matrix, FloatVector
@@ -52,7 +52,8 @@ class Foreign:
             # Padded with a row that is asked anyway: zeros may be what the model cannot take.
             whole = np.concatenate([piece, np.repeat(piece[-1:], some - len(piece), 0)]) if self.rows else piece
             feeds = {name: feed(given, self.map.inputs[name], self.map, whole) for name, given in self.inputs.items()}
-            parts.append(as_columns(run_feeds(self.session, feeds, RUN_S)[self.output.name])[: len(piece)])
+            out = run_feeds(self.session, feeds, RUN_S)[self.output.name]
+            parts.append(as_columns(out, self.output.zipped)[: len(piece)])
         return np.concatenate(parts)
 
     def says(self, x: Float32Matrix) -> FloatVector:
@@ -69,7 +70,7 @@ def read_foreign(data: bytes, mapping: InputMap) -> Foreign:
         No graph that can be run here, a map that does not fit it, or no classifier of two classes.
     """
     model, session = _loaded(checked_graph(data))
-    output = ForeignOutput(choose_output(session, mapping))
+    output = ForeignOutput(name := choose_output(session, mapping), zipped=zipped_classes(model, name))
     found = Foreign(model, session, mapping, read_inputs(model, mapping), output)
     few = np.array([0.0, 1.0, -0.0], np.float32)[:, None].repeat(len(mapping.features), axis=1)  # the last is missing
     raw = found.raw(few)

@@ -35,6 +35,8 @@ class ForeignOutput:
     positive: Any = 0
     """The column of the positive class; of labels the label."""
     logits: bool = False
+    zipped: tuple[Any, ...] = ()
+    """Of maps of classes: the classes in the order of the columns that the maps are made of."""
 
     def logit(self, raw: NDArray[Any]) -> FloatVector:
         """The logit ``(n,)`` of the positive class, in float64, from the output ``(n, width)``.
@@ -87,9 +89,16 @@ def choose_output(session: Any, mapping: InputMap) -> str:
     return chosen[0]
 
 
-def as_columns(out: Any) -> NDArray[Any]:
-    """An output as ``(n, C)``; a list of maps of classes has a column each, in their order."""
-    made = np.array([list(row.values()) for row in out]) if isinstance(out, list) else np.asarray(out)
+def as_columns(out: Any, classes: Sequence[Any] = ()) -> NDArray[Any]:
+    """An output as ``(n, C)``; a list of maps of classes has a column for each of ``classes``, in their order.
+
+    The runtime sorts a map by its classes, whatever the order of the columns that it was made of.
+    """
+    if isinstance(out, list):
+        named = classes if out and {*classes} == {*out[0]} else list(out[0] if out else ())
+        made = np.array([[row[label] for label in named] for row in out])
+    else:
+        made = np.asarray(out)
     if made.ndim not in (1, 2):
         raise ModelError(f"the output has shape {made.shape}; it must be (n,) or (n, classes)")
     return made.reshape(len(made), -1)
@@ -115,12 +124,17 @@ def read_output(model: Any, name: str, raw: NDArray[Any], mapping: InputMap) -> 
         positive = 1 if asked is None else asked
     else:
         raise ModelError(f"positive is {asked!r}, but the graph does not name its classes: give 0 or 1, the column")
-    return ForeignOutput(name, width, labels, positive, mapping.output == "logit")
+    return ForeignOutput(name, width, labels, positive, mapping.output == "logit", zipped_classes(model, name))
 
 
 def zipped(model: Any, output: str) -> Any:
     """The node that makes maps of an output; ``None`` where it is a tensor."""
     return next((node for node in model.graph.node if node.op_type == "ZipMap" and output in node.output), None)
+
+
+def zipped_classes(model: Any, output: str) -> tuple[Any, ...]:
+    """The classes of the maps of an output, in the order of their columns; none where it is a tensor."""
+    return _classes(model, output) if zipped(model, output) is not None else ()
 
 
 def _classes(model: Any, output: str) -> tuple[Any, ...]:

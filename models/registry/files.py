@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from weir.models.durable import write_durably
+from weir.models.durable import sweep_unfinished, write_durably
 from weir.models.errors import RegistryError
 
 
@@ -35,6 +35,9 @@ class Files(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""
+
+    def sweep(self, path: str, before: float) -> None:
+        """Remove from ``path`` what writers left that died before then (epoch seconds) within a ``create``."""
 
 
 class LocalFiles:
@@ -71,6 +74,10 @@ class LocalFiles:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
+
+    def sweep(self, path: str, before: float) -> None:
+        """See ``Files.sweep``."""
+        sweep_unfinished(self.root / path, before)
 
 
 def is_exclusive(files: Files) -> bool:
@@ -177,6 +184,9 @@ class ObjectFiles:
         with _store_explained(self._at(path)):
             if self._fs.exists(self._at(path)):
                 self._fs.rm(self._at(path), recursive=True)
+
+    def sweep(self, path: str, before: float) -> None:
+        """See ``Files.sweep``: there is nothing, as an object is there once its one request has come to its end."""
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root

@@ -182,12 +182,14 @@ class Versions:
             return False
 
     def gc(self, task: str, *, now: float, older_than_s: float = 3_600.0) -> list[int]:
-        """Clear away versions whose writer has not finished ``older_than_s`` seconds after it began.
+        """Clear away versions whose writer has not finished ``older_than_s`` seconds after it began, with its files.
 
         The manifest's place is taken first, so that a writer that is only slow fails instead of finishing a version
         without files. Returns the numbers; they are not used again.
         """
         cleared = []
+        for name in self._files.names(task):  # also of complete versions, and among the stages
+            self._files.sweep(f"{task}/{name}", now - older_than_s)
         for version in self._numbers(task):
             held = self._files.names(f"{task}/{version}")
             if MANIFEST not in held and self._begun(task, version) <= now - older_than_s:

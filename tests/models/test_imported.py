@@ -155,6 +155,34 @@ def test_a_model_that_would_be_served_otherwise_is_refused() -> None:
         largest_difference(foreign, adopt(other), held.x)
 
 
+@pytest.mark.parametrize(
+    ("kind", "labels", "positive"),
+    [("int64s", [1, 0], 1), ("int64s", [0, 1], 1), ("strings", ["ok", "bad"], "bad"), ("strings", ["a", "b"], "a")],
+)
+def test_maps_of_classes_in_any_order_say_what_their_columns_say(
+    kind: str, labels: list[Any], positive: int | str
+) -> None:
+    """ONNX Runtime sorts a map by its classes; the columns stay as the graph names them."""
+    given = helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 2])
+    gives = helper.make_value_info("p", helper.make_sequence_type_proto(helper.make_map_type_proto(
+        TensorProto.INT64 if kind == "int64s" else TensorProto.STRING,
+        helper.make_tensor_type_proto(TensorProto.FLOAT, None),
+    )))  # fmt: skip
+    nodes = [
+        helper.make_node("Softmax", ["X"], ["c"], axis=1),
+        helper.make_node("ZipMap", ["c"], ["p"], domain="ai.onnx.ml", **{f"classlabels_{kind}": labels}),
+    ]
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(helper.make_graph(nodes, "g", [given], [gives]), opset_imports=opsets, ir_version=8)
+    said = f"positive = {positive!r}\n{MAP}"
+    foreign = read_foreign(bytes(model.SerializeToString()), map_of(said))
+    x = np.array([[0.5, -1.0], [2.0, 2.5], [0.0, 3.0]], np.float32)
+    column = labels.index(positive)
+    want = (x[:, column] - x[:, 1 - column]).astype(np.float64)
+    np.testing.assert_allclose(foreign.says(x), want, atol=1e-5)
+    assert largest_difference(foreign, adopt(foreign), x) <= 1e-6
+
+
 def test_the_same_model_makes_the_same_bytes() -> None:
     held = kept("xgboost")
     assert adopt(read_foreign(held.onnx, held.map)) == adopt(read_foreign(held.onnx, held.map))

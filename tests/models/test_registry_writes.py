@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,22 @@ def test_a_write_cut_at_any_step_is_never_usable_and_is_cleared_away(registry: R
         registry.load("fraud", 3)
     assert register(registry) == 5, "numbers are not used again"
     assert registry.versions("fraud") == [1, 5]
+    assert registry.load("fraud", 1)
+
+
+def test_files_that_killed_writers_left_are_cleared_away_and_those_of_slow_ones_stay(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path))
+    register(registry), registry.set_stage("fraud", 1, "champion", at=1.0)
+    left = [tmp_path / "fraud" / f"{at}.4711-140000000000.tmp" for at in ("1/.model.onnx", "stages/.00000002.json")]
+    others = [tmp_path / "fraud/1/.nfs0001", tmp_path / "fraud/stages/.00000003.json.4712-140000000000.tmp"]
+    for k, path in enumerate([*left, *others]):
+        path.write_bytes(b"half")
+        os.utime(path, (1.7e9, 1.7e9 + 9_000 * (k == 3)))
+    registry.gc("fraud", now=1.7e9 + 9_000)
+    assert [path.exists() for path in (*left, *others)] == [False, False, True, True]
+    register(registry)  # who writes to a folder clears it up, too: there a day is waited
+    registry.set_stage("fraud", 2, "shadow", at=2.0)
+    assert [path.exists() for path in others] == [True, False]
     assert registry.load("fraud", 1)
 
 

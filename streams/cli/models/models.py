@@ -183,7 +183,7 @@ def gc_command(
     registry: RegistryOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Clear away versions whose writer died before it had finished.
+    """Clear away versions whose writer died before it had finished, and files that it left.
 
     Complete versions are never touched.
 
