@@ -21,6 +21,7 @@ from weir.models.dataset.cut import train_rows, validation_rows
 from weir.models.dataset.sequences import next_events
 from weir.models.encoder import Encoder, EncoderConfig, Normaliser
 from weir.models.errors import ModelError
+from weir.models.manifest import code_version
 from weir.models.training.encoder_builder import CONFIG, WEIGHTS, silent
 from weir.models.training.feed import Feed
 from weir.models.training.loop import Loop, OnEpoch, told_rows
@@ -224,8 +225,9 @@ def _fresh(settings: EncoderSettings, config: EncoderConfig, data: TrainingSet) 
 def _fingerprint(
     settings: EncoderSettings, data: TrainingSet, seed: int, warm_start: Mapping[str, bytes] | None
 ) -> str:
-    """Digest everything that the result depends on."""
-    digest = hashlib.sha256(json.dumps([asdict(settings), seed, data.cutoff, data.valid_from]).encode())
+    """Digest everything that the result depends on, also the code: weights of two codes are of no training."""
+    settled = [code_version(), asdict(settings), seed, data.cutoff, data.valid_from]
+    digest = hashlib.sha256(json.dumps(settled).encode())
     digest.update(json.dumps([data.history.inputs, data.history.types]).encode())
     h, of = data.history, data.labels
     for array in (h.entity, h.ts, h.x, h.type, h.amount, h.item, of.row, of.y, of.weight, of.known_at):

@@ -170,8 +170,9 @@ def test_maps_of_classes_in_any_order_say_what_their_columns_say(
     )))  # fmt: skip
     nodes = [
         helper.make_node("Softmax", ["X"], ["c"], axis=1),
-        helper.make_node("ZipMap", ["c"], ["p"], domain="ai.onnx.ml", **{f"classlabels_{kind}": labels}),
+        helper.make_node("ZipMap", ["c"], ["p"], domain="ai.onnx.ml"),
     ]
+    nodes[1].attribute.append(helper.make_attribute(f"classlabels_{kind}", labels))
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
     model = helper.make_model(helper.make_graph(nodes, "g", [given], [gives]), opset_imports=opsets, ir_version=8)
     said = f"positive = {positive!r}\n{MAP}"

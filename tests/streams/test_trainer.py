@@ -13,9 +13,11 @@ from tests.streams.trainer_fakes import DAY, NOW, FakeShelf, SkillBuilder, World
 from weir.models.registry.registry import open_files
 from weir.models.types import Built
 from weir.online.codec.wire import ModelUpdate
+from weir.streams.trainer.job import job_files
 from weir.streams.trainer.job.live_examples import LiveRows
+from weir.streams.trainer.leased_state import Change
 from weir.streams.trainer.state_journal import FilesJournal, MemoryJournal
-from weir.streams.trainer.task_state import Effect
+from weir.streams.trainer.task_state import Effect, Stage, TaskState
 from weir.streams.trainer.trainer_errors import LeaseLostError
 
 T = TypeVar("T")
@@ -199,6 +201,34 @@ def test_what_is_left_of_a_job_that_another_trainer_went_on_with_is_removed(worl
     assert world.trainer.state.job is not None
     assert world.trainer.state.job.stage == "shadowing"
     assert [*left.parent.iterdir()] == []
+
+
+@pytest.mark.parametrize("stage", ["data", "trained", "gated"])
+def test_a_job_that_other_code_began_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    """An upgrade while a job is at a stage: the data set and all candidates that are judged are of the new code."""
+    world = World(tmp_path)
+    monkeypatch.setattr(job_files, "code_version", lambda: "1+src.old")
+    change, reached = world.trainer.desk.change, list[str]()
+
+    def stopping(step: Change, *, free: bool = False) -> TaskState:
+        after = change(step, free=free)
+        reached.append(after.job.stage if after.job is not None else "")
+        world.stop = stage in reached
+        return after
+
+    world.trainer.desk.change = stopping  # type: ignore[method-assign]
+    world.ask(1)
+    world.job.work()
+    assert world.trainer.state.job is not None
+    assert world.trainer.state.job.stage == stage
+    monkeypatch.setattr(job_files, "code_version", lambda: "2+src.new")
+    world.builders, world.stop = {"trees": SkillBuilder(2.5)}, False
+    world.restart()
+    world.job.work()
+    assert world.trainer.state.job.stage == "shadowing"
+    assert world.shelf.built("fraud", world.trainer.state.job.version).onnx == b"2.5", "what the new code builds"
 
 
 def test_two_trainers_race_for_one_request(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""What a job makes on its way, each in a file: data set, candidates, their blend. What is there is not made again."""
+"""What a job makes on its way, each in a file: data set, candidates, their blend. What is there is not made again.
+
+Of another code's files nothing is used.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
+from weir.models.durable import write_durably
 from weir.models.errors import ModelError, RegistryError
+from weir.models.manifest import code_version
 from weir.models.types import Built, Progress, TrainingStoppedError
 from weir.streams.errors import in_words
 from weir.streams.trainer.job.job_runner import InlineRunner, Runner
@@ -77,6 +82,15 @@ class JobFiles:
     def __init__(self, task: TaskTrainer, shop: JobWorkshop, stop: Callable[[], bool]) -> None:
         self._task, self._shop, self._stop = task, shop, stop
         self._name = task.spec.name
+
+    def of_this_code(self, job: Job) -> None:
+        """Remove what other code made of the job, before an upgrade: a candidate must not be of two codes."""
+        mark, code = self.folder(job) / "code", code_version()
+        if mark.parent.is_dir() and (not mark.is_file() or mark.read_text("utf-8") != code):
+            log.warning("task %s: job %s: other code began it, so that all of it is made again", self._name, job.job_id)
+            shutil.rmtree(mark.parent)
+        if not mark.is_file():  # before anything else is there
+            write_durably(mark, lambda file: file.write(code.encode()))
 
     def data(self, job: Job) -> Path:
         """The file of the data set, gathered unless it is there."""

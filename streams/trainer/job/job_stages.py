@@ -108,6 +108,7 @@ class JobRunner:
         # Noted before it begins: a stage that kills its process is counted, too.
         self._task.desk.change(lambda state: state.with_job(tries=job.tries + 1))
         try:
+            self._files.of_this_code(job)
             with self._task.measures.timed(job.stage):
                 self._stages[job.stage](job)
         except TrainingStoppedError:
@@ -166,7 +167,10 @@ class JobRunner:
             self._end("rejected", words, **found)
 
     def _register(self, job: Job) -> None:
-        self._files.again(job, job.chosen)
+        if not self._files.built(job, job.chosen).is_file():
+            # Another machine or other code goes on: what the gate saw, and added, is made again by the gate.
+            self._task.desk.change(lambda state: state.at_stage("trained"))
+            return
         counts = get(self._files.data(job).with_suffix(".counts"))
         origin = Origin(
             counts["start"], counts["end"], counts["cutoff"], int(counts["events"]), int(counts["labels"]),
