@@ -23,6 +23,7 @@ from typing import IO
 
 from benchmarks.torture.supervisor import Process
 from tests.integration.kafka_broker import REPOSITORY
+from tests.integration.orphans import leave_none
 
 __all__ = ["ForkedProcess", "Process", "start"]
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
@@ -122,7 +123,9 @@ class Forks:
             asked = json.dumps({"arguments": arguments, "environment": dict(environment), "cwd": str(cwd)})
             passed = array.array("i", [out, theirs.fileno()])
             self._requests.sendmsg([asked.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)])
-        return ForkedProcess(ours)
+        process = ForkedProcess(ours)
+        leave_none(process.pid)
+        return process
 
 
 @cache
@@ -140,4 +143,6 @@ def start(command: Sequence[str], environment: Mapping[str, str], out: IO[bytes]
         forks = _forks("serve" if "serve" in arguments else "worker")
         if forks.suits(environment):
             return forks.start(arguments, environment, cwd, out.fileno())
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    process = subprocess.Popen(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    leave_none(process.pid)
+    return process

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 from tests.integration.kafka_prepared import Prepared, prepared
 from tests.integration.kafka_secrets import Secrets
+from tests.integration.orphans import leave_none
 
 _LOG4J = """\
 status = error
@@ -217,6 +218,7 @@ class JavaBroker(Broker):
                 stderr=out,
                 start_new_session=True,  # a Ctrl-C at the terminal is for the tests, which stop the broker themselves
             )
+        leave_none(self._process.pid)
 
     def await_listening(self) -> None:
         """Wait until the process that was started listens; `NoKafka` if it ends instead."""

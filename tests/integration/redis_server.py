@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.integration.kafka_broker import eventually, free_ports
+from tests.integration.orphans import leave_none
 from weir.streams.config.settings import RedisSettings, SecretUrl
 
 HOW_TO_GET_ONE = (
@@ -141,6 +142,7 @@ class RedisServer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        leave_none(process.pid)
         eventually(lambda: process.poll() is not None or self._answers(), 20, f"it answers; see {self.directory}")
         return process
 

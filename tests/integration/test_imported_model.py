@@ -24,6 +24,7 @@ import pytest
 
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
+from tests.integration.orphans import leave_none
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.worker_process import PATIENCE_S, Watcher, Worker, run_weir
 from tests.models.imported_models import FOLDER
@@ -62,6 +63,7 @@ def trainer(deployment: Deployment, log: Path) -> Iterator[subprocess.Popen[byte
             command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
         )  # fmt: skip
+    leave_none(process.pid)
     try:
         yield process
     finally:

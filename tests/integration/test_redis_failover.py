@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.kafka_broker import eventually, free_ports
+from tests.integration.orphans import leave_none
 from tests.integration.redis_server import RedisServer
 from weir.streams.checks.redis_checks import check_redis
 from weir.streams.config.frozen_settings import SecretUrl
@@ -98,6 +99,7 @@ def sentinel(tmp_path: Path) -> Iterator[Callable[[int], int]]:
             "sentinel failover-timeout shop 4000\n"
         )
         started.append(subprocess.Popen(["redis-server", str(config), "--sentinel"], stdout=subprocess.DEVNULL))
+        leave_none(started[-1].pid)
         log = tmp_path / "sentinel.txt"
         eventually(lambda: log.exists() and "+slave " in log.read_text(), 30, "the sentinel knows the replica")
         return port

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
+from tests.integration.orphans import leave_none
 from tests.streams.test_trainer_embedded import TASK
 from weir.models.registry.registry import Registry
 from weir.online.batch import ExampleBatch
@@ -115,6 +116,7 @@ def start(deployment: Deployment, tmp_path: Path) -> Iterator[Any]:
             )
         )  # fmt: skip
         log.close()
+        leave_none(running[-1].pid)
         return running[-1]
 
     yield begin

@@ -210,10 +210,10 @@ def test_a_job_that_other_code_began_is_made_anew(
     """An upgrade while a job is at a stage: the data set and all candidates that are judged are of the new code."""
     world = World(tmp_path)
     monkeypatch.setattr(job_files, "code_version", lambda: "1+src.old")
-    change, reached = world.trainer.desk.change, list[str]()
+    noted, reached = world.trainer.desk.change, list[str]()
 
-    def stopping(step: Change, *, free: bool = False) -> TaskState:
-        after = change(step, free=free)
+    def stopping(change: Change, *, free: bool = False) -> TaskState:
+        after = noted(change, free=free)
         reached.append(after.job.stage if after.job is not None else "")
         world.stop = stage in reached
         return after
