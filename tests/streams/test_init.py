@@ -179,6 +179,81 @@ def test_answers_are_taken(tmp_path: Path) -> None:
         drafted(paths, say)
 
 
+def claims(folder: Path, verdicts: tuple[str, str] = ("Betrug", "in Ordnung")) -> Path:
+    """Claims as a German office has them."""
+    start, lines = datetime(2025, 1, 6), ["Schaden-Nr;Gemeldet am;Versicherungsnehmer;Betrag;Prüfergebnis;Geprüft am"]
+    for i in range(N):
+        at = start + timedelta(hours=5 * i)
+        known = at + timedelta(days=9 + i % 5)
+        lines.append(
+            f"S-{i};{at:%d.%m.%Y %H:%M};V{i % 12};1.{i * 37 % 900:03d},50;{verdicts[i % 8 != 0]};{known:%d.%m.%Y %H:%M}"
+        )
+    (folder / "claims.csv").write_text("\n".join(lines), encoding="cp1252")
+    return folder / "claims.csv"
+
+
+def read(file: Path) -> list[str]:
+    return file.read_text(encoding="cp1252").splitlines()
+
+
+def test_a_label_of_another_name_is_found_by_what_it_says(tmp_path: Path) -> None:
+    plan = drafted([claims(tmp_path)])[0].plan
+    assert plan.label is not None
+    assert (plan.label.column.name, plan.label.positive) == ("Prüfergebnis", ["Betrug"])
+    assert plan.label.known is not None
+    assert plan.label.known.name == "Geprüft am"
+    assert plan.event_id is not None
+    assert plan.event_id.name == "Schaden-Nr"
+    assert "Prüfergebnis" not in plan.left
+    assert "it could be" in plan.guesses["label"]
+
+
+def test_a_label_that_nothing_tells_is_asked_for_and_can_be_given(tmp_path: Path) -> None:
+    file = claims(tmp_path, ("rot", "grün"))
+    plan = drafted([file])[0].plan
+    assert plan.label is None
+    bare = tmp_path / "bare.csv"  # without numbers to watch either
+    bare.write_text("".join(";".join(row.split(";")[:2] + row.split(";")[4:5]) + "\n" for row in read(file)))
+    with pytest.raises(UsageError, match="label: none by its name; it could be Prüfergebnis"):
+        drafted([bare])
+    assert "Prüfergebnis: then say so by --label" in plan.guesses["label"]
+    told = drafted([file], lambda question, guess, _: "Prüfergebnis" if "the label?" in question else guess)[0].plan
+    assert told.label is not None
+    parts = {"label": "Prüfergebnis", "positive": "grün", "label_delay": "3d", "entity": "Versicherungsnehmer"}
+    draft = draft_task([file], "claims", given=parts)
+    source = TaskSpec.from_toml(draft.text).source
+    assert source is not None
+    assert (source.label, source.positive, source.label_delay) == ("Prüfergebnis", ("grün",), 3 * 86_400.0)
+    assert not {*parts} & {*draft.plan.guesses}
+
+
+@pytest.mark.parametrize(
+    ("part", "said", "words"),
+    [
+        ("label", "Prufergebnis", "label: no column 'Prufergebnis'; did you mean 'Prüfergebnis'? There are: "),
+        ("label", "Schaden-Nr", "label: the column 'Schaden-Nr' cannot be it: it is to have 2 to 6 different values"),
+        ("time", "Betrag", "time: the column 'Betrag' cannot be it: most of its values are to be times; these can: "),
+        ("entity", "Betrag", "entity: the column 'Betrag' cannot be it: it is to hold ids that come again"),
+        ("positive", "blau", "positive: 'blau' is none of 'in Ordnung', 'Betrug'"),
+        ("label_delay", "bald", "label delay: 'bald' is not a duration"),
+    ],
+)
+def test_what_is_given_and_cannot_be_is_told(tmp_path: Path, part: str, said: str, words: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        draft_task([claims(tmp_path)], "claims", given={"label": "Prüfergebnis"} | {part: said})
+    assert str(refused.value).startswith(words)
+
+
+def test_an_entity_within_a_struct_is_called_by_what_it_is_within(tmp_path: Path) -> None:
+    table = rows()
+    customers = table.pop("customer")
+    lines = [{name: table[name][i] for name in table} | {"buyer": {"id": customers[i]}} for i in range(N)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line, default=str) + "\n" for line in lines))
+    plan = drafted([tmp_path / "rows.jsonl"])[0].plan
+    assert plan.main is not None
+    assert (plan.main.name, plan.entity) == ("buyer.id", "buyer")
+
+
 def test_no_label_asks_who_falls_silent_or_watches_numbers(tmp_path: Path) -> None:
     table = rows() | {"customer": [f"c{i % 40:02d}" for i in range(N)]}
     del table["fraud"]
@@ -366,6 +441,8 @@ def test_the_commands_write_check_and_refuse(tmp_path: Path, monkeypatch: pytest
     status, said = weir("init", "payments.csv", "--yes")
     assert status == 0
     assert "weir check payments.toml --data payments.csv" in said
+    assert "weir send payments.csv --task payments.toml" in said
+    assert weir("init", "payments.csv", "--yes", "--force", "--label", "frau")[1].startswith("label: no column 'frau'")
     assert "payments.toml is there already" in weir("init", "payments.csv", "--yes")[1]
     assert weir("init", "payments.csv", "--yes", "--force")[0] == 0
     assert "cannot name a task" in weir("init", "payments.csv", "--yes", "--name", "1 of us")[1]

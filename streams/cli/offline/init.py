@@ -24,6 +24,11 @@ def init_command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV, JSONL, Parquet or Arrow; or folders.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The task file to write; else NAME.toml.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the task; else that of the file.")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of the events' time, or none.")] = None,
+    entity: Annotated[str | None, typer.Option(help="Column of whom events are about, or none.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of what came of an event, or none.")] = None,
+    positive: Annotated[str | None, typer.Option(help="The label's value to find, such as fraud.")] = None,
+    label_delay: Annotated[str | None, typer.Option(help="How long after an event its label is known: 7d.")] = None,
     yes: YesOption = False,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     html: Annotated[
@@ -42,6 +47,8 @@ def init_command(
         weir init bookings.parquet --yes --out bookings.toml --html bookings.html
 
         weir init january.csv.gz february.csv.gz --name fraud
+
+        weir init schaden.csv --yes --label Ergebnis --positive Betrug --label-delay 30d
     """
     from weir.streams.workbench.profile.draft import draft_task
 
@@ -68,7 +75,9 @@ def init_command(
             status.start()
             return answer
 
-        draft = draft_task(files, called, None if yes else ask, status.update)
+        parts = {"time": time, "entity": entity, "label": label, "positive": positive, "label_delay": label_delay}
+        given = {part: said for part, said in parts.items() if said is not None}
+        draft = draft_task(files, called, None if yes else ask, status.update, given)
     target.write_text(draft.text, encoding="utf-8")
     for line in _told(draft, target):
         console.print(line, markup=False, soft_wrap=True)
@@ -107,3 +116,6 @@ def _told(draft: Draft, target: Path) -> Iterator[str]:
     yield from (f"guessed: {part}: {why}" for part, why in plan.guesses.items())
     given = f"{shlex.quote(str(target))} {' '.join(f'--data {shlex.quote(str(path))}' for path in plan.sample.paths)}"
     yield f"next:\n  weir check {given}\n  weir backtest {given} --html report.html"
+    rows = " ".join(shlex.quote(str(path)) for path in plan.sample.paths)
+    task = shlex.quote(str(target))
+    yield f"live:\n  weir serve {task}\n  weir send {rows} --task {task}"

@@ -9,6 +9,7 @@ import keyword
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from weir.online.codec.wire import DeviceEvent, UserEvent
 from weir.online.durations import format_duration, parse_duration
 from weir.online.features.expression import FUNCTIONS
 from weir.online.features.timecolumns import TIME_COLUMNS
+from weir.online.mistakes import did_you_mean
 from weir.online.task.spec import known_zone
 from weir.streams.errors import UsageError
 from weir.streams.workbench.profile import roles, terms
@@ -47,19 +49,26 @@ _MARK: Final = re.compile(r"[\w .:+-]+")
 _NEARLY_ALL, _NOTHING = 0.999, 0.51
 """A value in so many rows, of a column that alone has no higher ROC AUC, is left out."""
 _SHOWN, _SHOWN_CHARS = 4, 40
+_NEEDED: Final = {
+    "time": "most of its values are to be times",
+    "entity": "it is to hold ids that come again, known in every row",
+    "label": "it is to have 2 to 6 different values, in ten rows at least",
+}
 _MOST_HASHED: Final = 16
 """Different texts beyond which a text is an input by the share of positives known of it."""
 
 
-def plan_of(name: str, sample: Sample, columns: Sequence[Column], ask: Ask) -> Plan:
-    """The plan of a task for a table.
+def plan_of(
+    name: str, sample: Sample, columns: Sequence[Column], ask: Ask, given: Mapping[str, str] = MappingProxyType({})
+) -> Plan:
+    """The plan of a task for a table; what is ``given`` of a part is neither guessed nor asked.
 
     Raises
     ------
     UsageError
-        Where there is nothing that a task could learn or watch.
+        Where there is nothing that a task could learn or watch, or what is given cannot be.
     """
-    plan = Plan(name, sample)
+    plan = Plan(name, sample, given=given)
     plan.left |= dict.fromkeys(sample.doubled, "several columns have this name: rename all but one")
     plan.left |= {c.name: c.why for c in columns if c.why}
     constant = [c for c in columns if c.distinct == 1 and c.words & terms.LABEL]
@@ -90,6 +99,10 @@ def _alike(c: Column) -> str:
 
 def _answer(plan: Plan, ask: Ask, part: str, why: str, question: str, guess: str, answers: Sequence[str] = ()) -> str:
     """What a person says of a part; else the guess, marked as such by ``why``."""
+    if part in plan.given:
+        if answers and plan.given[part] not in answers:
+            raise UsageError(f"{part}: {plan.given[part]!r} is none of {', '.join(map(repr, answers))}")
+        return plan.given[part]
     if ask is not None:
         return ask(question, guess, answers)
     plan.guesses[part] = why
@@ -99,11 +112,26 @@ def _answer(plan: Plan, ask: Ask, part: str, why: str, question: str, guess: str
 def _which(plan: Plan, ask: Ask, part: str, question: str, guess: roles.Guess) -> Column | None:
     """The column of a part: the guess, or what a person says where that is not sure."""
     there = {c.name: c for c in ([guess.column] if guess.column else []) + guess.others}
+    if (name := plan.given.get(part)) is not None:
+        if name not in there and name != _NONE:
+            raise UsageError(_unfit(plan, part, name, list(there)))
+        return there.get(name)
     if guess.sure or not there:
         return guess.column
     chosen = guess.column.name if guess.column else _NONE
     why = f"a guess; it could be {', '.join([name for name in [*there, _NONE] if name != chosen][:4])}"
+    if chosen == _NONE:
+        why = f"none by its name; it could be {', '.join(list(there)[:4])}: then say so by --{part}"
     return there.get(_answer(plan, ask, part, why, question, chosen, [*there, _NONE]))
+
+
+def _unfit(plan: Plan, part: str, name: str, there: list[str]) -> str:
+    """That a column cannot have the part that somebody gave it."""
+    columns = plan.sample.table.table.column_names
+    if name not in columns:
+        return f"{part}: no column {name!r}; {did_you_mean(name, columns)}"
+    able = f"; these can: {', '.join(there)}" if there else ""
+    return f"{part}: the column {name!r} cannot be it: {_NEEDED[part]}{able}"
 
 
 def _choose_time(plan: Plan, columns: Sequence[Column], ask: Ask) -> list[Column]:
@@ -138,12 +166,16 @@ def _all_have_offsets(time: Column) -> bool:
 
 
 def _choose_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
-    column = _which(plan, ask, "label", "Which column is the label?", roles.guess_label(columns))
+    guess = roles.guess_label(columns)
+    able = {c.name for c in [*([guess.column] if guess.column else []), *guess.others]}
+    dated = {c.name for c in columns if c.times is not None and c.known < 0.5} - able
+    given_date = plan.given.get("label") in dated
+    column = None if given_date else _which(plan, ask, "label", "Which column is the label?", guess)
     if column is None:
         _choose_dated_label(plan, columns, ask)
         return
     plan.label = label = roles.meaning_of(column)
-    if not label.usual:
+    if not label.usual or "positive" in plan.given:
         words = {word: n for word, n in column.spoken(7) if word not in label.unlabelled}
         why = "a guess, of " + ", ".join(f"{word!r} ({n:,})" for word, n in words.items())
         question = f"Which value of {column.name!r} is the one to find?"
@@ -152,7 +184,7 @@ def _choose_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
             label.positive, label.negative = [answer], []
     if plan.time is None:
         return
-    label.known = roles.guess_known(columns, plan.ts, label)
+    label.known = roles.guess_known(columns, plan.ts, label) if "label_delay" not in plan.given else None
     if label.known is None:
         guess = format_duration(max(d for d in _DELAYS_S if d <= plan.span_s / 20))
         question, why = "How long after an event is its label known?", "a guess: when do you know the truth?"
@@ -167,7 +199,7 @@ def _choose_dated_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None
     if (column := _which(plan, ask, "label", question, roles.guess_dated_label(columns, plan.ts))) is None:
         return
     plan.label = label = roles.LabelGuess(column, ["*"], usual=False, dated=True)
-    if ask is None:
+    if ask is None and "label" not in plan.given:
         plan.guesses["label"] = f"a guess: a later date that {plan.rate:.2%} of the rows have"
     if column.time_format == plan.time.time_format:  # there is one for all times of a task
         label.known = column
@@ -277,6 +309,7 @@ def _choose_inputs(plan: Plan, columns: Sequence[Column]) -> None:
     plan.worth = sorted(worth, key=rank.__getitem__)[:_MOST_WORTH]
     if plan.label is None and not plan.silent and not plan.worth:
         left = "".join(f"; {name}: {why}" for name, why in list(plan.left.items())[:_SHOWN])
+        left = f"{'; label: ' + plan.guesses['label'] if 'label' in plan.guesses else ''}{left}"
         raise UsageError(
             f"{', '.join(map(str, plan.sample.paths))}: nothing to learn or to watch: no label, no number that "
             f"changes, and no id that comes again{left}; write a task file by hand, see docs/TASKS.md"
@@ -321,7 +354,10 @@ def _is_money(c: Column) -> bool:
 
 def _entity_name(c: Column, taken: set[str]) -> str:
     """A name for what an id is of: ``customer`` for ``CUSTOMER_ID``."""
-    kept = [word for word in re.split(r"[\W_]+", c.name) if word.lower() in c.words - terms.ID]
+    *within, own = re.split(r"\.(?=\w)", c.name)
+    kept = [word for word in re.split(r"[\W_]+", own) if word.lower() in c.words - terms.ID]
+    if within and c.words <= terms.ID | {"serial"}:  # of a struct: customer.id
+        kept = within[-1:]
     return _wire_name(" ".join(kept) or c.name, taken)
 
 

@@ -6,10 +6,11 @@ It knows the steps, not what any of them decides.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Final
 
 from weir.online.stages.pipeline import TaskPipeline
@@ -39,7 +40,11 @@ class Draft:
 
 
 def draft_task(
-    paths: Sequence[Path], name: str, ask: Ask = None, step: Callable[[str], None] = lambda _: None
+    paths: Sequence[Path],
+    name: str,
+    ask: Ask = None,
+    step: Callable[[str], None] = lambda _: None,
+    given: Mapping[str, str] = MappingProxyType({}),
 ) -> Draft:
     """A task file for tables of any layout.
 
@@ -49,6 +54,7 @@ def draft_task(
     name : of the task.
     ask : answers what is not sure; without it the guesses are taken.
     step : told what is done next.
+    given : by part (time, entity, label, positive, label_delay) what is known: it is neither guessed nor asked.
 
     Raises
     ------
@@ -74,7 +80,7 @@ def draft_task(
         step("trying the task on the sample")
         while True:
             # All over again, without the column: another one takes its part. A person is not asked the same twice.
-            plan = plan_of(name, sample, columns, None if ask is None else once)
+            plan = plan_of(name, sample, columns, None if ask is None else once, given)
             text = task_text(plan)
             try:
                 _try(text, sample)

@@ -153,9 +153,13 @@ def guess_label(columns: Sequence[Column]) -> Guess:
     for c in (c for c in columns if c.useful and c.distinct <= 6 and c.known * len(c.texts) >= 10):
         named = c.words & terms.LABEL
         usual = {_plain(word) for word, _ in c.spoken(7)} <= TRUE | FALSE | UNKNOWN
-        score = 3 * bool(named) + (named == c.words) + (c.distinct == 2) + usual - (c.distinct > 3)
+        telling = any(_says(word, terms.TELLING) for word, _ in c.spoken(7))
+        score = 3 * bool(named) + (named == c.words) + (c.distinct == 2) + usual + 1.5 * telling - (c.distinct > 3)
         scored.append((score + 0.5 * (c is columns[-1]), c))
-    return best(scored, 2.5)
+    guess = best(scored, 2.5)
+    # A name in another language: two texts may be an outcome, and only a person knows.
+    odd = guess.column is None and any(c.distinct == 2 and c.kind == "texts" for _, c in scored)
+    return Guess(None, guess.others, sure=False) if odd else guess
 
 
 def guess_dated_label(columns: Sequence[Column], ts: FloatVector) -> Guess:
@@ -183,6 +187,12 @@ def _plain(word: str) -> str:
     return word.strip().casefold().removesuffix(".0")
 
 
+def _says(word: str, parts: Sequence[str]) -> bool:
+    """Whether a value says one of these, and not that there is none."""
+    plain = _plain(word)
+    return any(part in plain for part in parts) and not plain.startswith(("no", "kein"))
+
+
 def meaning_of(column: Column) -> LabelGuess:
     """What the values of a label mean: by their words, else the rarest is positive."""
     low = {word: _plain(word) for word, _ in column.spoken(7)}
@@ -196,7 +206,7 @@ def meaning_of(column: Column) -> LabelGuess:
     positive = [word for word in rest if low[word] in TRUE]
     if positive and len(positive) < len(rest) and all(low[word] in TRUE | FALSE for word in rest):
         return LabelGuess(column, positive, [], unknown)
-    bad = [w for w in rest if any(part in low[w] for part in terms.BAD) and not low[w].startswith("no")]
+    bad = [w for w in rest if _says(w, terms.BAD)]
     if not bad and sum(low[word] in FALSE for word in rest) == 1:
         bad = [word for word in rest if low[word] not in FALSE]
     return LabelGuess(column, bad if 0 < len(bad) < len(rest) else rest[-1:], [], unknown, usual=False)

@@ -5,6 +5,7 @@ It knows columns and their parts, not how they were chosen or how a task file is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -68,6 +69,8 @@ class Plan:
     """Columns that are left out, with the reason."""
     guesses: dict[str, str] = field(default_factory=dict)
     """By part, what of it nobody confirmed."""
+    given: Mapping[str, str] = field(default_factory=dict)
+    """By part, what was said before anything was asked."""
 
     @property
     def ts(self) -> FloatVector:
