@@ -54,6 +54,7 @@ EXAMPLES: Final[Mapping[tuple[str, str], str]] = {
     ("Anomaly", "restart"): "\"status == 'maintenance'\"",
     ("Category", "name"): '"country"',
     ("Category", "value"): '"merchant_id"',
+    ("Category", "texts"): '["de", "fr", "it"]',
     ("Category", "prior_share"): "0.01",
     ("LearnerSpec", "kind"): '"auto"',
     ("LearnerSpec", "params"): "{ half_life = 50000.0 }",

@@ -52,6 +52,8 @@ class Subject(NamedTuple):
     """Of a function of one column that can be undone, such as log1p: that column, and what undoes it."""
     behind: tuple[str, ...] | None = None
     """Of a column that is the score itself: the columns that it is made of."""
+    says: tuple[str, str] | None = None
+    """Of a column that compares a text: what it says where that is so, and where it is not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,8 @@ def _column(fact: Fact) -> str:
         return f"on a {_WEEKDAYS[int(value) % 7]}"
     if subject in ("day", "ts"):
         return f"on {np.datetime64(int(value), 'D' if subject == 'day' else 's')}"
+    if fact.name.declared is not None and (says := fact.name.declared.says) is not None:
+        return says[0] if value > 0 else says[1]
     if fact.name.declared is not None and fact.name.declared.flag:
         return words(subject) if value > 0 else f"not {words(subject)}"
     return _plainly(fact)

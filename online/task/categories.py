@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Literal
+from zlib import crc32
 
 from pydantic import Field, model_validator
 
@@ -27,6 +28,8 @@ class Category(FrozenModel):
     """As groups by hash, or as the share of positives among its known labels."""
     columns: int = Field(default=8, ge=2, le=64)
     """``hashed``: groups that values fall into by their hash; a column each, 1 for those of the group."""
+    texts: tuple[str, ...] = Field(default=(), max_length=256, exclude_if=lambda value: not value)
+    """``hashed``: texts that it is known to have. They change no column: reasons tell by them which text is meant."""
     windows: tuple[Window, ...] = (EVER,)
     """``target``: how long labels count, from when they became known."""
     prior: float = Field(default=20.0, gt=0)
@@ -44,8 +47,21 @@ class Category(FrozenModel):
         """Derived columns of a hashed category; one that begins with ``_`` is no input."""
         if self.encode != "hashed":
             return {}
-        groups = {f"{self.name}_group_{k}": f"_{self.name} == {k}" for k in range(self.columns)}
+        groups = {name: f"_{self.name} == {k}" for k, name in enumerate(self.groups())}
         return {f"_{self.name}": f"hash({self.value or self.name}) % {self.columns}"} | groups
+
+    def groups(self) -> list[str]:
+        """The columns of its groups; none where it is not hashed."""
+        return [f"{self.name}_group_{k}" for k in range(self.columns)] if self.encode == "hashed" else []
+
+    def members(self, group: int) -> list[str]:
+        """Which of the known texts fall into a group.
+
+        >>> kind = Category.model_validate({"name": "kind", "columns": 2, "texts": ["low", "normal", "high"]})
+        >>> kind.members(0), kind.members(1)
+        (['normal'], ['low', 'high'])
+        """
+        return [text for text in self.texts if crc32(text.encode()) % self.columns == group]
 
     def entity(self) -> Entity:
         """What a target-encoded category is: an entity keyed by the text, whose labels have a smoothed share."""

@@ -13,6 +13,7 @@ from weir.online.decisions.operations import OPERATIONS, Of, duration
 from weir.online.features.spec import Aggregate, Anomaly
 from weir.online.features.timecolumns import TIME_COLUMNS
 from weir.online.learners.factory import LearnerSpec
+from weir.online.task.categories import Category
 from weir.online.task.spec import TaskSpec
 
 _UNDONE: dict[str, Callable[[float], float]] = {
@@ -22,6 +23,8 @@ _UNDONE: dict[str, Callable[[float], float]] = {
     "log10": lambda value: float(10.0 ** min(value, 300.0)),
     "sqrt": lambda value: value * value,
 }
+_TOLD = 4
+"""Texts of one group that a reason names, at most."""
 _VIEWS = ("the level of one sensor", "the level of one sensor given the others", "the roughness of one sensor")
 _KEEPS_UNIT = ("abs", "ceil", "clip", "floor", "max", "min", "or_else", "round", "where")
 
@@ -61,11 +64,43 @@ def subjects_of(task: TaskSpec) -> dict[str, Subject]:
             continue
         tree = _parsed(source)
         found[name] = Subject(
-            value=source, duration=_is_duration(source, task), flag=_is_flag(tree), made_of=_undone(tree, task)
+            value=source,
+            duration=_is_duration(source, task),
+            flag=_is_flag(tree),
+            made_of=_undone(tree, task),
+            says=_compared(tree),
         )
+    for category in task.categories:
+        for group, name in enumerate(category.groups()):
+            found[name] = found[name]._replace(says=_of_group(category, group))
     for name in _scores(task.model):
         found[name] = found.get(name, Subject())._replace(made_of=None, behind=tuple(_behind(name, task)))
     return found
+
+
+def _compared(tree: ast.expr) -> tuple[str, str] | None:
+    """What the comparison of a text column with one text says, and its contrary.
+
+    >>> _compared(_parsed("plan != 'pro'")), _compared(_parsed("amount == 3"))
+    (('plan is not pro', 'plan is pro'), None)
+    """
+    match tree:
+        case ast.Compare(left=ast.Name(id=name), ops=[op], comparators=[ast.Constant(value=str(text))]):
+            says = _is_or_not(name, text or "empty")
+            return says if isinstance(op, ast.Eq) else says[::-1] if isinstance(op, ast.NotEq) else None
+    return None
+
+
+def _of_group(category: Category, group: int) -> tuple[str, str]:
+    """What it says that a text is of a group by its hash: which of the known ones it then is."""
+    members = category.members(group)
+    more = " or another one" if len(members) > _TOLD else ""
+    return _is_or_not(category.name, " or ".join(members[:_TOLD]) + more if members else f"of group {group}")
+
+
+def _is_or_not(name: str, what: str) -> tuple[str, str]:
+    subject = words(name).strip()
+    return f"{subject} is {what}", f"{subject} is not {what}"
 
 
 def _of_state(detector: Anomaly, output: str) -> Subject:

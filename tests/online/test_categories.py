@@ -10,9 +10,12 @@ import pytest
 
 from tests.online.feature_rows import DAY, T0
 from weir.online.batch import EventBatch, UpdateBatch
+from weir.online.decisions.feature_name import FeatureName
+from weir.online.decisions.wording import Fact, sentence
 from weir.online.errors import TaskError
 from weir.online.features.plan import build_plan
 from weir.online.task.column_plan import columns_of
+from weir.online.task.reason_subjects import subjects_of
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import engine_of, shape_of
 from weir.streams.embedded.memory_store import MemoryFeatureStore
@@ -63,6 +66,36 @@ def test_a_text_is_a_column_for_each_group_of_its_hash() -> None:
     want = [[float(text is not None and crc32(text.encode()) % 4 == k) for k in range(4)] for text in texts]
     assert hot.tolist() == want
     assert not [name for name in engine.features if name.startswith(("_", "country_group_0_missing"))]
+
+
+def said(task: str, column: str, value: float) -> str:
+    subjects = subjects_of(TaskSpec.from_toml(task))
+    return sentence(Fact(FeatureName.parse(column, subjects), value, 1.0, math.nan, math.nan, "positive label"))
+
+
+def test_a_reason_names_the_texts_of_a_group_where_they_are_known() -> None:
+    known = TASK.replace("columns = 4", 'columns = 4\ntexts = ["de", "fr", "it", "jp", "us", "at", "ch", "pl", "es"]')
+    for group in range(4):
+        members = [t for t in ("de", "fr", "it", "jp", "us", "at", "ch", "pl", "es") if crc32(t.encode()) % 4 == group]
+        assert 0 < len(members) <= 4  # else the list below would be cut
+        assert said(known, f"country_group_{group}", 1.0) == f"country is {' or '.join(members)}"
+        assert said(known, f"country_group_{group}", 0.0) == f"country is not {' or '.join(members)}"
+        assert said(TASK, f"country_group_{group}", 1.0) == f"country is of group {group}"
+    many = TASK.replace("columns = 4", f"columns = 2\ntexts = {[f't{i}' for i in range(40)]}")
+    assert said(many, "country_group_0", 1.0).endswith(" or another one")
+
+
+def test_known_texts_change_neither_columns_nor_what_is_stored_of_the_task() -> None:
+    plain, known = (TaskSpec.from_toml(TASK.replace("columns = 4", f"columns = 4{t}")) for t in ("", '\ntexts = ["x"]'))
+    assert plain.derived == known.derived
+    assert "texts" not in plain.model_dump()["categories"][0]
+    assert shape_of(plain) == shape_of(known)
+
+
+def test_a_reason_names_the_text_that_a_value_compares() -> None:
+    task = TASK.replace("[model]", "[values]\nis_pro = \"plan == 'pro'\"\nelsewhere = \"home != 'de'\"\n[model]")
+    assert [said(task, "is_pro", value) for value in (1.0, 0.0)] == ["plan is pro", "plan is not pro"]
+    assert [said(task, "elsewhere", value) for value in (1.0, 0.0)] == ["home is not de", "home is de"]
 
 
 def test_a_text_has_the_smoothed_share_of_its_known_labels() -> None:

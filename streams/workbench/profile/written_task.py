@@ -134,8 +134,9 @@ def _entities(plan: Plan) -> Iterator[_Block]:
 
 def _categories(plan: Plan) -> Iterator[_Block]:
     for name in plan.hashed:
-        n = plan.columns[name].distinct
-        yield _Block("[[categories]]", {"name": name, "columns": 8 if n <= 8 else 16}, f"{n} texts")
+        texts = [text for text, _ in plan.columns[name].spoken(plan.columns[name].distinct)]
+        groups = {"name": name, "columns": 8 if len(texts) <= 8 else 16, "texts": texts}
+        yield _Block("[[categories]]", groups, f"{len(texts)} texts, which reasons tell apart")
     for name in plan.target:
         why = f"{plan.columns[name].distinct:,} texts, each by the share of positives known of it"
         target = {"name": name, "encode": "target", "prior_share": plan.rate}

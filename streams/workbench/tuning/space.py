@@ -302,7 +302,7 @@ def _categories(document: Document, encode: str, share: float = 0.0, windows: Se
         return
     own: Document = {"prior_share": float(f"{share:.3g}")} if encode == "target" else {}
     own |= {"windows": list(windows)} if windows else {}
-    plain = ("name", "value", "columns" if encode == "hashed" else "prior")
+    plain = ("name", "value", *(("columns", "texts") if encode == "hashed" else ("prior",)))
     document["categories"] = [{k: v for k, v in c.items() if k in plain} | {"encode": encode} | own for c in there]
     _see(document, *(f"{c['name']}_group_*" if encode == "hashed" else f"{c['name']}.*" for c in there))
 
