@@ -540,7 +540,7 @@ def test_times_that_the_task_describes(tmp_path: Path, toml: str, cell: str, exp
 )
 def test_an_offset_is_obeyed_in_every_format(tmp_path: Path, form: str, cells: tuple[str, ...]) -> None:
     rows = [[f"e{i}", cell, *ROWS[i][2:]] for i, cell in enumerate(cells)]
-    records = [dict(zip(NAMES, row, strict=True)) for row in rows]
+    records: list[dict[str, Any]] = [dict(zip(NAMES, row, strict=True)) for row in rows]
     if form == "nested":
         records = [record | {"at": {"begun": record["at"]}} for record in records]
     lines = "".join(json.dumps(record) + "\n" for record in records)
