@@ -54,6 +54,8 @@ class Subject(NamedTuple):
     """Of a column that is the score itself: the columns that it is made of."""
     says: tuple[str, str] | None = None
     """Of a column that compares a text: what it says where that is so, and where it is not."""
+    one_of: str = ""
+    """The category of which it is one column: one of them is 1, and they are told together."""
 
 
 @dataclass(frozen=True, slots=True)

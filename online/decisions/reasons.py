@@ -95,7 +95,12 @@ class ReasonWriter:
             for c, n in enumerate(self._own)
             if n.declared is not None and n.declared.behind is not None and not n.op
         }
-        counts = [(n.entity, n.subject, n.op) if n.window and not n.missing else n.full for n in self._names]
+        self._one_of = {c: n.declared.one_of for c, n in enumerate(self._own) if n.declared and n.declared.one_of}
+        counts: list[object] = [
+            (n.entity, n.subject, n.op) if n.window and not n.missing else n.full for n in self._names
+        ]
+        for c, category in self._one_of.items():
+            counts[c] = ("", category, "")
         number = {count: g for g, count in enumerate(dict.fromkeys(counts))}
         self._group = np.array([number[count] for count in counts], np.int64)
         self._members: list[list[int]] = [np.flatnonzero(self._group == g).tolist() for g in range(len(number))]
@@ -111,7 +116,8 @@ class ReasonWriter:
     ) -> list[list[Reason]]:
         """Write reasons for each row, what is usual after what is not, then by contribution, ties by name.
 
-        Windows of one count are one reason, with what they added together. What was missing is told as missing.
+        Windows of one count are one reason, with what they added together, and so are columns of one category. What was
+        missing is told as missing.
 
         Parameters
         ----------
@@ -153,8 +159,10 @@ class ReasonWriter:
         return [*told.values()]
 
     def _says_most(self, column: int, row: _Row) -> int:
-        """Of the windows with the same value, the one from which that of the others follows."""
+        """Of the windows with the same value, the one from which that of the others follows; of a category its text."""
         name, value = self._names[column], row.values[column]
+        if column in self._one_of:  # the one that is 1, whichever of the others added more by being 0
+            return next((c for c in self._members[self._group[column]] if row.values[c] > 0.0), column)
         if row.missing[column] or column in self._templates or name.op not in (*ALWAYS_KNOWN, *_EXTREME):
             return column
         same: list[int] = [

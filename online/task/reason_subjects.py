@@ -72,7 +72,7 @@ def subjects_of(task: TaskSpec) -> dict[str, Subject]:
         )
     for category in task.categories:
         for group, name in enumerate(category.groups()):
-            found[name] = found[name]._replace(says=_of_group(category, group))
+            found[name] = found[name]._replace(says=_of_group(category, group), one_of=category.name)
     for name in _scores(task.model):
         found[name] = found.get(name, Subject())._replace(made_of=None, behind=tuple(_behind(name, task)))
     return found

@@ -11,6 +11,7 @@ import pytest
 from tests.online.feature_rows import DAY, T0
 from weir.online.batch import EventBatch, UpdateBatch
 from weir.online.decisions.feature_name import FeatureName
+from weir.online.decisions.reasons import ReasonWriter
 from weir.online.decisions.wording import Fact, sentence
 from weir.online.errors import TaskError
 from weir.online.features.plan import build_plan
@@ -83,6 +84,21 @@ def test_a_reason_names_the_texts_of_a_group_where_they_are_known() -> None:
         assert said(TASK, f"country_group_{group}", 1.0) == f"country is of group {group}"
     many = TASK.replace("columns = 4", f"columns = 2\ntexts = {[f't{i}' for i in range(40)]}")
     assert said(many, "country_group_0", 1.0).endswith(" or another one")
+
+
+def test_columns_of_one_category_are_one_reason_that_names_the_text() -> None:
+    task = TaskSpec.from_toml(TASK.replace("columns = 4", 'columns = 4\ntexts = ["de", "fr", "it", "jp", "us"]'))
+    names = ("amount", *(f"country_group_{k}" for k in range(4)))
+    group = crc32(b"fr") % 4
+    values, added = np.array([[5.0, 0.0, 0.0, 0.0, 0.0]]), np.array([[0.7, 0.3, 0.3, 0.3, 0.3]])
+    values[0, 1 + group], added[0, 1 + group] = 1.0, 0.2
+    (reasons,) = ReasonWriter(names, subjects=subjects_of(task)).write(values, added)
+    assert [reason.feature for reason in reasons] == [f"country_group_{group}", "amount"]
+    assert (reasons[0].value, reasons[0].contribution) == (1.0, pytest.approx(1.1))
+    assert "fr" in reasons[0].text.removeprefix("country is ").split(" or ")
+    # What they add is summed: a text that speaks against a positive is not told by the others being absent.
+    (reasons,) = ReasonWriter(names, subjects=subjects_of(task)).write(values, added - np.eye(5)[1 + group] * 2.0)
+    assert [reason.feature for reason in reasons] == ["amount"]
 
 
 def test_known_texts_change_neither_columns_nor_what_is_stored_of_the_task() -> None:

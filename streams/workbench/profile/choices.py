@@ -166,11 +166,11 @@ def _all_have_offsets(time: Column) -> bool:
 
 
 def _choose_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
-    guess = roles.guess_label(columns)
-    able = {c.name for c in [*([guess.column] if guess.column else []), *guess.others]}
+    found = roles.guess_label(columns)
+    able = {c.name for c in [*([found.column] if found.column else []), *found.others]}
     dated = {c.name for c in columns if c.times is not None and c.known < 0.5} - able
     given_date = plan.given.get("label") in dated
-    column = None if given_date else _which(plan, ask, "label", "Which column is the label?", guess)
+    column = None if given_date else _which(plan, ask, "label", "Which column is the label?", found)
     if column is None:
         _choose_dated_label(plan, columns, ask)
         return
