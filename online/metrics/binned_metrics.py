@@ -132,6 +132,10 @@ class _BinnedMetrics(Metrics):
     def _replaced(self, rows: ScoredRows) -> tuple[FloatVector, NDArray[np.int64]]:
         """The weight each correction takes back and how many rows ago that was counted; counts and notes new rows."""
         taken, age = rows.weight.copy(), np.zeros(len(rows), dtype=np.int64)
+        if not rows.correction.any():
+            self._ledger.note_many(rows.event_id, self._n + 1, taken.tolist())
+            self._n += len(rows)
+            return taken, age
         corrected = rows.correction.tolist()
         for i, (name, weight) in enumerate(zip(rows.event_id, rows.weight.tolist(), strict=True)):
             if not corrected[i]:

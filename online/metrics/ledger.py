@@ -32,6 +32,18 @@ class Ledger:
         if len(self._rows) > self.capacity:
             self._rows.popitem(last=False)
 
+    def note_many(self, event_ids: Sequence[str], first: int, weights: Sequence[float]) -> None:
+        """`note` rows numbered from ``first`` on, in order."""
+        rows = self._rows
+        if rows.keys().isdisjoint(event_ids) and len(set(event_ids)) == len(event_ids):
+            # All are new, as nearly always: in one call, and the oldest go at its end as they would one by one.
+            rows.update(zip(event_ids, enumerate(weights, first), strict=True))
+            for _ in range(len(rows) - self.capacity):
+                rows.popitem(last=False)
+            return
+        for row, (event_id, weight) in enumerate(zip(event_ids, weights, strict=True), first):
+            self.note(event_id, row, weight)
+
     def reweigh(self, event_id: str, weight: float) -> None:
         """A correction replaced this row's weight; its row number and its turn to be forgotten stay."""
         self._rows[event_id] = (self._rows[event_id][0], weight)

@@ -73,8 +73,7 @@ class RollingMetrics(Metrics):
         columns = np.column_stack((rows.ts, rows.score, label, rows.weight, rows.threshold, same))
         kept = min(n, self.rows)  # of a call longer than the window only its end can stay
         self._ring[np.arange(self._n + n - kept, self._n + n) % self.rows] = columns[n - kept :]
-        for i in range(n - kept, n):
-            self._ledger.note(rows.event_id[i], self._n + i, float(rows.weight[i]))
+        self._ledger.note_many(rows.event_id[n - kept :], self._n + n - kept, rows.weight[n - kept :].tolist())
         self._n += n
         self._now = max(self._now, float(rows.ts.max()))
         self._last_y = float(label[-1])

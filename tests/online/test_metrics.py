@@ -16,6 +16,7 @@ from sklearn import metrics as sk
 from tests.online.scored_rows import feed_rows
 from weir.online.errors import StateError
 from weir.online.metrics.binned_metrics import CumulativeMetrics, FadingMetrics
+from weir.online.metrics.ledger import Ledger
 from weir.online.metrics.metric import Metrics
 from weir.online.metrics.rolling import RollingMetrics
 from weir.online.metrics.series import MetricSeries
@@ -349,3 +350,17 @@ def test_a_snapshot_of_what_is_no_number_is_refused() -> None:
     for make in MAKERS:
         with pytest.raises(StateError, match="is not a plain number"):
             make().restore(make().snapshot().replace(b"<f8", b"|O8"))
+
+
+@given(
+    names=st.lists(st.sampled_from("abcdefgh"), max_size=30), cuts=st.sets(st.integers(1, 29)), most=st.integers(1, 9)
+)
+def test_a_ledger_notes_many_as_it_notes_each(names: list[str], cuts: set[int], most: int) -> None:
+    together, alone = Ledger(most), Ledger(most)
+    for start, end in pairwise([0, *sorted(cut for cut in cuts if cut < len(names)), len(names)]):
+        together.note_many(names[start:end], start, [float(i) for i in range(start, end)])
+    for row, name in enumerate(names):
+        alone.note(name, row, float(row))
+    held, kept = together.arrays(), alone.arrays()
+    assert held[1] == kept[1]
+    assert all(held[0][name].tolist() == kept[0][name].tolist() for name in kept[0])
