@@ -50,10 +50,16 @@ def _heard(share: FloatVector) -> FloatVector:
 
 
 @njit(cache=True)
-def _opinions(logits: FloatMatrix, stacked: FloatVector) -> FloatMatrix:
+def _to_logits(p: FloatMatrix) -> None:
+    """Make log-odds of members' probabilities ``(n, M)``, in place."""
+    for m in range(p.shape[1]):
+        p[:, m] = logit_of(p[:, m], _BOUND)
+
+
+@njit(cache=True)
+def _opinions(logits: FloatMatrix, stacked: FloatVector, out: FloatMatrix) -> None:
     """Members' log-odds, their mean, and the log-odds of ``stacked``: ``(n, M)`` and ``(n,)`` to ``(n, M + 2)``."""
     n, count = logits.shape
-    out = np.empty((n, count + 2))
     out[:, count + 1] = logit_of(stacked, _BOUND)
     for i in range(n):
         total = logits[i, 0]
@@ -61,48 +67,63 @@ def _opinions(logits: FloatMatrix, stacked: FloatVector) -> FloatMatrix:
             out[i, m] = logits[i, m]
             total += logits[i, m] if m else 0.0
         out[i, count] = total / count
-    return out
 
 
 @njit(cache=True)
-def _mix(opinions: FloatMatrix, heard: FloatVector) -> FloatVector:
-    out = np.zeros(opinions.shape[0])
-    for i in range(opinions.shape[0]):
+def _mix(logits: FloatMatrix, stacked: FloatVector, share: FloatVector, out: FloatMatrix) -> None:
+    """What the opinions say together, bent for the calibrator: ``out (n, 3)``."""
+    heard, mixed = _heard(share), np.zeros(logits.shape[0])
+    opinions = np.empty((logits.shape[0], share.size))
+    _opinions(logits, stacked, opinions)
+    for i in range(mixed.size):
         for k in range(heard.size):
-            out[i] += heard[k] * opinions[i, k]
-    return out
+            mixed[i] += heard[k] * opinions[i, k]
+    _bend(mixed, out)
+
+
+@njit(cache=True)
+def _bend(z: FloatVector, out: FloatMatrix) -> None:
+    for i in range(z.size):
+        out[i, 0], out[i, 1], out[i, 2] = z[i], max(z[i], 0.0), min(z[i] + 4.0, 0.0)
 
 
 @njit(cache=True)
 def _fold(
-    rows: FloatMatrix,
+    said: FloatMatrix,
+    stacked: FloatVector,
     learned: IntVector,
-    opinions: FloatMatrix,
+    judged: FloatMatrix,
+    stack_judged: FloatVector,
     y: BoolVector,
     weight: FloatVector,
     share: FloatVector,
     rate: float,
     switch: float,
-    before: FloatVector,
-    scores: FloatVector,
+    before: FloatMatrix,
+    scores: FloatMatrix,
 ) -> None:
-    """Mix opinions ``(m, K)`` row by row and move ``share (K,)`` by what each lost.
+    """Mix the opinions on each example, and move ``share (K,)`` by what each opinion lost; and mix rows between them.
 
-    Row i of ``rows (n, K)`` is mixed by the shares after the first ``learned[i]`` of them.
+    ``said (n, M)`` and ``stacked (n,)`` are of the rows, of which row i is mixed by the shares after the first
+    ``learned[i]`` examples; ``judged (m, M)`` and ``stack_judged (m,)`` are of the examples. What they say together is
+    bent for the calibrator: ``scores (n, 3)`` and ``before (m, 3)``.
     """
-    loss, at = np.empty(share.size), 0
-    for i in range(opinions.shape[0] + 1):
+    rows, opinions = np.empty((learned.size, share.size)), np.empty((y.size, share.size))
+    _opinions(said, stacked, rows)
+    _opinions(judged, stack_judged, opinions)
+    loss, at, mixed, own = np.empty(share.size), 0, np.empty(learned.size), np.empty(y.size)
+    for i in range(y.size + 1):
         heard = _heard(share)
         while at < learned.size and learned[at] <= i:
-            scores[at] = 0.0
+            mixed[at] = 0.0
             for k in range(heard.size):
-                scores[at] += heard[k] * rows[at, k]
+                mixed[at] += heard[k] * rows[at, k]
             at += 1
-        if i == opinions.shape[0]:
+        if i == y.size:
             break
-        before[i] = 0.0
+        own[i] = 0.0
         for k in range(share.size):
-            before[i] += heard[k] * opinions[i, k]
+            own[i] += heard[k] * opinions[i, k]
             margin = opinions[i, k] if y[i] else -opinions[i, k]
             # The log loss without an exponential that overflows, on either side.
             one = math.log1p(math.exp(-margin)) if margin > 0.0 else math.log1p(math.exp(margin)) - margin
@@ -115,14 +136,8 @@ def _fold(
             total += share[k]
         for k in range(share.size):
             share[k] = (1.0 - switch) * share[k] / total + switch / share.size
-
-
-@njit(cache=True)
-def _bend(z: FloatVector) -> FloatMatrix:
-    out = np.empty((z.size, 3))
-    for i in range(z.size):
-        out[i, 0], out[i, 1], out[i, 2] = z[i], max(z[i], 0.0), min(z[i] + 4.0, 0.0)
-    return out
+    _bend(mixed, scores)
+    _bend(own, before)
 
 
 @dataclass(eq=False, repr=False)
@@ -186,11 +201,12 @@ class Auto:
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
-        logits = np.empty((len(x), len(self.members)))
+        logits, mixed = np.empty((len(x), len(self.members))), np.empty((len(x), len(_BENT)))
         for m, member in enumerate(self.members):
-            logits[:, m] = logit_of(member.predict_many(x), _BOUND)
-        stacked = self._stack.predict_many(logits)
-        return self._calibrator.predict_many(_bend(_mix(_opinions(logits, stacked), self.shares)))
+            logits[:, m] = member.predict_many(x)
+        _to_logits(logits)
+        _mix(logits, self._stack.predict_many(logits), self._state["share"], mixed)
+        return self._calibrator.predict_many(mixed)
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""
@@ -231,27 +247,28 @@ class Auto:
         self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
     ) -> tuple[FloatVector, FloatVector]:
         """Scores between examples that end at the next look at the latest, and of these from before each."""
-        count = len(self.members)
-        said, judged = np.empty((len(rows), count)), np.empty((len(x), count))
-        for m, member in enumerate(self.members):
-            one, other = self._judged_between(member, m, rows, learned, x, y, weight)
-            judged[:, m] = logit_of(other, _BOUND)
-            if len(rows):
-                said[:, m] = logit_of(one, _BOUND)
+        count, n, m = len(self.members), len(rows), len(x)
+        said, judged = np.empty((n, count)), np.empty((m, count))
+        for k, member in enumerate(self.members):
+            said[:, k], judged[:, k] = self._judged_between(member, k, rows, learned, x, y, weight)
+        _to_logits(judged)
+        if n:
+            _to_logits(said)
         stacked, other = self._judged_between(self._stack, count, said, learned, judged, y, weight)
-        mixed, before, rate = np.empty(len(rows)), np.empty(len(x)), float(self.rate)
-        opinions, judged = _opinions(said, stacked), _opinions(judged, other)
-        _fold(opinions, learned, judged, y, weight, self._state["share"], rate, self._switch, before, mixed)
-        return self._calibrator.score_and_judge(_bend(mixed), learned, _bend(before), y, weight)
+        mixed, before, share = np.empty((n, len(_BENT))), np.empty((m, len(_BENT))), self._state["share"]
+        _fold(
+            said, stacked, learned, judged, other, y, weight, share, float(self.rate), self._switch, before, mixed
+        )  # fmt: skip
+        return self._calibrator.score_and_judge(mixed, learned, before, y, weight)
 
     def _judged_between(
-        self, of: Learner, m: int, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector,
+        self, of: Learner, k: int, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector,
         weight: FloatVector,
     ) -> tuple[FloatVector, FloatVector]:  # fmt: skip
         """Let one learn ``x``: its scores of ``rows`` between them; its stand-in's of ``x``, or its own just before."""
         if not self.lag:
             return score_and_judge(of, rows, learned, x, y, weight)
-        return score_between(of, rows, learned, x, y, weight), self._stand_ins[m].predict_many(x)
+        return score_between(of, rows, learned, x, y, weight), self._stand_ins[k].predict_many(x)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """The members' contributions, each times the slope of the mixed log-odds by its own, ``(n, F)``."""

@@ -20,7 +20,7 @@ from weir.online.batch import IntVector
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.interleaved import Between
-from weir.online.learners.logistic import dot, scale_learn, scale_row, sigmoid, sigmoid_many
+from weir.online.learners.logistic import dot, scale_learn, scale_row, sigmoid
 from weir.online.learners.scaled import ScaledFold
 
 
@@ -34,15 +34,19 @@ def _scaled(row: FloatVector, mean: FloatVector, var: FloatVector, bound: float,
 
 
 @njit(cache=True)
-def _logits(
-    x: FloatMatrix, w: FloatVector, mean: FloatVector, var: FloatVector, bound: float, prior: FloatVector
-) -> FloatVector:
-    out = np.empty(x.shape[0])
+def _scores(
+    x: FloatMatrix,
+    w: FloatVector,
+    mean: FloatVector,
+    var: FloatVector,
+    bound: float,
+    prior: FloatVector,
+    out: FloatVector,
+) -> None:
     row = np.empty(w.size)
     for i in range(x.shape[0]):
         _scaled(x[i], mean, var, bound, row)
-        out[i] = dot(dot(0.0, x[i], prior), w, row)
-    return out
+        out[i] = sigmoid(dot(dot(0.0, x[i], prior), w, row))
 
 
 @njit(cache=True)
@@ -182,8 +186,9 @@ class BayesianLogistic(ScaledFold):
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class at the mean coefficients, ``(n, F)`` to ``(n,)``."""
         s = self._state
-        rows = np.ascontiguousarray(x, np.float64)
-        return np.asarray(sigmoid_many(_logits(rows, s["w"], s["mean"], s["var"], self.scale_bound, self._prior)))
+        rows, out = np.ascontiguousarray(x, np.float64), np.empty(len(x))
+        _scores(rows, s["w"], s["mean"], s["var"], self.scale_bound, self._prior, out)
+        return out
 
     def _fold(self, between: Between, before: FloatVector, scores: FloatVector) -> None:
         s, params = self._state, self._params

@@ -39,13 +39,12 @@ from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arra
 
 
 @njit(cache=True, nogil=True)
-def boosted_scores(x: Rows, trees: Trees, count: int, depth: int, bias: float) -> FloatVector:
-    """Probabilities ``(n,)`` of ``x (n, F)`` by the first ``count`` trees, in one call: calls cost more than trees."""
-    out = np.full(x.shape[0], bias)
+def boosted_scores(x: Rows, trees: Trees, count: int, depth: int, bias: float, out: FloatVector) -> None:
+    """Probabilities ``out (n,)`` of ``x (n, F)`` by the first ``count`` trees; a call costs more than a few rows."""
+    out[:] = bias
     sum_trees(x, trees, count, depth, out)
     for i in range(out.size):
         out[i] = sigmoid(out[i])
-    return out
 
 
 LIMITS: dict[str, tuple[float, float]] = {
@@ -160,7 +159,9 @@ class BoostedTrees:
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; the base rate until the first tree is grown."""
-        return boosted_scores(np.ascontiguousarray(x), self._trees, self._grown, self.depth, self._bias())
+        out = np.empty(len(x))
+        boosted_scores(np.ascontiguousarray(x), self._trees, self._grown, self.depth, self._bias(), out)
+        return out
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """Change in log-odds along the paths, by feature split on, ``(n, F)``; up from the mean row."""

@@ -30,7 +30,7 @@ class ScaledFold(ABC):
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""
-        self.score_and_judge(x[:0], NO_ROWS, x, y, weight)
+        self._fold(contiguous(x[:0], NO_ROWS, x, y, weight), np.empty(len(x)), np.empty(0))
 
     def score_and_judge(
         self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
