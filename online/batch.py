@@ -26,6 +26,15 @@ def missing_of(x: FloatMatrix) -> BoolMatrix:
     return np.asarray(np.isnan(x) | ((x == 0.0) & np.signbit(x)))
 
 
+def side_by_side(*parts: NDArray[Any]) -> NDArray[Any]:
+    """Vectors ``(n,)`` and matrices ``(n, any)`` as one matrix; of few rows `np.column_stack` takes twice as long.
+
+    >>> side_by_side(np.array([1.0, 2.0]), np.zeros((2, 0)), np.array([[3.0], [4.0]])).tolist()
+    [[1.0, 3.0], [2.0, 4.0]]
+    """
+    return np.concatenate([part[:, None] if part.ndim == 1 else part for part in parts], axis=1)
+
+
 class Batch:
     """Columns of equal length: lists, arrays, other batches, dicts of any of these, or ``None`` for one that is absent.
 

@@ -99,6 +99,9 @@ class EventTime:
 
     def _follow_steps(self, ts: FloatVector, marks: FloatVector) -> int:
         """Take in the events before the first that claims a time further ahead; returns how many, with their marks."""
+        if len(ts) == 1 and (later := max(self.watermark, float(ts[0]))) - self.watermark <= self.max_step:
+            self.watermark = marks[0] = later  # a row alone pays for each array
+            return 1
         newest = np.maximum.accumulate(np.concatenate(([self.watermark], ts)))
         count = len(ts)
         # Not ``>``: before the first event, and without rows, the difference is NaN.

@@ -20,6 +20,7 @@ from weir.online.batch import (
     PredictionBatch,
     RankedBatch,
     ScoredBatch,
+    side_by_side,
 )
 from weir.online.codec.forms.form import EncodedRecords
 from weir.online.codec.hot_structs import features_struct, record_struct
@@ -92,11 +93,9 @@ def write_scored(
     form_shape = ScoredShape(tuple(feature_names), masks, watched, tuple(entities))
     form = prediction_form(task, form_shape)
     # In the order of the form's blanks, as counts and texts are (`prediction_form`).
-    numbers = np.column_stack(
-        [batch.ts, batch.score, batch.features, np.full(n, scored_at), scored.masks, scored.watched]
-    )
+    numbers = side_by_side(batch.ts, batch.score, batch.features, np.full(n, scored_at), scored.masks, scored.watched)
     flags = degraded_rows(batch.features, form_shape.features) | degraded
-    counts = np.column_stack([batch.model_version, flags])
+    counts = side_by_side(batch.model_version, flags)
     return form.fill([batch.event_id, batch.entity_id, *entities.values()], numbers, counts)
 
 
@@ -161,7 +160,7 @@ def check_missing(what: str, matrix: FloatMatrix, event_id: Sequence[str]) -> No
     """Raise ``ValueError`` where ``matrix`` is not ``(n, any)`` or has a value too large; NaN is a missing one."""
     if matrix.ndim != 2 or len(matrix) != len(event_id):
         raise ValueError(f"{what} are {matrix.shape}; expected ({len(event_id)}, any), one row an event")
-    if (np.abs(matrix) > FEATURE_MAX).any():
+    if matrix.size and (np.abs(matrix) > FEATURE_MAX).any():
         row, column = np.argwhere(np.abs(matrix) > FEATURE_MAX)[0].tolist()
         value = matrix[row, column]
         raise ValueError(

@@ -123,6 +123,7 @@ def _mark_in(kind: Any) -> LimitMark | None:
     return next((mark for part in get_args(kind) if (mark := _mark_in(part)) is not None), None)
 
 
+@cache
 def times_of(model: type[WireModel]) -> tuple[str, ...]:
     """The fields of ``model`` that are times; ``ts`` is the first.
 
@@ -133,12 +134,12 @@ def times_of(model: type[WireModel]) -> tuple[str, ...]:
     return _fields_of(model, Timestamp)
 
 
+@cache
 def ids_of(model: type[WireModel]) -> tuple[str, ...]:
     """The fields of ``model`` that are ids which cannot be missing."""
     return _fields_of(model, KnownId)
 
 
-@cache
 def _fields_of(model: type[WireModel], kind: Any) -> tuple[str, ...]:
     hints = get_type_hints(model, include_extras=True)
     return tuple(name for name in model.model_fields if hints[name] == kind)

@@ -213,6 +213,7 @@ class FeatureEngine:
         self.features: tuple[str, ...] = (*self._inputs, *(f"{g}_missing" for g in groups))
         place = {name: j for j, (name, _) in enumerate(self._made)}
         self._from_made = np.array([place.get(name, -1) for name in self._inputs], dtype=np.int64)
+        self._from_columns = [(k, name) for k, name in enumerate(self._inputs) if name not in place]
         # Added to a column, 0.0 makes a 0 of what came as -0.0; detectors of onsets say by -0.0 that none was there.
         onsets = [p for p in self.plan.passes if isinstance(p, AnomalyPass) and p.anomaly.score == "onset"]
         detected = {name for p in onsets for name, _ in self._outputs(p)}
@@ -365,8 +366,8 @@ class FeatureEngine:
         x = np.empty((n, len(self.features)))
         width = len(self._inputs)
         x[:, :width] = made[:, self._from_made] if made.shape[1] else 0.0
-        for k in np.flatnonzero(self._from_made < 0).tolist():
-            x[:, k] = columns[self._inputs[k]]
+        for k, name in self._from_columns:
+            x[:, k] = columns[name]
         missing = np.isnan(cut(x[:, :width], FEATURE_MAX))
         x[:, :width] += self._zero
         for g, members in enumerate(self._groups):

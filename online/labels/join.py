@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import astuple
 from functools import cached_property
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -302,7 +303,8 @@ class LabelJoiner:
         if len(fresh) < len(labels):
             labels, known, marks, kept_at = labels.take(fresh), known[fresh], marks[fresh], kept_at[fresh]
         events, named = _event_digests(labels)
-        owners = digests(labels.entity_id) if len(labels) else events
+        # Of labels that name their events, nobody asks whose they are.
+        owners = events if named.all() else digests(labels.entity_id)
         rows, of = self._index.find(labels.ts, events, owners, named, kept_at)
         now = np.maximum(known[of], marks[of])
         pairs, told = self._labels.give(rows, labels.value[of], labels.weight[of], known[of], now)
@@ -388,5 +390,7 @@ class LabelJoiner:
 
 def _event_digests(labels: LabelBatch) -> tuple[Digests, BoolVector]:
     """Digests of the events that labels name, and which do."""
+    if None not in labels.event_id:
+        return pair_digests(labels.entity_id, cast("list[str]", labels.event_id)), np.ones(len(labels), np.bool_)
     named = np.fromiter((event_id is not None for event_id in labels.event_id), np.bool_, len(labels))
     return pair_digests(labels.entity_id, [event_id or "" for event_id in labels.event_id]), named

@@ -6,7 +6,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from weir.online.batch import ExampleBatch, FloatMatrix, IntVector, PredictionBatch
+from weir.online.batch import ExampleBatch, FloatMatrix, IntVector, PredictionBatch, side_by_side
 from weir.online.digests import pair_digests
 from weir.online.labels.join_policy import JoinResult
 from weir.online.labels.logged_rows import FEATURES, SCORE, Columns, LoggedRows, Texts, texts_at
@@ -61,7 +61,7 @@ class LoggedPredictions(LoggedRows):
     ) -> None:
         """Hold such rows until ``trim``; one whose event is another one is left out."""
         texts = _texts(predictions, [entities[name] for name in self.entities])
-        numbers = np.column_stack([predictions.score, predictions.features, extra])
+        numbers = side_by_side(predictions.score, predictions.features, extra)
         events = pair_digests(predictions.entity_id, predictions.event_id)
         same = (events == self._index.at("digest", rows)).all(axis=1)
         if not same.all():
@@ -95,7 +95,7 @@ class LoggedPredictions(LoggedRows):
         return JoinResult(
             examples=examples,
             entity_id=cast("list[str]", entity_id),
-            extra=np.column_stack([unlogged, numbers[:, split:]]),
+            extra=side_by_side(unlogged, numbers[:, split:]),
             entities=dict(zip(self.entities, entities, strict=True)),
             # Where there is no watermark yet, not before its event.
             label_ts_known=np.where(pairs.known_at > -np.inf, pairs.known_at, ts),

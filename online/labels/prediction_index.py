@@ -119,7 +119,7 @@ class PredictionIndex(NumberedRows):
         """The rows that labels speak of, live at ``marks (n,)``, and of which label each is, in the order of labels."""
         rows = self._by_event.find(events)
         rows[~named] = -1
-        at = np.flatnonzero(rows >= 0)
+        at = (rows >= 0).nonzero()[0]
         if self._by_entity is not None and not named.all():
             found = [(rows[i : i + 1] if named[i] else self._in_range(owners[i : i + 1], float(ts[i])))
                      for i in range(len(ts))]  # fmt: skip

@@ -87,7 +87,8 @@ class RowLabels:
                 index.stats.early += bool(new[i])
                 heapq.heappush(self._ripening, (float(ripe_at[i]), int(rows[i])))
         count = ((before & COUNTED) >> 2).astype(np.int64)
-        return Pairs(rows, y, weight, known_at, count, np.ones(len(rows), np.bool_), ripe).take(~told), told
+        pairs = Pairs(rows, y, weight, known_at, count, np.ones(len(rows), np.bool_), ripe)
+        return pairs.take(~told) if told.any() else pairs, told
 
     def with_due(self, pairs: Pairs, positions: IntVector, marks: FloatVector, first: int) -> Pairs:
         """Add what fell due during a batch, each row before the pairs of the one that made it due.

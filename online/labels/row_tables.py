@@ -35,7 +35,7 @@ class FirstRows(RowIndex):
             digests, ts, marks, keep_s, most, self.slots, self.origin, held[self._column], held["ts"],
             held.get("mark", held["ts"]), rows.base, rows.first, rows.stop, keep,
         )  # fmt: skip
-        kept = np.flatnonzero(keep)
+        kept: IntVector = keep.nonzero()[0]
         self.used += used
         rows.stop += len(kept)
         return kept, late

@@ -63,9 +63,11 @@ def refuse_ahead(ts: FloatVector, arrived: FloatVector | float, max_ahead: float
     >>> [r.reason for r in refuse_ahead(np.array([5.0, 9000.0]), 10.0, 3600.0)]
     ['ahead: 8990 s after its arrival, allowed 1h; correct the clock that gave its ts, or raise max_ahead']
     """
-    limit = format_duration(max_ahead)
     apart = ts - arrived
-    rows = np.flatnonzero(apart > max_ahead).tolist()
+    rows = (apart > max_ahead).nonzero()[0].tolist()
+    if not rows:
+        return []
+    limit = format_duration(max_ahead)
     return [
         SidelinedEvent(i, f"ahead: {apart[i]:.0f} s after its arrival, allowed {limit}; {_CLOCK} max_ahead")
         for i in rows

@@ -22,6 +22,7 @@ from weir.online.batch import (
     PredictionBatch,
     ScoredBatch,
     UpdateBatch,
+    side_by_side,
 )
 from weir.online.decisions.alert_state import AlertState, Reason
 from weir.online.decisions.alerts import AlertBook
@@ -154,11 +155,11 @@ class LabellingStage:
         # Before typical values take the rows in: those as of a row count the rows up to it by themselves.
         out.scored, out.thresholds = scored, self._decide(scored, marks, out)
         self.typical.update(p.features)
-        noted = np.column_stack([out.thresholds, scored.masks])
+        noted = side_by_side(out.thresholds, scored.masks)
         joined = self.joiner.log(p, noted, scored.entities, marks, scored.offsets, self._ripens_s(p), between=between)
         self.counts.scored += len(scored)
         if self.drift is not None:
-            out.detections += self.drift.update(marks, np.column_stack([scored.watched, p.score]))
+            out.detections += self.drift.update(marks, side_by_side(scored.watched, p.score))
         self._learn(joined, out)
         return out
 
@@ -185,7 +186,7 @@ class LabellingStage:
         out, p = LabelOutput(scored=scored), scored.predictions
         marks = self.time.advance(p.ts, self._senders(p))
         # The first column is filled in by ``score``: a threshold follows from scores that are not there yet.
-        noted, rows = np.column_stack([np.empty(len(p)), scored.masks]), list[IntVector]()
+        noted, rows = side_by_side(np.empty(len(p)), scored.masks), list[IntVector]()
         reached = np.maximum.accumulate(np.concatenate([[self.joiner.watermark], marks]))[1:]
 
         def score(known: ExampleBatch, row: IntVector) -> None:
@@ -202,7 +203,7 @@ class LabellingStage:
         self.typical.update(p.features)
         self.counts.scored += len(p)
         self._learn(joined, out, at)
-        self._watch(np.column_stack([scored.watched, p.score]), marks, reached, joined, at, rows[0], out)
+        self._watch(side_by_side(scored.watched, p.score), marks, reached, joined, at, rows[0], out)
         return out
 
     def _watch(

@@ -284,7 +284,7 @@ class ScoringStage:
         )
 
     def _scored_rows(self, prepared: PreparedBatch) -> IntVector:
-        return np.flatnonzero(prepared.modes == (kernel.READ if self._on_timers else kernel.EVENT))
+        return (prepared.modes == (kernel.READ if self._on_timers else kernel.EVENT)).nonzero()[0]
 
     def _full_x(self, block: FeatureBlock, rows: IntVector) -> FloatMatrix:
         """What the full model is given of ``rows``."""
