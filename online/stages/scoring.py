@@ -284,7 +284,8 @@ class ScoringStage:
         )
 
     def _scored_rows(self, prepared: PreparedBatch) -> IntVector:
-        return (prepared.modes == (kernel.READ if self._on_timers else kernel.EVENT)).nonzero()[0]
+        rows: IntVector = (prepared.modes == (kernel.READ if self._on_timers else kernel.EVENT)).nonzero()[0]
+        return rows
 
     def _full_x(self, block: FeatureBlock, rows: IntVector) -> FloatMatrix:
         """What the full model is given of ``rows``."""
