@@ -28,12 +28,11 @@ from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.records import Record
 from weir.streams.service.store.alert_filter import AlertFilter
-from weir.streams.service.store.alert_queries import Sort, find_rows, history_of, list_alerts
+from weir.streams.service.store.alert_queries import Sort, facets_of, find_rows, history_of, list_alerts
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.learned import RecentExamples
 from weir.streams.service.store.projection import Piece, Projection
 from weir.streams.service.store.projector import PIECE
-from weir.streams.service.store.queue_queries import facets_of
 
 START = 1_700_000_000.0
 SEVERITIES = ("low", "low", "medium", "medium", "high", "critical")

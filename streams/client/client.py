@@ -14,9 +14,20 @@ from typing import Any, Final, Self
 import httpx
 
 from weir.streams.client import calls
-from weir.streams.client.answers import FeedEvent, IntakeAnswer
-from weir.streams.client.calls import RESUMED, RETRIED, Call, Records, ServiceError, T, Verdict, refusal, wait_s
-from weir.streams.client.server_sent import EventLines
+from weir.streams.client.calls import (
+    RESUMED,
+    RETRIED,
+    Call,
+    EventLines,
+    FeedEvent,
+    IntakeAnswer,
+    Records,
+    ServiceError,
+    T,
+    Verdict,
+    refusal,
+    wait_s,
+)
 
 _TRIES: Final = 5
 _SILENT_S: Final = 60.0

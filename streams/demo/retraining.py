@@ -18,19 +18,19 @@ from typing import Final
 
 import msgspec
 
-from weir.models.registry.registry import Registry
+from weir.models.registry.registry import STAGES, Registry, open_files
 from weir.models.types import Builder, TrainingSet
 from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.stages.pipeline import StepOutput
 from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
-from weir.streams.demo.demo_registry import Marker, ShownJournal, keep_until
 from weir.streams.demo.training_memory import ExampleMemory, Examples, LiveMetric
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import InlineRunner, Runner
 from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.real_steps import cut, score
 from weir.streams.trainer.registry_port import RegistryShelf
+from weir.streams.trainer.state_journal import FOLDER, FilesJournal, MemoryJournal
 from weir.streams.trainer.task_state import Cause, Job, TaskState, decode
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 
@@ -283,3 +283,49 @@ def _serving(job: Job) -> int:
 def _through(state: TaskState) -> bool:
     """Whether nothing is left to do but to wait for labels."""
     return not (state.at_work or state.pending is not None or state.effects)
+
+
+class Marker(msgspec.Struct, frozen=True):
+    """How far a task's registry had come."""
+
+    version: int = 0
+    """The newest."""
+    entry: int = 0
+    """The newest of the log of stages."""
+
+    @classmethod
+    def of(cls, registry: Registry, task: str) -> Marker:
+        """How far it has come now."""
+        return cls(max(registry.versions(task), default=0), registry.stages(task).seq)
+
+
+def keep_until(directory: Path, task: str, marker: Marker) -> None:
+    """Remove the versions and the moves behind ``marker`` from the registry in ``directory``, unfinished ones too."""
+    # A registry never uses a number again; here the same version is made once more, and has to get its number.
+    for path in (directory / task).glob("*"):
+        if path.name.isdecimal() and int(path.name) > marker.version:
+            shutil.rmtree(path)
+    for path in (directory / task / STAGES).glob("*.json"):
+        if path.stem.isdecimal() and int(path.stem) > marker.entry:
+            path.unlink()
+
+
+class ShownJournal(MemoryJournal):
+    """A journal that can be written beside the models, for the console to show; a run never reads it from there.
+
+    Parameters
+    ----------
+    models, task : where; what an earlier run wrote is removed, as this one may go on from before it.
+    """
+
+    def __init__(self, models: Path, task: str) -> None:
+        super().__init__()
+        shutil.rmtree(models / task / FOLDER, ignore_errors=True)
+        self._files, self._task, self._shown = FilesJournal(open_files(str(models))), task, 0
+
+    def show(self) -> None:
+        """Write the newest document: not each of them, as every labelled event makes one while a model is judged."""
+        found = self.newest(self._task)
+        if found is not None and found[0] != self._shown:
+            self._shown = found[0]
+            self._files.append(self._task, *found)

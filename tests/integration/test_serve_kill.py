@@ -26,7 +26,7 @@ import pytest
 from tests.integration.kafka_broker import eventually
 from tests.integration.serve_process import TOKEN, Served
 from tests.streams.host_runs import CHURN, FRAUD, tasks
-from weir.streams.client.answers import FeedEvent
+from weir.streams.client.calls import FeedEvent
 from weir.streams.client.client import Client
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import READ, EmbeddedHost

@@ -39,6 +39,8 @@ from weir.streams.service.notify.outbox import Entry
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import (
     Sort,
+    budget_left,
+    facets_of,
     happenings_of,
     history_of,
     list_alerts,
@@ -49,11 +51,10 @@ from weir.streams.service.store.alert_queries import (
 from weir.streams.service.store.database import access_database, open_database
 from weir.streams.service.store.learned import RecentExamples
 from weir.streams.service.store.projection import Piece, Projection
-from weir.streams.service.store.queue_queries import budget_left, facets_of
 from weir.streams.service.store.saved_views import ViewSaid, be_present, delete_view, save_view, views_of
 from weir.streams.service.store.snooze_routes import snoozes_of
 from weir.streams.service.store.tables import metadata
-from weir.streams.service.views.samples import add_samples, alerts_by_day, series_since
+from weir.streams.service.views.sampling import add_samples, alerts_by_day, series_since
 from weir.streams.task_files import load_task
 
 pytestmark = pytest.mark.integration

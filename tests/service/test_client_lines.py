@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weir.streams.client.server_sent import EventLines
+from weir.streams.client.calls import EventLines
 
 EVENTS = [f"event: alert\nid: {n}\ndata: {{}}\n\n" for n in range(3)] + [": \nid: 9\n\n"]
 STREAM = "".join(EVENTS)

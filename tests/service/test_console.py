@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.running import running
-from weir.streams.service.console.assets import Assets
+from weir.streams.service.console.rendering import Assets
 
 pytestmark = pytest.mark.anyio
 PAGE = {"Accept": "text/html"}

@@ -10,8 +10,7 @@ from fastapi.dependencies import utils
 from httpx import ASGITransport, AsyncClient
 
 from tests.service.running import EVENT, make_service
-from weir.streams.service.app import create_app
-from weir.streams.service.intake.quick_route import QuickRoute
+from weir.streams.service.app import QuickRoute, create_app
 
 pytestmark = pytest.mark.anyio
 QUERIES = (

@@ -21,7 +21,7 @@ from weir.streams.service.console.pages.overview_pages import chart
 from weir.streams.service.store.alert_queries import happenings_of
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.tables import samples
-from weir.streams.service.views.samples import add_samples, alerts_by_day, series_since
+from weir.streams.service.views.sampling import add_samples, alerts_by_day, series_since
 
 DAY, HOUR = 86_400, 3_600
 TODAY = 20_000 * DAY

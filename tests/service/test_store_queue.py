@@ -16,9 +16,8 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.service.store.alert_filter import AlertFilter
-from weir.streams.service.store.alert_queries import find_rows, list_alerts
+from weir.streams.service.store.alert_queries import budget_left, facets_of, find_rows, list_alerts
 from weir.streams.service.store.database import open_database
-from weir.streams.service.store.queue_queries import budget_left, facets_of
 from weir.streams.task_files import load_task
 
 THEN = NOW + 1230.0

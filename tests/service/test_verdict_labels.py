@@ -10,7 +10,7 @@ import pytest
 from tests.service.running import TASKS
 from weir.online.task.spec import TaskSpec
 from weir.streams.service.store.case_rules import AlertRow
-from weir.streams.service.store.verdict_labels import undone_labels, verdict_labels
+from weir.streams.service.store.cases import undone_labels, verdict_labels
 from weir.streams.task_files import load_task
 
 ROW = AlertRow("fraud:u1:e1", "fraud", "u1", updated_at=1.7e9, event_ids='["e1","e2"]')

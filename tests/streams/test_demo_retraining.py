@@ -18,13 +18,13 @@ from weir.online.batch import ExampleBatch
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.demo.demo_loop import Demo, Pace
-from weir.streams.demo.demo_registry import Marker, keep_until
+from weir.streams.demo.retraining import Marker, keep_until
 from weir.streams.demo.scenario import PERIODS, Scenario
 from weir.streams.demo.screen.snapshot import DemoSnapshot
 from weir.streams.demo.training_memory import ExampleMemory, Examples
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.service.service import Service
-from weir.streams.service.views.training_jobs import jobs_of
+from weir.streams.service.views.model_routes import jobs_of
 from weir.streams.simulate import SimulationConfig
 
 TASK = TaskSpec.from_toml("""

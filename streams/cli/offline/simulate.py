@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from weir.streams.cli.console import bars, notes
+from weir.streams.cli.console import bars, close_stdout, notes
 from weir.streams.cli.options import INTERRUPTED
-from weir.streams.cli.signals import close_stdout
 from weir.streams.ops.stop_request import interruptible
 from weir.streams.replay.pace import Pace
 

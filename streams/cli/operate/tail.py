@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weir.streams.cli.console import utc
+from weir.streams.cli.console import close_stdout, utc
 from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of
-from weir.streams.cli.signals import close_stdout
 from weir.streams.kafka.admin.clients import consumer
 from weir.streams.kafka.admin.printed_records import as_json, filters, line, parse
 from weir.streams.kafka.admin.reader import Start, follow, read_present

@@ -8,10 +8,9 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-from weir.streams.cli.console import notes, utc
+from weir.streams.cli.console import close_stdout, notes, utc
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.cli.service.reached import KeyOption, UrlOption, service_at
-from weir.streams.cli.signals import close_stdout
 from weir.streams.text import printable
 
 _TOLD: Final = (

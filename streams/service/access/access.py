@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
@@ -22,10 +24,9 @@ from weir.streams.service.access.login.cookies import Cookies
 from weir.streams.service.access.login.login_routes import LoginRoutes
 from weir.streams.service.access.login.sessions import Session, SessionStore, csrf_token_of
 from weir.streams.service.access.rates import FailedLogins, Rates
-from weir.streams.service.access.recently_read import RecentlyRead
 from weir.streams.service.access.roles import INGEST, ROLES
 from weir.streams.service.access.users import administrators_token, link_to, refuse_nobody, sign_on_of
-from weir.streams.service.problems import Problem
+from weir.streams.service.problems import DatabaseAway, Problem
 from weir.streams.service.store.database import access_database
 from weir.streams.text import printable
 
@@ -304,3 +305,52 @@ def _refuse_other_sites(request: Request, public_url: str | None) -> None:
 
 def _address(request: Request) -> str:
     return request.client.host if request.client is not None else ""
+
+
+V = TypeVar("V")
+BELIEVED_S: Final = 3.0
+"""A key that was revoked elsewhere works for so long at most; 5 s are promised."""
+_MOST: Final = 10_000
+"""Values that are kept; the oldest goes, so that made-up keys cannot fill memory."""
+
+
+class RecentlyRead(Generic[V]):
+    """The last values of a reader, of keys that exist and of keys that do not.
+
+    Parameters
+    ----------
+    read : asks the database; it runs in a thread.
+    """
+
+    def __init__(self, read: Callable[[str], V | None]) -> None:
+        self._read = read
+        self._known: dict[str, tuple[float, V | None]] = {}
+
+    def peek(self, key: str) -> V | None:
+        """What is believed of ``key`` without asking; ``None`` where that is nothing, or too old."""
+        found = self._known.get(key)
+        return found[1] if found is not None and time.monotonic() - found[0] < BELIEVED_S else None
+
+    async def get(self, key: str) -> V | None:
+        """The value of ``key``; raises ``DatabaseAway`` (503) where the database does not answer.
+
+        A database that is away lets nobody in: a key may have been revoked since.
+        """
+        found = self._known.get(key)
+        now = time.monotonic()  # from before the question: the answer may be as old as that
+        if found is not None and now - found[0] < BELIEVED_S:
+            return found[1]
+        try:
+            value = await asyncio.to_thread(self._read, key)
+        except SQLAlchemyError as exc:
+            raise DatabaseAway(exc, "who may do what is not known now") from exc
+        # Out before it goes in again: what was read longest ago has to stand first.
+        self._known.pop(key, None)
+        while len(self._known) >= _MOST:
+            self._known.pop(next(iter(self._known)))
+        self._known[key] = (now, value)
+        return value
+
+    def forget(self, key: str) -> None:
+        """Ask again next time."""
+        self._known.pop(key, None)

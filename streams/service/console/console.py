@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 from fastapi import APIRouter, Request, Response
 
-from weir.streams.service.console.assets import Assets
-from weir.streams.service.console.pages.admin_pages import AdminPages
+from weir.streams.service.console.pages.admin_pages import AdminPages, FeedPages, LetterPages, NotifyPages
 from weir.streams.service.console.pages.alert_pages import AlertPages
-from weir.streams.service.console.pages.alerts_pages import AlertsPages
-from weir.streams.service.console.pages.aside_pages import AsidePages
+from weir.streams.service.console.pages.alerts_pages import AlertsPages, AsidePages
 from weir.streams.service.console.pages.entity_pages import EntityPages
-from weir.streams.service.console.pages.feed_pages import FeedPages
-from weir.streams.service.console.pages.letter_pages import LetterPages
 from weir.streams.service.console.pages.model_pages import ModelPages
-from weir.streams.service.console.pages.notify_pages import NotifyPages
 from weir.streams.service.console.pages.overview_pages import OverviewPages
-from weir.streams.service.console.rendering import Pages
+from weir.streams.service.console.rendering import Assets, Pages
 from weir.streams.service.problems import Problem
 from weir.streams.service.views.typical_values import TypicalValues
 

@@ -10,10 +10,9 @@ from weir.streams.config.serve_settings import FeedSettings
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.records import RecordBatch
 from weir.streams.service.feed.feed_client import End, FeedClient, heartbeat
-from weir.streams.service.feed.feed_filter import FeedFilter
-from weir.streams.service.feed.feed_replay import Replay
+from weir.streams.service.feed.feed_item import FeedFilter
 from weir.streams.service.feed.place import LETTERS, Place, Shard
-from weir.streams.service.feed.ring import Ring
+from weir.streams.service.feed.ring import Replay, Ring
 from weir.streams.service.ports import ServiceLog
 from weir.streams.service.problems import Problem
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from weir.streams.service.feed.feed_filter import FeedFilter
+from weir.streams.service.feed.feed_item import FeedFilter
 
 End = Literal["resync", "drain", "expired"]
 _REASONS: Final[dict[End, str]] = {

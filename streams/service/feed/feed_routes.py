@@ -22,8 +22,7 @@ from weir.streams.service.access.scopes import needs
 from weir.streams.service.feed.event_stream import HEADERS, EventStream
 from weir.streams.service.feed.fan_out import FanOut
 from weir.streams.service.feed.feed_client import FeedClient
-from weir.streams.service.feed.feed_filter import FeedFilter
-from weir.streams.service.feed.feed_item import KINDS, Kind
+from weir.streams.service.feed.feed_item import KINDS, FeedFilter, Kind
 from weir.streams.service.feed.place import LETTERS, Place, Shard
 from weir.streams.service.parts import View
 from weir.streams.service.problems import OverloadError, Problem

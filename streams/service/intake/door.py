@@ -15,10 +15,9 @@ from msgspec.structs import asdict
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.intake import cloud_events
-from weir.streams.service.intake.bodies import LARGE, read_body
+from weir.streams.service.intake.bodies import LARGE, read_body, split_array, split_body, warm_up
 from weir.streams.service.intake.decoding import Group, InputDecoder
 from weir.streams.service.intake.intake_answers import EVENTS, LABELS, IntakeAnswer, RecordResult
-from weir.streams.service.intake.splitting import split_array, split_body, warm_up
 from weir.streams.service.parts import View
 from weir.streams.service.ports import Outcome
 from weir.streams.service.problems import Problem

@@ -1,13 +1,23 @@
-"""Sends one delivery to one target, and says what the receiver answered. It blocks: a thread of its own calls it."""
+"""Sends one delivery to one target, and says what the receiver answered. It blocks: a thread of its own calls it.
+
+What runs within `public_only` connects to no private address, whichever library it uses and however it finds one.
+Python tells an audit hook of each connection, with the address that it goes to. So it sees a name that resolves to
+another address the second time, a redirect, and a library that asks nobody.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -16,7 +26,6 @@ import msgspec
 from weir.streams.config.notify_settings import NotifyTarget
 from weir.streams.errors import UsageError, in_words
 from weir.streams.service.notify.messages import Delivery, document_of, link_of, moment, text_of, title_of
-from weir.streams.service.notify.public_only import public_only
 from weir.streams.text import printable
 
 _TIMEOUT: Final = httpx.Timeout(10.0, connect=5.0)
@@ -130,3 +139,58 @@ async def _posted(url: str, body: bytes, headers: dict[str, str]) -> Answer:
         wait = answer.headers.get("retry-after", "")
         words = f"HTTP {answer.status_code} {answer.reason_phrase}".strip()
         return Answer(answer.is_success, words, float(wait) if wait.isdecimal() else 0.0)
+
+
+_CALLS: Final = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
+_GLOBAL: Final = IPv6Network("2000::/3")
+"""All that is routed; Python calls others global, too, such as old ways to write private IPv4 addresses."""
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+_refused: Final[ContextVar[list[str] | None]] = ContextVar("weir_refused", default=None)
+"""Addresses that were refused; ``None`` where any may be connected to."""
+
+
+@contextmanager
+def public_only(wanted: bool) -> Iterator[list[str]]:
+    """Where ``wanted``, refuse private, loopback and link-local addresses within; gives those that were refused."""
+    _watch()
+    refused: list[str] = []
+    token = _refused.set(refused if wanted else None)
+    try:
+        yield refused
+    finally:
+        _refused.reset(token)
+
+
+@cache
+def _watch() -> None:
+    # Once for the process: a hook can not be taken away again.
+    sys.addaudithook(_look)
+
+
+def _look(event: str, given: tuple[Any, ...]) -> None:
+    # Every import and every open file comes by here: most are let go by the first look.
+    if event in _CALLS and (refused := _refused.get()) is not None:
+        host = given[1][0] if isinstance(given[1], tuple) else str(given[1])
+        if not is_public(host):
+            refused.append(host)
+            raise PermissionError(f"{host} is no public address")
+
+
+def is_public(host: str) -> bool:
+    """Whether an address is one of the internet's; what is no address is not.
+
+    >>> [is_public(a) for a in ("8.8.8.8", "10.0.0.1", "127.0.0.1", "169.254.169.254", "::1", "64:ff9b::a00:1", "x")]
+    [True, False, False, False, False, False, False]
+    >>> [is_public(a) for a in ("2a00::1", "64:ff9b::808:808", "::127.0.0.1", "fec0::1", "64:ff9b:1::a00:1")]
+    [True, True, False, False, False]
+    """
+    try:
+        ip = ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    found: list[IPv4Address | IPv6Address | None] = [ip]
+    if isinstance(ip, IPv6Address):  # it may hold one of the older kind
+        if ip not in _GLOBAL and ip not in _NAT64:
+            return False
+        found += [ip.sixtofour, IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None]
+    return all(each is None or (each.is_global and not each.is_multicast) for each in found)

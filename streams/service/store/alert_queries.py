@@ -1,17 +1,22 @@
-"""Asks the tables: lists of alerts, one alert with its history."""
+"""Asks the tables: lists of alerts, one alert with its history, and what stands beside them."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, Select, func, select, tuple_
+from sqlalchemy import Connection, RowMapping, Select, func, literal, or_, select, tuple_
 
+from weir.online.decisions.alert_cap import DAY_S
 from weir.online.decisions.alert_state import SEVERITIES
+from weir.online.decisions.threshold_policy import BudgetThreshold
+from weir.online.task.spec import TaskSpec
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.case_rules import AlertRow
@@ -141,3 +146,95 @@ def happenings_of(
 def examples_learned(c: Connection) -> dict[str, int | None]:
     """How many examples the online model of each task has learned: its version; ``None`` where that is not known."""
     return {row.task: row.version for row in c.execute(select(examples))}
+
+
+_FACETS: Final = (_A.task, _A.severity, _A.state, _A.verdict)
+Facets = dict[str, dict[str, int]]
+
+
+def facets_of(c: Connection, of: AlertFilter, now: float) -> Facets:
+    """How many alerts there are of each task, severity, state, verdict and assignee.
+
+    Each is counted under all filters but its own, so that it says what another choice would show. ``none`` are alerts
+    without a verdict, the empty assignee those of nobody.
+    """
+    where = replace(of, task=None, severity=None, state=None, verdict=None, assignee=None).where(c, now)
+    # Two queries: in one, the claims that run would have to be told from all that ever were, by sorting every row.
+    free = select(*_FACETS, literal("").label("assignee"), func.count())
+    free = free.where(*where, func.coalesce(_A.claimed_until, 0.0) <= now).group_by(*_FACETS)
+    held = select(*_FACETS, _A.assignee, func.count()).where(*where, _A.claimed_until > now)
+    cells = [*c.execute(free), *c.execute(held.group_by(*_FACETS, _A.assignee))]
+    fits: dict[str, Callable[[Any], bool]] = {
+        "task": lambda cell: of.task in (None, cell.task),
+        "severity": lambda cell: of.severity is None or cell.severity >= SEVERITIES.index(of.severity),
+        "state": lambda cell: of.state in (None, cell.state),
+        "verdict": lambda cell: of.verdict in (None, cell.verdict or "none"),
+        "assignee": lambda cell: of.assignee in (None, cell.assignee),
+    }
+    found: dict[str, Counter[str]] = {name: Counter() for name in fits}
+    for cell in cells:
+        unfit = [name for name, fit in fits.items() if not fit(cell)]
+        for name in fits:
+            if unfit in ([], [name]):
+                found[name][_facet(name, getattr(cell, name))] += cell[-1]
+    return {name: dict(counts) for name, counts in found.items()}
+
+
+def _facet(name: str, value: Any) -> str:
+    if name == "severity":
+        return str(SEVERITIES[value])
+    return "none" if value is None else str(value)
+
+
+def budget_left(c: Connection, tasks: Iterable[TaskSpec], now: float) -> dict[str, int]:
+    """By task with a budget, how many alerts the team can still look at: what a day allows, less what was judged."""
+    judged = select(_A.task, func.count()).where(_A.verdict_at > now - DAY_S).group_by(_A.task)
+    done: dict[str, int] = {row[0]: row[1] for row in c.execute(judged)}
+    budgets = {task.name: task.threshold for task in tasks}
+    return {
+        name: max(math.ceil(budget.most_a_day) - done.get(name, 0), 0)
+        for name, budget in budgets.items() if isinstance(budget, BudgetThreshold)
+    }  # fmt: skip
+
+
+SIMILAR: Final = 200
+"""Similar alerts that are counted, the newest: what is long ago tells little of today."""
+_SHOWN_SIMILAR: Final = 8
+
+
+class _Status(msgspec.Struct):
+    score: float
+
+
+def scored_at(c: Connection, alert_id: str, score: float) -> float | None:
+    """When the stream first said that an alert has this score, epoch seconds; ``None`` where that is not kept."""
+    h = alert_changes.c
+    changes = select(h.at, h.details).where(h.alert_id == alert_id, h.kind == "status").order_by(h.at)
+    said = ((row.at, msgspec.json.decode(row.details, type=_Status).score) for row in c.execute(changes))
+    # The very same float: the row has it from one of these records.
+    return next((at for at, found in said if found == score), None)
+
+
+class SimilarAlerts(NamedTuple):
+    """Alerts like one, and how they ended."""
+
+    total: int
+    confirmed: int
+    false_alarms: int
+    unjudged: int
+    """Nobody has judged them, or who did was unsure."""
+    rows: list[AlertRow]
+    """The newest of them."""
+
+
+def similar_alerts(c: Connection, row: AlertRow) -> SimilarAlerts:
+    """Other alerts of the same task, of the same entity or with the same strongest reason."""
+    a = alerts.c
+    alike = or_(a.entity_id == row.entity_id, a.reason == row.reason) if row.reason else a.entity_id == row.entity_id
+    found = select(alerts).where(a.task == row.task, alike, a.alert_id != row.alert_id)
+    newest = c.execute(found.order_by(a.opened_at.desc(), a.alert_id.desc()).limit(SIMILAR)).mappings()
+    rows = [AlertRow(**one) for one in newest]
+    confirmed, false_alarms = (sum(one.verdict == said for one in rows) for said in ("confirmed", "false_alarm"))
+    return SimilarAlerts(
+        len(rows), confirmed, false_alarms, len(rows) - confirmed - false_alarms, rows[:_SHOWN_SIMILAR]
+    )

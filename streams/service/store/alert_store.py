@@ -17,7 +17,15 @@ from weir.streams.service.access.scopes import needs
 from weir.streams.service.parts import View
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_filter import AlertFilter
-from weir.streams.service.store.alert_queries import Sort, happenings_of, history_of, list_alerts, shown
+from weir.streams.service.store.alert_queries import (
+    Sort,
+    budget_left,
+    facets_of,
+    happenings_of,
+    history_of,
+    list_alerts,
+    shown,
+)
 from weir.streams.service.store.alert_requests import (
     Asked,
     Asks,
@@ -39,7 +47,6 @@ from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.cases import Cases
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.projector import Projector
-from weir.streams.service.store.queue_queries import budget_left, facets_of
 from weir.streams.service.store.saved_views import SavedViews, be_present
 from weir.streams.service.store.snooze_routes import Snoozes
 

@@ -16,10 +16,17 @@ from weir.streams.config import topics
 from weir.streams.records import Record
 from weir.streams.service.notify.outbox import write_notifications
 from weir.streams.service.store import tables as t
-from weir.streams.service.store.case_rules import AlertRow, refusal, take_alert, take_case_event
+from weir.streams.service.store.case_rules import (
+    AlertRow,
+    SnoozeRow,
+    refusal,
+    snooze_refusal,
+    take_alert,
+    take_case_event,
+    take_snooze,
+)
 from weir.streams.service.store.database import upsert
 from weir.streams.service.store.learned import RecentExamples, read_examples
-from weir.streams.service.store.snooze_rules import SnoozeRow, snooze_refusal, take_snooze
 from weir.streams.service.store.tables import notifications
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_requests import By, Said, Sees
-from weir.streams.service.store.snooze_rules import snooze_id
+from weir.streams.service.store.case_rules import snooze_id
 from weir.streams.service.store.tables import alerts, snoozes
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from sqlalchemy import (
 from sqlalchemy import Text as AnyText
 from sqlalchemy import literal_column as literal
 
-from weir.streams.service.store.case_rules import AlertRow
-from weir.streams.service.store.snooze_rules import SnoozeRow
+from weir.streams.service.store.case_rules import AlertRow, SnoozeRow
 
 metadata: Final = MetaData()
 Text: Final = AnyText().with_variant(AnyText(collation="C"), "postgresql")

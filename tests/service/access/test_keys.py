@@ -15,7 +15,7 @@ from tests.service.access.served import EVENT, bearer, served
 from weir.streams.cli.operate.keys import keys_app
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import UsageError
-from weir.streams.service.access import recently_read
+from weir.streams.service.access import access as recently_read
 from weir.streams.service.access.access import Access
 from weir.streams.service.access.api_keys import KeyStore
 from weir.streams.service.access.caller import administrator

@@ -15,7 +15,7 @@ from httpx import AsyncClient
 from starlette.requests import Request
 
 from tests.service.access.served import bearer, served
-from weir.streams.service.access import recently_read
+from weir.streams.service.access import access as recently_read
 from weir.streams.service.access.access import Access
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.roles import ROLES, SCOPES

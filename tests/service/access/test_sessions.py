@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from tests.service.access.served import EVENT, bearer, served
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
-from weir.streams.service.access import recently_read
+from weir.streams.service.access import access as recently_read
 from weir.streams.service.access.access import Access
 
 pytestmark = pytest.mark.anyio

@@ -18,9 +18,8 @@ from tests.service.notify.receiver import OLD_SECRET, SECRET, Receiver
 from weir.streams.config.notify_settings import NotifyTarget
 from weir.streams.errors import UsageError
 from weir.streams.service.notify import delivery
-from weir.streams.service.notify.delivery import Answer, check_target, deliver
+from weir.streams.service.notify.delivery import Answer, check_target, deliver, public_only
 from weir.streams.service.notify.messages import Delivery, document_of, text_of
-from weir.streams.service.notify.public_only import public_only
 
 # Apprise imports all its plugins at the first use.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")

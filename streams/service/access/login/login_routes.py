@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
 
 from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.login.login_state import local, state_in
+from weir.streams.service.access.login.cookies import local, state_in
 from weir.streams.service.access.login.sessions import csrf_token_of
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.problems import Problem

@@ -1,17 +1,22 @@
-"""The audit, and keys of programs."""
+"""What operators and administrators look after: the feed, dead letters, messages about alerts, keys, the audit."""
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Annotated, Any, Final, Literal, get_args
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 
+from weir.online.decisions.alert_state import SEVERITIES, Severity
+from weir.streams.config.notify_settings import NotifyRule
 from weir.streams.service.access.admin_routes import KeyOrder
 from weir.streams.service.access.audit.audit_chain import AuditFilter
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.rendering import PageGroup, done, said, told
+from weir.streams.service.feed.feed_item import KINDS, Kind
+from weir.streams.service.notify.notify_routes import Status
+from weir.streams.service.views.dead_letter_routes import LetterChoice
 
 _LOOKED_THROUGH: Final = 10_000
 """Newest records of the audit among which a page looks; ``weir audit`` looks through all."""
@@ -59,3 +64,98 @@ class AdminPages(PageGroup):
         """End a key for good."""
         key = await self._admin.revoke(key_id)
         return done(f"Key {key['name']} is revoked; within 5 seconds nobody takes it any more.")
+
+
+class LetterPages(PageGroup):
+    """Dead letters, their records, and what is done with them."""
+
+    def _routes(self) -> None:
+        self._letters = letters = self._service.letters
+        read, write = "deadletters:read", "deadletters:write"
+        self.shows("/dead-letters", "dead_letters.html", read, letters.list_letters)
+        self.shows("/dead-letters/ask/{action}", "_ask_letters.html", write, letters.list_letters)
+        self.shows("/dead-letters/{letter_id}", "dead_letter.html", read, letters.show)
+        self.shows("/dead-letters/{letter_id}/ask/{action}", "_ask_letters.html", write, letters.show)
+        self.router.post("/dead-letters/replay", dependencies=[needs(write)])(self.replay)
+        self.router.post("/dead-letters/drop", dependencies=[needs(write)])(self.drop)
+
+    async def replay(self, request: Request) -> Response:
+        """Send records to their topics again."""
+        count = (await self._letters.replay(await said(request, LetterChoice)))["replayed"]
+        return done(f"{_counted(count)} sent again. What is refused once more comes back as a new dead letter.")
+
+    async def drop(self, request: Request) -> Response:
+        """Let records go."""
+        count = (await self._letters.drop(await said(request, LetterChoice)))["dropped"]
+        return done(f"{_counted(count)} dropped.")
+
+
+def _counted(count: int) -> str:
+    return f"{count:,} record" if count == 1 else f"{count:,} records"
+
+
+class FeedPages(PageGroup):
+    """What happens, as it happens: the browser asks ``/v1/feed`` itself."""
+
+    def _routes(self) -> None:
+        self.shows("/feed", "feed.html", "feed:read", _filters)
+
+
+def _filters(
+    type: Annotated[tuple[Kind, ...], Query()] = (),  # noqa: A002 - the name of the feed's own parameter
+    task: str = "",
+    entity: str = "",
+    min_score: Annotated[float | Literal[""], Query()] = "",
+    severity: Severity | Literal[""] = "",
+    since: str = "15m",
+) -> dict[str, Any]:
+    """The feed's filters as a form has them, where what is empty is not asked for."""
+    del task, entity, min_score, severity
+    return {"kinds": KINDS, "severities": SEVERITIES, "chosen": type, "since": since}
+
+
+_LOOKS: dict[str, Status] = {status: status for status in get_args(Status)}
+
+
+class NotifyPages(PageGroup):
+    """Their page, and what people change there."""
+
+    def _routes(self) -> None:
+        self._told = self._service.notifier.routes
+        write = [needs("notify:write")]
+        self.router.get("/notifications")(self.page)
+        self.router.get("/notifications/rules/new", dependencies=write)(self.new)
+        self.router.post("/notifications/rules")(self.make)
+        self.router.post("/notifications/rules/{name}/pause")(self.pause)
+        self.router.post("/notifications/rules/{name}/remove", dependencies=write)(self.remove)
+        self.router.post("/notifications/{notification_id}/retry")(self.retry)
+
+    async def page(self, request: Request, status: str = "", caller: Caller = needs("alerts:read")) -> Response:
+        """Rules, targets, and the newest messages."""
+        found = await self._told.rules(caller) | await self._told.find(_LOOKS.get(status), 200, caller)
+        return self._pages.render(request, "notifications.html", status=status, looks=list(_LOOKS), **found)
+
+    async def new(self, request: Request) -> Response:
+        """Asks what a rule is to tell."""
+        return self._pages.render(request, "_ask_rule.html", targets=self._told.targets())
+
+    async def make(self, request: Request, caller: Caller = needs("notify:write")) -> Response:
+        """Make a rule."""
+        made = await self._told.make(await said(request, NotifyRule), request, caller)
+        return done(f"Rule {made['name']} is made.")
+
+    async def pause(self, request: Request, name: str, caller: Caller = needs("notify:write")) -> Response:
+        """Pause a rule, or have it go on."""
+        rule = await self._told.rule(name)
+        await self._told.make(rule.model_copy(update={"paused": not rule.paused}), request, caller)
+        return done(f"Rule {name} {'goes on' if rule.paused else 'is paused'}.")
+
+    async def remove(self, name: str) -> Response:
+        """Remove a rule that somebody made."""
+        await self._told.remove(name)
+        return done(f"Rule {name} is removed.")
+
+    async def retry(self, notification_id: str, caller: Caller = needs("notify:write")) -> Response:
+        """Send a message again."""
+        await self._told.retry(notification_id, caller)
+        return done("The message is sent again.")

@@ -17,7 +17,7 @@ from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.rendering import PageGroup, said
 from weir.streams.service.console.timelines import alert_marks, label_marks, score_chart
 from weir.streams.service.store.alert_filter import AlertFilter
-from weir.streams.service.store.alert_queries import history_of, list_alerts, shown
+from weir.streams.service.store.alert_queries import SIMILAR, history_of, list_alerts, shown, similar_alerts
 from weir.streams.service.store.alert_requests import (
     Asked,
     By,
@@ -25,7 +25,6 @@ from weir.streams.service.store.alert_requests import (
     Sees,
 )
 from weir.streams.service.store.case_rules import AlertRow
-from weir.streams.service.store.related_alerts import COUNTED, similar_alerts
 from weir.streams.service.views.alert_scores import AlertScores
 from weir.streams.service.views.entities import LOOKED_AT, records_of, scores_of
 
@@ -93,7 +92,7 @@ class AlertPages(PageGroup):
     async def similar(self, request: Request, row: AlertRow = Asked) -> Response:
         """Alerts like it, and how they ended."""
         found = await self._service.store.cases.ask(similar_alerts, row)
-        return self._pages.render(request, "_alert_similar.html", alert=row, similar=found, most=COUNTED)
+        return self._pages.render(request, "_alert_similar.html", alert=row, similar=found, most=SIMILAR)
 
     async def timeline(self, request: Request, row: AlertRow = Asked, sees: frozenset[str] | None = Sees) -> Response:
         """The scores of its entity, with alerts and labels as marks."""

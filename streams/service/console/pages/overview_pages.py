@@ -18,8 +18,7 @@ from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.rendering import PageGroup
 from weir.streams.service.store.alert_queries import examples_learned, happenings_of
-from weir.streams.service.views.samples import DAY_S, Series, alerts_by_day, series_since
-from weir.streams.service.views.sampling import MAIN
+from weir.streams.service.views.sampling import DAY_S, MAIN, Series, alerts_by_day, series_since
 
 PERIODS: Final[Mapping[str, int]] = {"1h": 3_600, "6h": 21_600, "1d": DAY_S, "14d": 14 * DAY_S, "90d": 90 * DAY_S}
 Period = Literal["1h", "6h", "1d", "14d", "90d"]
