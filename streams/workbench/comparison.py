@@ -151,13 +151,7 @@ def run_tasks(
             keep=Keep(outcomes=True, field=kept_field, late_labels=True),
         )
         assert done.judged is not None
-        yield Run(
-            name,
-            done.judged,
-            done.seconds,
-            alerting=task.alerting,
-            one_sided_s=one_sided_of(task),
-        )
+        yield Run(name, done.judged, done.seconds, alerting=task.alerting, one_sided_s=one_sided_of(task))
 
 
 def costs_of(tasks: Sequence[TaskSpec]) -> CostThreshold | None:

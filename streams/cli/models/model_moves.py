@@ -38,8 +38,7 @@ WhyOption = Annotated[str, typer.Option("--why", help="Kept in the log of moves.
 PublishOption = Annotated[
     bool | None,
     typer.Option(
-        "--publish/--no-publish",
-        help="Tell the workers; done where the settings or --bootstrap name brokers.",
+        "--publish/--no-publish", help="Tell the workers; done where the settings or --bootstrap name brokers."
     ),
 ]
 

@@ -48,8 +48,7 @@ def backtest_command(
         Path | None, typer.Option("--report", help="Write metrics, over time too, to this JSON file.")
     ] = None,
     alerts: Annotated[
-        Path | None,
-        typer.Option("--alerts", help="Write the alerts and their outcome to this JSONL or Parquet file."),
+        Path | None, typer.Option("--alerts", help="Write the alerts and their outcome to this JSONL or Parquet file.")
     ] = None,
     features: Annotated[
         Path | None, typer.Option("--features", help="Write what each score was made from to this Parquet file.")

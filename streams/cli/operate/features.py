@@ -166,10 +166,7 @@ def _document(found: TableRow) -> dict[str, Any]:
 
 @features_app.command("rebuild")
 def rebuild_command(
-    tasks: TasksOption = None,
-    yes: YesOption = False,
-    config: ConfigOption = None,
-    bootstrap: BootstrapOption = None,
+    tasks: TasksOption = None, yes: YesOption = False, config: ConfigOption = None, bootstrap: BootstrapOption = None
 ) -> None:
     """Fill an emptied store again from Kafka, up to the offsets the workers have completed.
 

@@ -134,10 +134,7 @@ def seek_command(
 @partitions_app.command("watermark")
 def watermark_command(
     place: PlaceArgument,
-    at: Annotated[
-        str,
-        typer.Argument(metavar="TIME", help="As 2024-05-01T12:00 (UTC), or how long ago as 1h."),
-    ],
+    at: Annotated[str, typer.Argument(metavar="TIME", help="As 2024-05-01T12:00 (UTC), or how long ago as 1h.")],
     wait: WaitOption = 30.0,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,

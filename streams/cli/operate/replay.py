@@ -35,8 +35,7 @@ _SHORT_S = 0.002
 
 def replay_command(
     files: Annotated[
-        list[Path],
-        typer.Argument(metavar="FILE", help="Lines of wire format, or with --task any table; - for stdin."),
+        list[Path], typer.Argument(metavar="FILE", help="Lines of wire format, or with --task any table; - for stdin.")
     ],
     topic: Annotated[
         str | None, typer.Option("--topic", "-t", help="Topic; else the lines' field 'topic', else the file's name.")

@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 
 def tail_command(
-    topic: Annotated[
-        str,
-        typer.Argument(metavar="TOPIC", help="The topic; one of Weir's also by Weir's own name."),
-    ],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic; one of Weir's also by Weir's own name.")],
     start: Annotated[
         str, typer.Option("--from", "-f", help="earliest, latest, or -N for the last N records and what follows.")
     ] = "latest",

@@ -180,10 +180,7 @@ def accept_command(
 def describe_command(
     topics: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="TOPIC",
-            help="Topics, also by Weir's own names; all of Weir's that exist without one.",
-        ),
+        typer.Argument(metavar="TOPIC", help="Topics, also by Weir's own names; all of Weir's that exist without one."),
     ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,

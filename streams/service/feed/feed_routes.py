@@ -205,10 +205,7 @@ class Feed(View):
 
 def _responses(media_type: str, example: str) -> dict[int | str, dict[str, Any]]:
     lost = "Records after the place are lost; `links` has where to begin again (problem+json)."
-    return {
-        200: {"description": _RECORD, "content": {media_type: {"example": example}}},
-        410: {"description": lost},
-    }
+    return {200: {"description": _RECORD, "content": {media_type: {"example": example}}}, 410: {"description": lost}}
 
 
 def time_said(text: str, now: float, name: str = "since") -> float:

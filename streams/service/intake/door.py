@@ -48,11 +48,7 @@ class Door(View):
         """Nothing to end: the server has answered everybody by now."""
 
     async def events(
-        self,
-        request: Request,
-        stream: Stream | None = None,
-        each: bool = False,
-        caller: Caller = needs("events:write"),
+        self, request: Request, stream: Stream | None = None, each: bool = False, caller: Caller = needs("events:write")
     ) -> Response:
         """Append events: one JSON object, an array, NDJSON or CloudEvents 1.0, each also as gzip or zstd.
 

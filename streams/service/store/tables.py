@@ -234,10 +234,7 @@ AUDIT_ANCHORS = Table(
     Column("at", Double, nullable=False),
 )
 AUDIT_OUTBOX = Table(
-    "audit_outbox",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("body", JSON, nullable=False),
+    "audit_outbox", metadata, Column("id", Integer, primary_key=True), Column("body", JSON, nullable=False)
 )
 """What commands did beside the service, which alone writes the audit: it takes them from here."""
 

@@ -18,12 +18,7 @@ from weir.streams.service.console.rendering import PageGroup, said
 from weir.streams.service.console.timelines import alert_marks, label_marks, score_chart
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import SIMILAR, history_of, list_alerts, shown, similar_alerts
-from weir.streams.service.store.alert_requests import (
-    Asked,
-    By,
-    NoteSaid,
-    Sees,
-)
+from weir.streams.service.store.alert_requests import Asked, By, NoteSaid, Sees
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.views.alert_scores import AlertScores
 from weir.streams.service.views.entities import LOOKED_AT, records_of, scores_of

@@ -16,12 +16,7 @@ from weir.online.durations import Seconds
 from weir.online.task.spec import TaskSpec
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.console.alert_lists import (
-    ListSaid,
-    mark_of,
-    new_since,
-    shown_alerts,
-)
+from weir.streams.service.console.alert_lists import ListSaid, mark_of, new_since, shown_alerts
 from weir.streams.service.console.rendering import PageGroup, path, said, valid
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_queries import facets_of, list_alerts
