@@ -67,27 +67,35 @@ Index("alerts_queue", alerts.c.expected_loss, alerts.c.alert_id, **_waiting)
 _claimed: Final[dict[str, Any]] = {f"{name}_where": alerts.c.assignee.is_not(None) for name in ("sqlite", "postgresql")}
 Index("alerts_assignee", alerts.c.assignee, alerts.c.opened_at, alerts.c.alert_id, **_claimed)
 
+
+def _keys(**kinds: Any) -> list[Column[Any]]:
+    """The columns of a table's key."""
+    return [Column(name, kind, primary_key=True) for name, kind in kinds.items()]
+
+
+def _facts(**kinds: Any) -> list[Column[Any]]:
+    """Columns that every row fills."""
+    return [Column(name, kind, nullable=False) for name, kind in kinds.items()]
+
+
+def _perhaps(**kinds: Any) -> list[Column[Any]]:
+    """Columns that a row may leave empty."""
+    return [Column(name, kind) for name, kind in kinds.items()]
+
+
 alert_events: Final = Table(
-    "alert_events",
-    metadata,
-    Column("event_id", Text, primary_key=True),
-    Column("alert_id", Text, primary_key=True, index=True),
+    "alert_events", metadata, *_keys(event_id=Text), Column("alert_id", Text, primary_key=True, index=True)
 )
 """Which alerts list an event."""
 
 alert_changes: Final = Table(
     "alert_changes",
     metadata,
-    Column("topic", Text, primary_key=True),
-    Column("partition", Integer, primary_key=True),
-    Column("offset", BigInteger, primary_key=True),
-    Column("alert_id", Text, nullable=False),
-    Column("at", Double, nullable=False),
-    Column("kind", Text, nullable=False),  # status, or the action of a case event
-    Column("by", Text),
-    Column("case_event_id", Text),
+    *_keys(topic=Text, partition=Integer, offset=BigInteger),
+    # The kind is status, or the action of a case event; details are JSON.
+    *_facts(alert_id=Text, at=Double, kind=Text, details=Text),
+    *_perhaps(by=Text, case_event_id=Text),
     Column("refused", Text),  # why it did not count
-    Column("details", Text, nullable=False),  # JSON
     UniqueConstraint("case_event_id", name="alert_changes_case_event_id"),
     Index("alert_changes_alert_id", "alert_id", "at"),
 )
@@ -96,50 +104,29 @@ alert_changes: Final = Table(
 verdicts: Final = Table(
     "verdicts",
     metadata,
-    Column("case_event_id", Text, primary_key=True),
+    *_keys(case_event_id=Text),
     Column("alert_id", Text, nullable=False, index=True),
-    Column("offset", BigInteger, nullable=False),  # their order
-    Column("verdict", Text, nullable=False),
-    Column("by", Text, nullable=False),
-    Column("at", Double, nullable=False),
-    Column("reason", Text),
-    Column("note", Text),
-    Column("state", Text),  # of the alert, before
-    Column("examples_before", BigInteger),
-    Column("undone_by", Text),
-    Column("undone_at", Double),
-    Column("learned_at", Double),
-    Column("learned_version", BigInteger),  # of the online model; NULL also where earlier examples are not kept
+    *_facts(offset=BigInteger, verdict=Text, by=Text, at=Double),  # the offset is their order
+    # The state is that of the alert before; the version that of the online model, NULL also where earlier examples are
+    # not kept.
+    *_perhaps(reason=Text, note=Text, state=Text, examples_before=BigInteger, undone_by=Text, undone_at=Double),
+    *_perhaps(learned_at=Double, learned_version=BigInteger),
 )
 
 happenings: Final = Table(
     "happenings",
     metadata,
-    Column("topic", Text, primary_key=True),
-    Column("partition", Integer, primary_key=True),
-    Column("offset", BigInteger, primary_key=True),
-    Column("task", Text, nullable=False),
-    Column("at", Double, nullable=False),
-    Column("record", Text, nullable=False),  # JSON
+    *_keys(topic=Text, partition=Integer, offset=BigInteger),
+    *_facts(task=Text, at=Double, record=Text),  # the record is JSON
     Index("happenings_topic", "topic", "at"),
 )
 """Model updates and retrain requests, as they are in their topics."""
 
-examples: Final = Table(
-    "examples",
-    metadata,
-    Column("task", Text, primary_key=True),
-    Column("version", BigInteger),  # of its online model; NULL where the first examples are no longer kept
-)
+# The version is of its online model; NULL where the first examples are no longer kept.
+examples: Final = Table("examples", metadata, *_keys(task=Text), *_perhaps(version=BigInteger))
 """How far each task's model has learned, as far as ``examples`` was read."""
 
-positions: Final = Table(
-    "positions",
-    metadata,
-    Column("topic", Text, primary_key=True),
-    Column("partition", Integer, primary_key=True),
-    Column("next_offset", BigInteger, nullable=False),
-)
+positions: Final = Table("positions", metadata, *_keys(topic=Text, partition=Integer), *_facts(next_offset=BigInteger))
 """Up to where each partition is in the projection; written together with what its records made."""
 
 snoozes: Final = Table(
@@ -151,44 +138,24 @@ snoozes: Final = Table(
 )
 """Which alerts nobody wants to see for a while, and who said so."""
 
+# The owner is the id of a caller, and ``by`` their name.
 saved_views: Final = Table(
-    "saved_views",
-    metadata,
-    Column("owner", Text, primary_key=True),  # id of the caller
-    Column("name", Text, primary_key=True),
-    Column("query", Text, nullable=False),
-    Column("by", Text, nullable=False),  # name of the owner
-    Column("shared", Boolean, nullable=False),
+    "saved_views", metadata, *_keys(owner=Text, name=Text), *_facts(query=Text, by=Text, shared=Boolean)
 )
 """Lists that people have named. They follow from no records, so that a rebuild leaves them."""
 
-presence: Final = Table(
-    "presence",
-    metadata,
-    Column("alert_id", Text, primary_key=True),
-    Column("person", Text, primary_key=True),
-    Column("until", Double, nullable=False),
-)
+presence: Final = Table("presence", metadata, *_keys(alert_id=Text, person=Text), *_facts(until=Double))
 """Who has an alert open; in the database, so that people at two replicas see each other."""
 
+# A value is the mean of ``step`` seconds that begin ``at``; the task is empty for the service.
 samples: Final = Table(
-    "samples",
-    metadata,
-    Column("step", Integer, primary_key=True, autoincrement=False),  # seconds that a value is the mean of
-    Column("at", BigInteger, primary_key=True, autoincrement=False),  # where they begin, epoch seconds
-    Column("task", Text, primary_key=True),  # empty for the service
-    Column("name", Text, primary_key=True),
-    Column("value", Double, nullable=False),
+    "samples", metadata, *_keys(step=Integer, at=BigInteger, task=Text, name=Text), *_facts(value=Double)
 )
 """Figures over time, which follow from no records either."""
 
+# The epoch is of the log.
 projection_state: Final = Table(
-    "projection_state",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("epoch", Text, nullable=False),  # of the log
-    Column("writer", Text),
-    Column("writer_until", Double),
+    "projection_state", metadata, *_keys(id=Integer), *_facts(epoch=Text), *_perhaps(writer=Text, writer_until=Double)
 )
 """One row: which log this is the projection of, and which process writes it now."""
 
@@ -201,66 +168,37 @@ PROJECTED: Final = (alerts, alert_events, alert_changes, verdicts, snoozes, happ
 API_KEYS = Table(
     "api_keys",
     metadata,
-    Column("id", String(12), primary_key=True),
-    Column("name", String(200), nullable=False),
-    Column("secret_sha256", String(64), nullable=False),
-    Column("role", String(20)),
-    Column("scopes", JSON, nullable=False),
-    Column("tasks", JSON(none_as_null=True)),
-    Column("requests_per_s", Double),
-    Column("records_per_s", Double),
-    Column("created_at", Double, nullable=False),
-    Column("created_by", String(200), nullable=False),
-    Column("expires_at", Double),
-    Column("revoked_at", Double),
+    *_keys(id=String(12)),
+    *_facts(name=String(200), secret_sha256=String(64), scopes=JSON, created_at=Double, created_by=String(200)),
+    *_perhaps(role=String(20), tasks=JSON(none_as_null=True), requests_per_s=Double, records_per_s=Double),
+    *_perhaps(expires_at=Double, revoked_at=Double),
 )
 SESSIONS = Table(
     "sessions",
     metadata,
-    Column("token_sha256", String(64), primary_key=True),
-    Column("subject", String(300), nullable=False),
-    Column("name", String(300), nullable=False),
-    Column("via", String(20), nullable=False),
-    Column("groups", JSON, nullable=False),
-    Column("created_at", Double, nullable=False),
+    *_keys(token_sha256=String(64)),
+    *_facts(subject=String(300), name=String(300), via=String(20), groups=JSON, created_at=Double),
     Column("expires_at", Double, nullable=False, index=True),
 )
 AUDIT_ANCHORS = Table(
-    "audit_anchors",
-    metadata,
-    Column("writer", String(300), primary_key=True),
-    Column("seq", BigInteger, nullable=False),
-    Column("hash", String(64), nullable=False),
-    Column("at", Double, nullable=False),
+    "audit_anchors", metadata, *_keys(writer=String(300)), *_facts(seq=BigInteger, hash=String(64), at=Double)
 )
-AUDIT_OUTBOX = Table(
-    "audit_outbox", metadata, Column("id", Integer, primary_key=True), Column("body", JSON, nullable=False)
-)
+AUDIT_OUTBOX = Table("audit_outbox", metadata, *_keys(id=Integer), *_facts(body=JSON))
 """What commands did beside the service, which alone writes the audit: it takes them from here."""
-
 
 # Tables of notifications: what the topic ``notifications`` says, and rules that people made.
 
-_TEXTS: Final = ("rule", "target", "task", "what", "status", "answer", "message")
 notifications: Final = Table(
     "notifications",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("place", BigInteger, nullable=False, index=True),  # their order
-    Column("alert_id", Text, nullable=False, index=True),
-    *(Column(name, Text, nullable=False) for name in _TEXTS),  # the message is JSON
-    *(Column(name, Double, nullable=False) for name in ("due_at", "changed_at")),
-    Column("gathered", Integer, nullable=False),
+    *_keys(id=Text),
+    *(Column(name, kind, nullable=False, index=True) for name, kind in (("place", BigInteger), ("alert_id", Text))),
+    *_facts(rule=Text, target=Text, task=Text, what=Text, status=Text, answer=Text, message=Text),  # JSON, the last
+    *_facts(due_at=Double, changed_at=Double, gathered=Integer),
     Index("notifications_waiting", "status", "target", "due_at", "place"),
 )
-"""Every message, and its status: waiting, sent, failed, left_out. Made of the topic, so that a rebuild empties it."""
+"""Every message in its place, and its status: waiting, sent, failed, left_out. Made of the topic, so that a rebuild
+empties it."""
 
-notify_rules: Final = Table(
-    "notify_rules",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("rule", Text, nullable=False),  # JSON
-    Column("by", Text, nullable=False),
-    Column("at", Double, nullable=False),
-)
-"""Rules that people made, and rules of the settings that they paused. A rebuild leaves them."""
+notify_rules: Final = Table("notify_rules", metadata, *_keys(name=Text), *_facts(rule=Text, by=Text, at=Double))
+"""Rules that people made (JSON), and rules of the settings that they paused. A rebuild leaves them."""
