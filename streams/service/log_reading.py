@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.kafka_errors import RecordsDeleted
-from weir.streams.records import Record
+from weir.streams.records import Record, RecordBatch
 from weir.streams.service.ports import ServiceLog, Span
 from weir.streams.service.problems import NoLongerKept
 
@@ -20,6 +21,24 @@ class PlacedRecord(NamedTuple):
     record: Record
 
 
+def within(batches: Sequence[RecordBatch], start: int, end: float = math.inf) -> list[tuple[int, Record]]:
+    """The records from ``start`` to before ``end``, with their offsets: the first batch may begin before it."""
+    placed = ((batch.offset_of(i), record) for batch in batches for i, record in enumerate(batch.records))
+    return [(offset, record) for offset, record in placed if start <= offset < end]
+
+
+async def records_between(
+    log: ServiceLog, topic: str, partition: int, start: int, end: int
+) -> AsyncIterator[tuple[int, Record]]:
+    """The records of a partition from ``start`` to before ``end``, with their offsets."""
+    while start < end:
+        batches = await log.read(topic, partition, start)
+        for placed in within(batches, start, end):
+            yield placed
+        # The rest of the offsets may hold no record: compacted, or marks of another producer's transactions.
+        start = batches[-1].next_offset if batches else end
+
+
 async def every_record(log: ServiceLog, topic: str, newest: int | None = None) -> AsyncIterator[PlacedRecord]:
     """The records of a topic up to its present end, in the order of each partition.
 
@@ -29,16 +48,9 @@ async def every_record(log: ServiceLog, topic: str, newest: int | None = None) -
     """
     for partition, span in (await log.spans(topic)).items():
         at = max(span.first, 0 if newest is None else span.end - newest)
-        while at < span.end:
-            batches = await log.read(topic, partition, at)
-            for batch in batches:
-                for index, record in enumerate(batch.records):
-                    # The first batch may begin before the place; what came after the ends were looked up is not of this
-                    # reading.
-                    if at <= (offset := batch.offset_of(index)) < span.end:
-                        yield PlacedRecord(partition, offset, record)
-            # The rest of the offsets may hold no record: compacted, or marks of another producer's transactions.
-            at = batches[-1].next_offset if batches else span.end
+        # What came after the ends were looked up is not of this reading.
+        async for offset, record in records_between(log, topic, partition, at, span.end):
+            yield PlacedRecord(partition, offset, record)
 
 
 class ServiceLogReader:

@@ -28,6 +28,7 @@ from weir.streams.offline_models.model_updates import update_record
 from weir.streams.ops.metric_registry import Registry as Metrics
 from weir.streams.records import RecordBatch
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
+from weir.streams.service.log_reading import within
 from weir.streams.service.problems import NoLongerKept, Problem
 from weir.streams.trainer.job.job_runner import Runner, SubprocessRunner
 from weir.streams.trainer.job.live_examples import decode_live
@@ -158,7 +159,7 @@ class EmbeddedTrainer:
             except NoLongerKept as gone:
                 bench.trainer.offset = int(gone.facts["limit"])
                 continue
-            values = [r.value for b in batches for i, r in enumerate(b.records) if b.offset_of(i) >= at]
+            values = [record.value for _, record in within(batches, at)]
             rows = await asyncio.to_thread(decode_live, values, bench.name)
             await asyncio.to_thread(bench.give, rows, batches[-1].next_offset)
             if bench.trainer.offset <= at:  # the journal is away

@@ -15,6 +15,7 @@ from typing import Final
 from weir.streams.records import RecordBatch
 from weir.streams.service.feed.feed_item import FeedFilter, FeedItem
 from weir.streams.service.feed.place import LETTERS, Place, Shard
+from weir.streams.service.log_reading import within
 from weir.streams.service.ports import ServiceLog
 from weir.streams.service.problems import Problem
 
@@ -40,9 +41,7 @@ class FeedBatch:
     @cached_property
     def items(self) -> list[FeedItem]:
         """The records."""
-        batch, shard = self._batch, self.shard
-        items = (FeedItem(shard, batch.offset_of(i), record) for i, record in enumerate(batch.records))
-        return [item for item in items if item.offset >= self._start]
+        return [FeedItem(self.shard, at, record) for at, record in within([self._batch], self._start)]
 
 
 class Ring:
@@ -209,8 +208,7 @@ class Replay:
                 batches = await self._log.read(shard.topic, shard.partition, offset, _READ_BYTES)
             if not batches:
                 break
-            numbered = ((batch.offset_of(i), record) for batch in batches for i, record in enumerate(batch.records))
-            if found := deque(FeedItem(shard, at, record) for at, record in numbered if offset <= at < end):
+            if found := deque(FeedItem(shard, at, record) for at, record in within(batches, offset, end)):
                 return found
             offset = batches[-1].next_offset
         return deque()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
 from itertools import repeat
 from typing import Final
 
 from weir.online.codec.decision_blocks import Decision, DecisionBlock, decode_decisions
 from weir.streams.config import topics
+from weir.streams.service.log_reading import records_between
 from weir.streams.service.ports import ServiceLog
 
 log = logging.getLogger(__name__)
@@ -90,21 +90,11 @@ class RecentDecisions:
             end, step = span.end, 64
             while end > span.first and self._bytes < most:
                 start = max(span.first, end - step)
-                for value in reversed(await _values(service_log, partition, start, end)):
+                between = records_between(service_log, topics.DECISIONS, partition, start, end)
+                for record in reversed([record async for _, record in between]):
                     if self._bytes < most:
-                        self.add(value, older=True)
+                        self.add(record.value, older=True)
                 end, step = start, 2 * step
-
-
-async def _values(service_log: ServiceLog, partition: int, start: int, end: int) -> Sequence[bytes]:
-    values, at = list[bytes](), start
-    while at < end:
-        batches = await service_log.read(topics.DECISIONS, partition, at)
-        for batch in batches:
-            inside = (i for i in range(len(batch.records)) if at <= batch.offset_of(i) < end)
-            values += [batch.records[i].value for i in inside]
-        at = batches[-1].next_offset if batches else end
-    return values
 
 
 def keys_of(block: DecisionBlock) -> list[str]:

@@ -23,7 +23,7 @@ from weir.streams.model_replicas.past_models import rebuild
 from weir.streams.records import RecordBatch
 from weir.streams.redis.partitions.partition_store import LaneStore
 from weir.streams.service.kafka.kafka_service_log import KafkaServiceLog
-from weir.streams.service.log_reading import ServiceLogReader, every_record
+from weir.streams.service.log_reading import ServiceLogReader, every_record, within
 from weir.streams.service.serve_checks import check_decisions
 from weir.streams.service.service import Service
 
@@ -98,7 +98,7 @@ class KafkaServing:
                 self._arrived.append(batch)
             return
         counted = self._places.get(batch.partition, 0)
-        self._evaluate([record.value for i, record in enumerate(batch.records) if batch.offset_of(i) >= counted])
+        self._evaluate([record.value for _, record in within([batch], counted)])
         self._places[batch.partition] = max(counted, batch.next_offset)
 
     def _evaluate(self, values: Sequence[bytes]) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -20,7 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from weir.online.codec.encode import encode_model
 from weir.streams.config import topics
 from weir.streams.errors import ShellError, WeirError, in_words
-from weir.streams.records import Record, RecordBatch
+from weir.streams.records import Record
+from weir.streams.service.log_reading import within
 from weir.streams.service.ports import ServiceLog, Span
 from weir.streams.service.problems import NoLongerKept
 from weir.streams.service.store.learned import REMEMBERED, RecentExamples
@@ -182,9 +183,3 @@ class CutLogError(ShellError):
 
 class OvertakenError(ShellError):
     """Another process writes the projection: look up how far it is."""
-
-
-def within(batches: Sequence[RecordBatch], start: int, end: int) -> list[tuple[int, Record]]:
-    """The records from ``start`` to before ``end``, with their offsets."""
-    placed = ((batch.offset_of(i), record) for batch in batches for i, record in enumerate(batch.records))
-    return [(offset, record) for offset, record in placed if start <= offset < end]

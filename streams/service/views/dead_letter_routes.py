@@ -16,7 +16,7 @@ from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.dead_letters import Done, Letter, Place, Selection, grouped, letter_of, refuse_replay
 from weir.streams.records import Record
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.log_reading import every_record
+from weir.streams.service.log_reading import every_record, within
 from weir.streams.service.parts import View
 from weir.streams.service.problems import Problem
 
@@ -148,10 +148,9 @@ class DeadLetters(View):
     async def _whole(self, letter: Letter) -> bytes:
         """All of a record of which the letter holds only the first bytes; read where it was refused."""
         held = letter.content
-        for batch in await self._service.log.read(self._own(held.topic), held.partition, held.offset):
-            for index, record in enumerate(batch.records):
-                if batch.offset_of(index) == held.offset:
-                    return record.value
+        batches = await self._service.log.read(self._own(held.topic), held.partition, held.offset)
+        if found := within(batches, held.offset, held.offset + 1):
+            return found[0][1].value
         raise Problem(410, "No longer kept", f"{letter.origin} holds the record no longer; send it again at its source")
 
     async def _mark(self, letters: Sequence[Letter], action: Literal["replayed", "dropped"]) -> None:

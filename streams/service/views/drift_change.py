@@ -15,6 +15,7 @@ from weir.online.stages.labelling import PREDICTION
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
 from weir.streams.config import topics
+from weir.streams.service.log_reading import records_between
 from weir.streams.service.ports import ServiceLog
 
 _BEFORE: Final = 16_000
@@ -62,13 +63,8 @@ async def change_of(log: ServiceLog, task: TaskSpec, column: str, at: float) -> 
     for partition, span in spans.items():
         place = min(offsets.get(partition, span.end), span.end)
         start, end = max(place - _BEFORE // len(spans), span.first), min(place + _AFTER // len(spans), span.end)
-        while start < end:
-            batches = await log.read(topic, partition, start)
-            for batch in batches:
-                for index, record in enumerate(batch.records):
-                    if start <= batch.offset_of(index) < end:
-                        found += _value(record.value, task.name, column, watched)
-            start = batches[-1].next_offset if batches else end
+        async for _, record in records_between(log, topic, partition, start, end):
+            found += _value(record.value, task.name, column, watched)
     return change_in(column, found)
 
 
