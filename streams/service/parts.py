@@ -1,7 +1,9 @@
-"""What a service is made of: views, which have routes, and parts, which also run while it does."""
+"""What a service is made of: views, which have routes, and parts, which also run while it does; their waits."""
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from fastapi import APIRouter
@@ -37,3 +39,17 @@ class Part(Protocol):
 
     async def stop(self) -> None:
         """End; what waits is answered first."""
+
+
+async def set_within(event: asyncio.Event, seconds: float) -> None:
+    """Wait until ``event`` is set, but no longer than so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+async def ended(task: asyncio.Task[None] | None) -> None:
+    """Cancel what runs in the background, where something does, and wait until it has ended."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])

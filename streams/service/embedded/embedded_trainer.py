@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -29,6 +28,7 @@ from weir.streams.ops.metric_registry import Registry as Metrics
 from weir.streams.records import RecordBatch
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
 from weir.streams.service.log_reading import within
+from weir.streams.service.parts import ended, set_within
 from weir.streams.service.problems import NoLongerKept, Problem
 from weir.streams.trainer.job.job_runner import Runner, SubprocessRunner
 from weir.streams.trainer.job.live_examples import decode_live
@@ -100,10 +100,7 @@ class EmbeddedTrainer:
     async def stop(self) -> None:
         """Let trainings write a checkpoint, and end their process."""
         self._end_subscription()
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await ended(self._task)
         for bench in self.benches.values():
             # A while longer than the runner gives its child, which is killed then, and does not stay behind.
             await asyncio.to_thread(bench.stop, self._settings.stop_s + 10.0)
@@ -133,9 +130,7 @@ class EmbeddedTrainer:
                 log.warning("the trainer: %s; trying again in a while", in_words(error))
             except Exception:  # scoring does not end for it
                 log.exception("the trainer failed; trying again in a while")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(_LOOK_S, self._settings.heartbeat_s)):
-                    await self._nudge.wait()
+            await set_within(self._nudge, min(_LOOK_S, self._settings.heartbeat_s))
             self._nudge.clear()
 
     async def _look_after(self, bench: TaskSupervisor, beats: bool) -> None:

@@ -13,6 +13,7 @@ from weir.streams.service.feed.feed_client import End, FeedClient, heartbeat
 from weir.streams.service.feed.feed_item import FeedFilter
 from weir.streams.service.feed.place import LETTERS, Place, Shard
 from weir.streams.service.feed.ring import Replay, Ring
+from weir.streams.service.parts import set_within
 from weir.streams.service.ports import ServiceLog
 from weir.streams.service.problems import Problem
 
@@ -79,12 +80,7 @@ class FanOut:
 
     async def next_flush(self) -> None:
         """Wait until the ring has news, but no longer than a heartbeat."""
-        flushed = self._flushed
-        try:
-            async with asyncio.timeout(self._settings.heartbeat_s):
-                await flushed.wait()
-        except TimeoutError:
-            return
+        await set_within(self._flushed, self._settings.heartbeat_s)
 
     def remove(self, client: FeedClient) -> None:
         """Forget a client."""

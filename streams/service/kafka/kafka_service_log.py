@@ -25,6 +25,7 @@ from weir.streams.kafka.transport_settings import link_security, transport_setti
 from weir.streams.records import Record, RecordBatch
 from weir.streams.redis.client import RedisClient
 from weir.streams.service.listeners import Listeners
+from weir.streams.service.parts import ended
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span
 from weir.streams.service.problems import NoLongerKept, OverloadError
 from weir.streams.worker.identity.partitioner import stored_partitioner
@@ -116,9 +117,7 @@ class KafkaServiceLog:
 
     async def stop(self) -> None:
         """Send what waits, then disconnect; brokers that are away are not waited for."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
+        await ended(self._following)
         if self._senders:
             await asyncio.wait(self._senders.values(), timeout=_STOP_S)
         for sender in self._senders.values():

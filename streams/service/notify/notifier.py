@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -26,6 +25,7 @@ from weir.streams.service.notify.delivery import STANDS_S, Answer, check_target,
 from weir.streams.service.notify.messages import Delivery, Message
 from weir.streams.service.notify.notify_routes import NotifyRoutes, rules_of
 from weir.streams.service.notify.outbox import Entry, Place
+from weir.streams.service.parts import ended, set_within
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -89,9 +89,7 @@ class Notifier:
 
     async def stop(self) -> None:
         """Leave what waits to the next start."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
+        await ended(self._running)
         self._let_go()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -107,9 +105,7 @@ class Notifier:
                     await self._send_what_is_due()
             except Exception as exc:  # noqa: BLE001 - the rest of the service does not end for it
                 _complain("nobody is told of alerts", exc)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_PAUSE_S):
-                    await wrote.wait()
+            await set_within(wrote, _PAUSE_S)
 
     def _let_go(self) -> None:
         """Another process tells of alerts now, or none."""

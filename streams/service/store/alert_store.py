@@ -14,7 +14,7 @@ from fastapi import Query, Request, Response
 from weir.online.task.spec import TaskSpec
 from weir.streams.errors import in_words
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.parts import View
+from weir.streams.service.parts import View, ended
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import (
@@ -99,9 +99,7 @@ class Store(View):
 
     async def stop(self) -> None:
         """Close the database; what is not written yet is in the log."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
+        await ended(self._running)
         await self.projector.stop()
         self.engine.dispose()
 

@@ -7,7 +7,6 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -19,6 +18,7 @@ from weir.online.codec.wire import ID_CHARS, VERSION, CaseEvent, Label
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.records import Record
+from weir.streams.service.parts import set_within
 from weir.streams.service.ports import ServiceLog
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_filter import AlertFilter
@@ -168,9 +168,7 @@ class Cases:
             left = deadline - time.monotonic()
             if len(found) == len(set(case_event_ids)) or left <= 0:
                 return found
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, _LOOK_EVERY_S)):
-                    await wrote.wait()
+            await set_within(wrote, min(left, _LOOK_EVERY_S))
 
     async def rows(self, ids: Sequence[str], tasks: frozenset[str] | None) -> dict[str, AlertRow]:
         """Alerts by id that a caller may see."""

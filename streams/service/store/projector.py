@@ -22,6 +22,7 @@ from weir.streams.config import topics
 from weir.streams.errors import ShellError, WeirError, in_words
 from weir.streams.records import Record
 from weir.streams.service.log_reading import within
+from weir.streams.service.parts import set_within
 from weir.streams.service.ports import ServiceLog, Span
 from weir.streams.service.problems import NoLongerKept
 from weir.streams.service.store.learned import REMEMBERED, RecentExamples
@@ -80,9 +81,7 @@ class Projector:
                 self._forget_places()
                 self.trouble = f"alerts are not written to the database: {in_words(exc).splitlines()[0]}"
                 log.error("%s; trying again", self.trouble)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_PAUSE_S):
-                    await self._news.wait()
+            await set_within(self._news, _PAUSE_S)
             # Before the next look at the log: what comes during it sets this again, and is not slept over.
             self._news.clear()
 

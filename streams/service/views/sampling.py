@@ -25,6 +25,7 @@ from weir.streams.config import topics
 from weir.streams.errors import WeirError, in_words
 from weir.streams.ops.metric_registry import Histogram
 from weir.streams.service.log_reading import every_record
+from weir.streams.service.parts import ended
 from weir.streams.service.store.database import upsert
 from weir.streams.service.store.tables import alerts, samples
 
@@ -67,9 +68,7 @@ class Sampling:
 
     async def stop(self) -> None:
         """Take no more."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
+        await ended(self._running)
 
     async def _run(self) -> None:
         while True:

@@ -9,7 +9,6 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,6 +22,7 @@ from weir.streams.records import Record
 from weir.streams.service.access.audit.audit_chain import AT_ONCE, Link, chained
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.log_reading import every_record
+from weir.streams.service.parts import set_within
 from weir.streams.service.store.tables import AUDIT_ANCHORS, AUDIT_OUTBOX
 
 if TYPE_CHECKING:
@@ -113,9 +113,7 @@ class Audit:
         last = False  # whoever is to stop before the first round, or within one, writes what waits all the same
         while not last:
             if not self._stopping:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_COUNTED_S):
-                        await self._wake.wait()
+                await set_within(self._wake, _COUNTED_S)
             self._wake.clear()
             last = self._stopping
             if last or time.monotonic() - counted_at >= _COUNTED_S:
