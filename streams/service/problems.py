@@ -82,10 +82,5 @@ class NoLongerKept(Problem):
     """Records that retention has removed."""
 
     def __init__(self, topic: str, partition: int, offset: int, first: int) -> None:
-        super().__init__(
-            410,
-            "No longer kept",
-            f"{topic}-{partition}: offset {offset} is no longer kept; the first that is has offset {first}",
-            value=offset,
-            limit=first,
-        )
+        words = f"{topic}-{partition}: offset {offset} is no longer kept; the first that is has offset {first}"
+        super().__init__(410, "No longer kept", words, value=offset, limit=first)

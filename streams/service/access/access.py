@@ -110,12 +110,8 @@ class Access:
             )
         # What programs send is only counted, and that needs no room.
         if scope not in INGEST and self.audit.full:
-            raise Problem(
-                503,
-                "Audit not written",
-                "who does what cannot be written down now, so nothing is done; see the service's log",
-                headers={"Retry-After": "5"},
-            )
+            words = "who does what cannot be written down now, so nothing is done; see the service's log"
+            raise Problem(503, "Audit not written", words, headers={"Retry-After": "5"})
         self.rates.take_request(caller)
         return caller
 
@@ -138,13 +134,9 @@ class Access:
         """A page of another site may have its name point to this machine; the name it was reached by tells that."""
         host = request.headers.get("host", "")
         if self._only_here and not _is_ours(host, self._serve.public_url):
-            raise Problem(
-                403,
-                "Wrong host",
-                f"the service listens on {self._serve.host} and was asked for as {printable(host, 100)!r}",
-                value=host[:100],
-                fix="use http://127.0.0.1, or set [serve] public_url to the name that people use",
-            )
+            words = f"the service listens on {self._serve.host} and was asked for as {printable(host, 100)!r}"
+            fix = "use http://127.0.0.1, or set [serve] public_url to the name that people use"
+            raise Problem(403, "Wrong host", words, value=host[:100], fix=fix)
 
     async def _by_secret(self, request: Request, header: str) -> Caller:
         kind, _, secret = header.partition(" ")
@@ -217,13 +209,9 @@ class Access:
         caller = self._caller_of(who)
         if caller is None:
             self._note(request.scope, "login", Caller(who.subject, who.name, "session", frozenset()), 403)
-            raise Problem(
-                403,
-                "Not allowed",
-                f"{who.name} is known and may do nothing: no group of theirs has a role",
-                value=list(who.groups),
-                fix="give one of these groups a role in [serve.access.oidc.groups]",
-            )
+            words = f"{who.name} is known and may do nothing: no group of theirs has a role"
+            fix = "give one of these groups a role in [serve.access.oidc.groups]"
+            raise Problem(403, "Not allowed", words, value=list(who.groups), fix=fix)
         age_s = self._settings.session_age
         old = self.cookies.get(request)
         now = time.time()

@@ -134,19 +134,11 @@ class KeyStore:
         if expires_at is not None and expires_at <= now:
             raise UsageError("the key would have expired already; give a time to come")
         secret = secrets.token_urlsafe(32)
+        limited_to = None if tasks is None else tuple(sorted(tasks))
         key = ApiKey(
-            secrets.token_hex(6),
-            name,
-            digest(secret),
-            role,
-            tuple(sorted(scopes)),
-            None if tasks is None else tuple(sorted(tasks)),
-            requests_per_s,
-            records_per_s,
-            now,
-            by,
-            expires_at,
-        )
+            secrets.token_hex(6), name, digest(secret), role, tuple(sorted(scopes)), limited_to, requests_per_s,
+            records_per_s, now, by, expires_at,
+        )  # fmt: skip
         with self._engine.begin() as connection:
             connection.execute(insert(API_KEYS).values({f.name: getattr(key, f.name) for f in fields(key)}))
         return key, f"weir_{key.id}_{secret}"

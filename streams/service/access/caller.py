@@ -44,13 +44,9 @@ class Caller:
     def must_see(self, task: str) -> None:
         """Raise a ``Problem`` (403) where it may not."""
         if not self.sees(task):
-            raise Problem(
-                403,
-                "Not allowed",
-                f"{self.name} may not use task {task!r}, only {', '.join(sorted(self.tasks or ())) or 'none'}",
-                value=task,
-                fix="use a key or group that has this task, or none of its own",
-            )
+            words = f"{self.name} may not use task {task!r}, only {', '.join(sorted(self.tasks or ())) or 'none'}"
+            fix = "use a key or group that has this task, or none of its own"
+            raise Problem(403, "Not allowed", words, value=task, fix=fix)
 
 
 def limited(scopes: frozenset[str], tasks: Iterable[str] | None) -> tuple[frozenset[str], frozenset[str] | None]:

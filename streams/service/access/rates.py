@@ -79,14 +79,9 @@ class Rates:
                 # Only who is known has a bucket, so that nobody pushes the others' out by made-up names.
                 self._buckets.popitem(last=False)
         if wait_s := bucket.take(amount, per_s, now):
-            raise Problem(
-                429,
-                "Too fast",
-                f"{caller.name} may send {per_s:g} {what} a second; wait {wait_s:.1f} s",
-                headers={"Retry-After": str(math.ceil(wait_s))},
-                limit=per_s,
-                fix=f"send fewer, or raise {what}_per_s of the key or in [serve.access]",
-            )
+            words = f"{caller.name} may send {per_s:g} {what} a second; wait {wait_s:.1f} s"
+            fix = f"send fewer, or raise {what}_per_s of the key or in [serve.access]"
+            raise Problem(429, "Too fast", words, headers=_after(wait_s), limit=per_s, fix=fix)
 
 
 class FailedLogins:
@@ -106,13 +101,8 @@ class FailedLogins:
         _, until = self._failures.get(_network(address), (0, 0.0))
         wait_s = until - self._clock()
         if wait_s > 0:
-            raise Problem(
-                429,
-                "Too many wrong secrets",
-                f"{address} sent wrong secrets; wait {wait_s:.0f} s",
-                headers={"Retry-After": str(math.ceil(wait_s))},
-                fix="correct the key, and wait",
-            )
+            words, fix = f"{address} sent wrong secrets; wait {wait_s:.0f} s", "correct the key, and wait"
+            raise Problem(429, "Too many wrong secrets", words, headers=_after(wait_s), fix=fix)
 
     def failed(self, address: str) -> None:
         """Count a wrong one."""
@@ -125,6 +115,10 @@ class FailedLogins:
         self._failures[network] = (count, now + pause_s)
         if len(self._failures) > _CALLERS:
             self._failures.popitem(last=False)
+
+
+def _after(wait_s: float) -> dict[str, str]:
+    return {"Retry-After": str(math.ceil(wait_s))}
 
 
 def _network(address: str) -> str:

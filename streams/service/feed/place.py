@@ -100,14 +100,10 @@ class Place:
             raise Problem(422, "No place of the feed", f"{text[:80]!r} is no id of an event; {fix}", value=text[:80])
         tag, *numbers = text.split(".")
         if tag != _tag(epoch):
-            raise Problem(
-                410,
-                "Another log",
-                "the id is of another log than the one that is served now, whose records have other offsets",
-                value=text[:80],
-                fix="read what you need from links, then follow the feed without an id",
-                links={"alerts": "/v1/alerts", "feed": "/v1/feed"},
-            )
+            words = "the id is of another log than the one that is served now, whose records have other offsets"
+            fix = "read what you need from links, then follow the feed without an id"
+            links = {"alerts": "/v1/alerts", "feed": "/v1/feed"}
+            raise Problem(410, "Another log", words, value=text[:80], fix=fix, links=links)
         place, topic = cls(epoch), ""
         for number in numbers:
             if number[0].isalpha():

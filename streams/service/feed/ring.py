@@ -223,11 +223,7 @@ def _passed(wanted: FeedFilter, place: Place, chunk: list[FeedItem]) -> list[Fee
 
 def lost(shard: Shard, offset: int, why: str, since: str = "") -> Problem:
     """What a client is told whose next records are not there any more: begin with a snapshot."""
-    return Problem(
-        410,
-        "No longer kept",
-        f"{shard.topic}-{shard.partition}: offset {offset} can no longer be read; {why}",
-        value=offset,
-        fix="read what you need from links, then follow the feed from there",
-        links={"alerts": "/v1/alerts", "feed": f"/v1/feed{since}"},
-    )
+    words = f"{shard.topic}-{shard.partition}: offset {offset} can no longer be read; {why}"
+    fix = "read what you need from links, then follow the feed from there"
+    links = {"alerts": "/v1/alerts", "feed": f"/v1/feed{since}"}
+    return Problem(410, "No longer kept", words, value=offset, fix=fix, links=links)
