@@ -41,6 +41,11 @@ def notes() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def say(words: str, style: str | None = None) -> None:
+    """Tell a person something; as it is written, for what is told is often named by others, and in whole lines."""
+    notes().print(words, style=style, markup=False, soft_wrap=True)
+
+
 def output() -> Console:
     """Where results go; wide where no terminal sets a width, so that a pipe gets whole lines."""
     from rich.console import Console

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weir.streams.cli.console import bar, notes, output, table
+from weir.streams.cli.console import bar, output, say, table
 from weir.streams.cli.options import (
     INTERRUPTED,
     BootstrapOption,
@@ -86,7 +86,7 @@ def archive_command(
         interrupted = True
     _show(tasks, [a.archived for a in archives], out)
     if interrupted:
-        notes().print("interrupted: run it again to go on from here")
+        say("interrupted: run it again to go on from here")
         raise typer.Exit(INTERRUPTED)
 
 
@@ -96,4 +96,4 @@ def _show(tasks: list[TaskSpec], archived: list[ArchiveCounts], out: Path) -> No
     made = zip(tasks, archived, strict=True)
     rows = [(spec.name, *(f"{each.rows[kind]:,}" for kind in KINDS), f"{each.files:,}") for spec, each in made]
     output().print(table("task", *(f"{kind}>" for kind in KINDS), "files>", rows=rows))
-    notes().print(f"written to {out}", markup=False)
+    say(f"written to {out}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weir.streams.cli.console import bar, notes, output
+from weir.streams.cli.console import bar, output, say
 from weir.streams.cli.models.model_common import RegistryOption, open_registry
 from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, LogOption, settings_of, tasks_of
 from weir.streams.errors import UsageError
@@ -83,7 +83,7 @@ def import_command(
         with bar("import", before=f"{model.name} ") as advance:
             done = import_model(spec, fitted, model.name, _data(settings, archive, log), held, time.time(), advance)
     except KeyboardInterrupt:
-        notes().print("interrupted: nothing was handed to the trainer; run it again")
+        say("interrupted: nothing was handed to the trainer; run it again")
         raise typer.Exit(INTERRUPTED) from None
     _report(spec, model, done)
 
@@ -155,16 +155,12 @@ def _data(settings: Settings, archive: Path | None, log: Path | None) -> Data:
 def _report(spec: TaskSpec, model: Path, done: ImportOutcome) -> None:
     verdict, counts = done.judged.verdict, done.counts
     against = f"version {done.champion}" if done.champion else "a constant"
-    notes().print(
-        f"{model.name}: {counts['events']:,.0f} logged events, {counts['labels']:,.0f} labels; against {against}: "
-        f"{verdict.reason}", markup=False, soft_wrap=True,
-    )  # fmt: skip
+    say(f"{model.name}: {counts['events']:,.0f} logged events, {counts['labels']:,.0f} labels; against {against}: "
+        f"{verdict.reason}")  # fmt: skip
     if not done.version:
-        notes().print(f"{spec.name}: it did not pass the gate; nothing is registered", markup=False)
+        say(f"{spec.name}: it did not pass the gate; nothing is registered")
         raise typer.Exit(2)
     output().print(f"{spec.name} v{done.version}")
-    notes().print(
-        f"registered; the trainer (weir trainer, or weir serve) has it scored in the shadow and decides after "
+    say(f"registered; the trainer (weir trainer, or weir serve) has it scored in the shadow and decides after "
         f"{spec.full.training.shadow_examples if spec.full else 0} labelled examples: weir models show {spec.name} "
-        f"{done.version}", markup=False, soft_wrap=True,
-    )  # fmt: skip
+        f"{done.version}")  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weir.streams.cli.console import notes, output, table
+from weir.streams.cli.console import output, say, table
 from weir.streams.cli.models.model_common import (
     RegistryOption,
     TaskArgument,
@@ -129,9 +129,7 @@ def _publisher(settings: Settings, wanted: bool | None) -> AbstractContextManage
         # Not by the address, whose default is a broker on this machine.
         wanted = "kafka" in settings.model_fields_set
         if not wanted:
-            notes().print(
-                "no [kafka] in the settings: workers are not told; use --bootstrap or --publish", markup=False
-            )
+            say("no [kafka] in the settings: workers are not told; use --bootstrap or --publish")
     return producer(settings.kafka, "models") if wanted else nullcontext()
 
 
@@ -142,13 +140,12 @@ def _told(held: Registry, settings: Settings, sender: Any, task: str, version: i
     try:
         publish_update(sender, update, settings.topics.name(topics.MODEL_UPDATES))
     except BaseException:  # also Ctrl-C: the stage is changed already, and nothing else says what is left to do
-        notes().print(
+        say(
             f"the stage is changed, the workers are not told: weir models promote {task} {version} "
-            f"{'' if action in ('promote', 'rollback') else f'--to {_TO[action]} '}does it",
-            markup=False,
+            f"{'' if action in ('promote', 'rollback') else f'--to {_TO[action]} '}does it"
         )
         raise
-    notes().print(f"published {action} of {task} v{version}")
+    say(f"published {action} of {task} v{version}")
 
 
 def publish_update(sender: Any, update: ModelUpdate, topic: str) -> None:
@@ -163,4 +160,4 @@ def _report(task: str, before: Stages, after: Stages) -> None:
     rows = [(task, what, *(f"v{v}" if v is not None else "-" for v in versions)) for what, *versions in serve]
     output().print(table("task", "", "before>", "now>", rows=rows))
     if before.seq == after.seq:
-        notes().print("nothing changed: it has that stage already")
+        say("nothing changed: it has that stage already")

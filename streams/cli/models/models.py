@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from weir.online.durations import format_duration
-from weir.streams.cli.console import notes, output, table, to_json
+from weir.streams.cli.console import output, say, table, to_json
 from weir.streams.cli.models.import_model import import_command
 from weir.streams.cli.models.model_common import (
     RegistryOption,
@@ -68,9 +68,9 @@ def list_command(
     elif documents:
         output().print(table(*VERSION_COLUMNS, rows=rows))
     for reason in unusable:
-        notes().print(f"unusable: {reason}", markup=False)
+        say(f"unusable: {reason}")
     empty = "" if documents or unusable else "; weir trainer makes them, [models] registry (or --registry) says where"
-    notes().print(f"{len(documents)} versions in {held.url}{empty}", markup=False)
+    say(f"{len(documents)} versions in {held.url}{empty}")
 
 
 @models_app.command("show")
@@ -138,7 +138,7 @@ def diff_command(
         return
     if found:
         output().print(table("", f"v{a.version}", f"v{b.version}", rows=found))
-    notes().print(f"{a.name} and {b.name}: {len(found)} differences")
+    say(f"{a.name} and {b.name}: {len(found)} differences")
 
 
 @models_app.command("verify")
@@ -171,7 +171,7 @@ def verify_command(
                 rows.append((name, f"v{number}", len(artefact.files), "ok"))
     if rows:
         output().print(table("task", "version>", "files>", "", rows=rows))
-    notes().print(f"{len(rows) - bad} versions are whole, {bad} are not")
+    say(f"{len(rows) - bad} versions are whole, {bad} are not")
     if bad:
         raise typer.Exit(1)
 
@@ -199,4 +199,4 @@ def gc_command(
     ]
     for name in cleared:
         print(name)
-    notes().print(f"{len(cleared)} unfinished versions older than {format_duration(age)} cleared away")
+    say(f"{len(cleared)} unfinished versions older than {format_duration(age)} cleared away")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from weir.streams.cli.console import notes, output
+from weir.streams.cli.console import output, say
 from weir.streams.cli.models.model_common import RegistryOption
 from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of
 from weir.streams.config import topics
@@ -88,8 +88,6 @@ def _reason(text: str) -> LongText:
 
 def _wait(settings: Settings, request: RetrainRequest, timeout: float | None) -> None:
     """Follow the job in the trainer's journal, saying each stage once."""
-    from rich.markup import escape
-
     from weir.models.registry.registry import open_files
     from weir.streams.trainer.state_journal import FilesJournal
     from weir.streams.trainer.task_state import decode
@@ -108,7 +106,7 @@ def _wait(settings: Settings, request: RetrainRequest, timeout: float | None) ->
             job, state = find()
             words = _said(job, state, request)
             if words != said:
-                notes().print(escape(words), soft_wrap=True)
+                say(words)
                 said = words
             if job is not None and _over(job):
                 return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from weir.streams.cli.console import bar_of_each, bars, notes, output, table
+from weir.streams.cli.console import bar_of_each, bars, output, say, table
 from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, LogOption, duration, settings_of
 from weir.streams.errors import UsageError
 
@@ -112,7 +112,7 @@ def tune_command(
     try:
         _tune(task, told, ends, trials or _MOST_TRIALS, judge, metric, processes, seed, study, out)
     except KeyboardInterrupt:
-        notes().print(f"interrupted: the same command goes on with {study}", markup=False)
+        say(f"interrupted: the same command goes on with {study}")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -138,9 +138,7 @@ def _tune(
     made = cut(spec, data, judge, work_folder(study), labels, delay_s or 0.0)
     search = Search(text, made, study, metric, seed, delay_s)
     c = search.cut
-    notes().print(
-        f"{c.rows:,} rows to tune on; the last {c.judged:,} are judged at the end and not read before", soft_wrap=True
-    )
+    say(f"{c.rows:,} rows to tune on; the last {c.judged:,} are judged at the end and not read before")
     with bars() as shown:
         row = shown.add_task(f"{spec.name}: as it is", total=None)
         _, reference = search.prepare(lambda done, of: shown.update(row, completed=done, total=of))
@@ -176,20 +174,19 @@ def _finish(search: Search, of: _Told, out: Path | None) -> None:
     from weir.streams.workbench.tuning.task_text import rewritten
     from weir.streams.workbench.tuning.trial_watch import sign
 
-    study, reference, said = search.open(), search.reference(), notes()
-    said.soft_wrap = True
+    study, reference = search.open(), search.reference()
     looked_at, board = finished(study), leaderboard(search, study, reference)
     _show_board(board, search.metric, looked_at)
     best = study.trials[pick(board, search.metric)]
     if changes(best).keys() == {"inputs"}:
-        said.print(f"trial {best.number} is no worse with fewer inputs, which is reason enough to recommend it")
+        say(f"trial {best.number} is no worse with fewer inputs, which is reason enough to recommend it")
     told = [(f"{x.score:.4f}", f"{x.alerts_per_day:.2f}", f"{x.precision:.3f}", f"{x.recall:.3f}")
             for x in lines(search, reference, best.number)]  # fmt: skip
     names = ("score from>", "alerted rows a day>", "precision>", "recall>")
     output().print(table(*names, rows=told, title=f"lines on the scores of trial {best.number}"))
     document = recommended(search, reference, best)
     if best.number == 0:
-        said.print(f"none of {looked_at} configurations was clearly better than the task as it is: none is recommended")
+        say(f"none of {looked_at} configurations was clearly better than the task as it is: none is recommended")
     else:
         # Noted before the rows are looked at: a look that is broken off was one.
         looks = int(study.user_attrs.get("judged", 0)) + 1
@@ -200,17 +197,13 @@ def _finish(search: Search, of: _Told, out: Path | None) -> None:
         show(found, f"judged once: {found.rows:,} later rows with labels, {found.positives:,} positive")
         gain = found.differences[0].by_entity[search.metric]
         if gain.value * sign(search.metric) < 0:
-            said.print("on the judged rows the task as it is was better: keep it, or search on more data")
+            say("on the judged rows the task as it is was better: keep it, or search on more data")
         if looks > 1:
-            said.print(f"look number {looks} of this study at these rows: what they say is no longer new")
+            say(f"look number {looks} of this study at these rows: what they say is no longer new")
     if out is not None:
         out.write_text(rewritten(search.text, document), encoding="utf-8")
-        whose = (
-            f"the task of trial {best.number}, the best of {looked_at} looked at"
-            if best.number
-            else "the task as it is"
-        )
-        said.print(f"{out}: {whose}", markup=False)
+        of_trial = f"the task of trial {best.number}, the best of {looked_at} looked at"
+        say(f"{out}: {of_trial if best.number else 'the task as it is'}")
 
 
 def _show_board(rows: list[Row], metric: str, looked_at: int) -> None:

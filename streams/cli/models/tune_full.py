@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import orjson
 import typer
 
-from weir.streams.cli.console import bar, notes, output, table
+from weir.streams.cli.console import bar, output, say, table
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.errors import UsageError
 
@@ -100,10 +100,10 @@ def _search(tuner: Tuner, trials: int) -> TrialResult:
         with bar("trial", elapsed=True) as advance:
             return tuner.run(trials, advance, _note)
     except KeyboardInterrupt:
-        notes().print(f"interrupted: the same command goes on with {tuner.study}", markup=False)
+        say(f"interrupted: the same command goes on with {tuner.study}")
         raise typer.Exit(INTERRUPTED) from None
 
 
 def _note(trial: TrialResult) -> None:
     value = "-" if trial.value is None else f"{trial.value:.4f}"
-    notes().print(f"trial {trial.number}: {trial.state}, {value}", markup=False)
+    say(f"trial {trial.number}: {trial.state}, {value}")

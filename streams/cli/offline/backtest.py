@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from weir.streams.cli.console import bars, notes, output
+from weir.streams.cli.console import bars, notes, output, say
 from weir.streams.cli.offline.backtest_tables import show_explained, slices, summary
 from weir.streams.cli.offline.next_backtest import backtest_next
 from weir.streams.cli.options import INTERRUPTED, duration
@@ -19,7 +19,6 @@ from weir.streams.errors import UsageError
 from weir.streams.ops.stop_request import StopRequest, interruptible
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from weir.online.task.spec import TaskSpec
@@ -160,7 +159,7 @@ def backtest_command(
                 watcher=looking,
             )
         except KeyboardInterrupt:
-            console.print("stopped before the files were read")
+            say("stopped before the files were read")
             raise typer.Exit(INTERRUPTED) from None
     said = result.report()
     if result.judged is not None:
@@ -177,17 +176,16 @@ def backtest_command(
         stages = Counter(each["stage"] for each in result.trainings)
         ended = ", ".join(f"{n:,} {stage}" for stage, n in stages.most_common())
         where = f"; the models are in {models}" if models is not None else "; --models DIR keeps the models"
-        console.print(f"{len(result.trainings):,} trainings of the full model: {ended}{where}", markup=False)
+        say(f"{len(result.trainings):,} trainings of the full model: {ended}{where}")
     if by is not None:
         output().print(slices(by, said["slices"][by]))
     if result.stopped:
         so_far = ", ".join(map(str, written)) or "no file, as none was asked for"
-        words = f"stopped after {result.rows:,} rows; what was done so far is in {so_far}"
-        console.print(words, markup=False, soft_wrap=True)
+        say(f"stopped after {result.rows:,} rows; what was done so far is in {so_far}")
         raise typer.Exit(INTERRUPTED)
     if explain is not None:
         _explain(result, explain)
-    _tell(result, console, strict)
+    _tell(result, strict)
 
 
 def watched(html: Path | None, plots: Path | None = None) -> RunWatcher | None:
@@ -231,19 +229,19 @@ def _explain(result: BacktestResult, event_id: str) -> None:
         raise typer.Exit(1)
 
 
-def _tell(result: BacktestResult, console: Console, strict: bool) -> None:
+def _tell(result: BacktestResult, strict: bool) -> None:
     """Say what is odd, and end with the status that it asks for."""
     for odd in result.notes[:SHOWN]:
-        console.print(f"warning: {odd}", markup=False, soft_wrap=True)
+        say(f"warning: {odd}")
     if (more := len(result.notes) - SHOWN) > 0:
-        console.print(f"{more} more warnings are in the file of --report, under `notes`", markup=False)
+        say(f"{more} more warnings are in the file of --report, under `notes`")
     for reject in result.rejects[:5]:
-        console.print(f"rejected {result.told(reject)}", markup=False, soft_wrap=True)
+        say(f"rejected {result.told(reject)}")
     if not result.pipeline.scored:
         raise typer.Exit(NOTHING_SCORED)
     if strict and result.notes:
         kinds = ", ".join(dict.fromkeys(odd.kind for odd in result.notes))
-        console.print(f"error: --strict, and there are warnings: {kinds}", markup=False)
+        say(f"error: --strict, and there are warnings: {kinds}")
         raise typer.Exit(1)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weir.streams.cli.console import bar_of_each, notes, output, table, to_json
+from weir.streams.cli.console import bar_of_each, output, say, table, to_json
 from weir.streams.cli.offline.backtest import check_target
 from weir.streams.cli.options import INTERRUPTED, LogOption, duration
 from weir.streams.errors import UsageError
@@ -98,7 +98,7 @@ def compare_command(
         ids = field is not None and any(is_id(spec, field) for spec in specs.values())
         found = compared(runs, costs=costs, resamples=resamples, kept_field=field, ids=ids)
     except KeyboardInterrupt:
-        notes().print(f"stopped after {len(runs)} of {len(specs) + champion} runs: nothing is compared")
+        say(f"stopped after {len(runs)} of {len(specs) + champion} runs: nothing is compared")
         raise typer.Exit(INTERRUPTED) from None
     show(found)
     if json is not None:
@@ -142,7 +142,7 @@ def show(found: Comparison, title: str = "") -> None:
     """Print a comparison."""
     base = found.names[0]
     title = title or f"{found.rows:,} rows with labels, {found.positives:,} positive; compared with {base}"
-    notes().print(f"counted, as in a backtest: {found.counted}", markup=False, soft_wrap=True)
+    say(f"counted, as in a backtest: {found.counted}")
     for k, difference in enumerate(found.differences, 1):
         name = found.names[k]
         rows: list[tuple[str, ...]] = [
@@ -159,10 +159,10 @@ def show(found: Comparison, title: str = "") -> None:
         _show_slices(difference)
     few = [kind for kind, n in zip(("entities", "weeks"), units, strict=True) if n < _FEW_UNITS]
     if few:
-        notes().print(f"few {' and '.join(few)}: intervals over fewer than {_FEW_UNITS} are too short")
+        say(f"few {' and '.join(few)}: intervals over fewer than {_FEW_UNITS} are too short")
     for name, left in found.unpaired.items():
         if left:
-            notes().print(f"{name}: {left:,} rows with a label were not scored by all and do not count", markup=False)
+            say(f"{name}: {left:,} rows with a label were not scored by all and do not count")
 
 
 def _show_slices(difference: Difference) -> None:

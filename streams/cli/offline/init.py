@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weir.streams.cli.console import notes
+from weir.streams.cli.console import notes, say
 from weir.streams.cli.offline.backtest import backtest_command, check_target, watched
 from weir.streams.cli.options import YesOption
 from weir.streams.errors import UsageError
@@ -80,7 +80,7 @@ def init_command(
         draft = draft_task(files, called, None if yes else ask, status.update, given)
     target.write_text(draft.text, encoding="utf-8")
     for line in _told(draft, target):
-        console.print(line, markup=False, soft_wrap=True)
+        say(line)
     if html is not None:
         backtest_command(target, list(draft.plan.sample.paths), html=html)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import orjson
 import typer
 
-from weir.streams.cli.console import bars, notes, table
+from weir.streams.cli.console import bars, notes, say, table
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.ops.stop_request import StopRequest, interruptible
 
@@ -47,15 +47,15 @@ def backtest_next(task: NextTask, data: list[Path], scores: Path | None, report:
                 started=started, stop=asked.is_set,
             )  # fmt: skip
         except KeyboardInterrupt:
-            console.print("stopped before the files were read")
+            say("stopped before the files were read")
             raise typer.Exit(INTERRUPTED) from None
     if report is not None:
         report.write_bytes(orjson.dumps(result.report(), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     console.print(_summary(result))
     for odd in result.notes:
-        console.print(f"warning: {odd}", markup=False, soft_wrap=True)
+        say(f"warning: {odd}")
     if result.stopped:
-        console.print(f"stopped after {result.rows:,} rows; what was done so far is in the files")
+        say(f"stopped after {result.rows:,} rows; what was done so far is in the files")
         raise typer.Exit(INTERRUPTED)
     if not result.pipeline.told:
         raise typer.Exit(NOTHING_TOLD)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from weir.streams.cli.console import bars, close_stdout, notes
+from weir.streams.cli.console import bars, close_stdout, say
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.ops.stop_request import interruptible
 from weir.streams.replay.pace import Pace
@@ -110,7 +110,7 @@ def simulate_command(
         raise typer.Exit(0) from None
     if not to_stdout:
         what = ", ".join(f"{count:,} {name}" for name, count in written.items())
-        notes().print(f"{'Interrupted: ' if stop.is_set() else ''}wrote {what} to {out}/", markup=False)
+        say(f"{'Interrupted: ' if stop.is_set() else ''}wrote {what} to {out}/")
     if stop.is_set():
         raise typer.Exit(INTERRUPTED)
 

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from weir.online.errors import UNREADABLE
-from weir.streams.cli.console import notes, output, table, to_json, utc
+from weir.streams.cli.console import output, say, table, to_json, utc
 from weir.streams.cli.operate.keys import DirectoryOption
 from weir.streams.cli.options import (
     BootstrapOption,
@@ -103,7 +103,7 @@ def show_command(
     records = [_document(value) for _, value in _records(settings, kafka)]
     found = [record for record in records if record is not None and wanted.accepts(record)]
     if odd := records.count(None):
-        notes().print(f"{odd:,} records are none of weir serve's and not shown; see weir audit verify")
+        say(f"{odd:,} records are none of weir serve's and not shown; see weir audit verify")
     if as_json:
         for record in found:
             print(msgspec.json.encode(record).decode())
@@ -111,7 +111,7 @@ def show_command(
     columns = ("time", "who", "via", "action", "object", "outcome", "address")
     output().print(table(*columns, rows=[_row(record) for record in found]))
     if not found:
-        notes().print("no record is like that")
+        say("no record is like that")
 
 
 def _row(record: dict[str, Any]) -> tuple[str, ...]:

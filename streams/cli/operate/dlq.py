@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import orjson
 import typer
 
-from weir.streams.cli.console import confirmed, notes, output, table, to_json, utc
+from weir.streams.cli.console import confirmed, output, say, table, to_json, utc
 from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, YesOption, settings_of
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import consumer, producer
@@ -207,7 +207,7 @@ def _agreed(letters: list[Letter], selection: Selection, verb: str, dry_run: boo
     meant = bool(letters) and not dry_run
     if meant and (yes or selection.places or confirmed(f"{verb} {len(letters):,} dead letters?")):
         return True
-    notes().print(f"nothing done{' (--dry-run)' if dry_run else ''}")
+    say(f"nothing done{' (--dry-run)' if dry_run else ''}")
     return False
 
 
@@ -218,7 +218,7 @@ def _counting(word: str) -> Iterator[Callable[[int], None]]:
     try:
         yield done.append
     finally:
-        notes().print(f"{word} {sum(done):,} dead letters")
+        say(f"{word} {sum(done):,} dead letters")
 
 
 _ROW_CHARS: Final = 90
@@ -241,7 +241,7 @@ def list_groups(letters: Iterator[Letter], as_json: bool) -> None:
     ]
     if rows:
         output().print(table("count>", "topic", "reason", "newest (UTC)", "newest id", rows=rows))
-    notes().print(f"{sum(g.count for g in groups):,} dead letters in {len(groups)} groups")
+    say(f"{sum(g.count for g in groups):,} dead letters in {len(groups)} groups")
 
 
 def list_each(letters: Iterator[Letter], as_json: bool) -> None:
@@ -257,7 +257,7 @@ def list_each(letters: Iterator[Letter], as_json: bool) -> None:
         rows.append((_short(letter.place), letter.origin, utc(c.failed_at), state, printable(c.reason, _ROW_CHARS)))
     if rows:
         output().print(table("id", "from", "at (UTC)", "", "reason", rows=rows))
-    notes().print(f"{len(rows):,} dead letters")
+    say(f"{len(rows):,} dead letters")
 
 
 def page(letter: Letter) -> str:

@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from weir.online.errors import UNREADABLE
-from weir.streams.cli.console import confirmed, notes, output, table, to_json, utc
+from weir.streams.cli.console import confirmed, output, say, table, to_json, utc
 from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
@@ -128,7 +128,7 @@ def list_command(
     found, quarantines = asyncio.run(_find(settings, choice))
     _show(found[-limit:], quarantines, as_json)
     if len(found) > limit:
-        notes().print(f"{len(found) - limit:,} older ones are not shown; --limit shows more")
+        say(f"{len(found) - limit:,} older ones are not shown; --limit shows more")
 
 
 @examples_app.command("quarantine")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from weir.streams.cli.console import bar, notes, output, table, to_json, utc
+from weir.streams.cli.console import bar, output, say, table, to_json, utc
 from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
@@ -152,7 +152,7 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
                 await link.start(writes=False)
             except StoreUnavailable as error:
                 words = f"no stored models, so all examples are learned again: {in_words(error)}"
-                notes().print(words, style="yellow", markup=False)
+                say(words, style="yellow")
                 stored = False
         with bar(what := "examples learned again") as progress:
             reader, told = partial(RangeReader, options, topic), partial(progress, what)
@@ -181,12 +181,10 @@ def _show(e: Explanation, repeats: list[LoggedScore], start: int, most: int | No
     rows = [(c.feature, f"{c.value + 0.0:.6g}", f"{c.contribution:+.4f}") for c in e.contributions[:most]]
     out.print(table("feature", "value>", "log-odds>", rows=rows))
     if left := e.contributions[len(e.contributions) if most is None else most :]:
-        notes().print(f"{len(left)} more add {sum(c.contribution for c in left):+.4f} together; --all shows them")
+        say(f"{len(left)} more add {sum(c.contribution for c in left):+.4f} together; --all shows them")
     if not e.equal:
-        notes().print(
-            "The task file, the release or the kind of processor is not that of then, or examples were lost.",
-            style="yellow",
-        )
+        words = "The task file, the release or the kind of processor is not that of then, or examples were lost."
+        say(words, style="yellow")
 
 
 def _document(e: Explanation, repeats: list[LoggedScore], start: int) -> dict[str, Any]:

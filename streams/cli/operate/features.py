@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weir.streams.cli.console import bar_of_each, confirmed, notes, output, table, to_json, utc
+from weir.streams.cli.console import bar_of_each, confirmed, output, say, table, to_json, utc
 from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
@@ -72,7 +72,7 @@ def get_command(
         for row in found:
             _print(row)
     if not found:
-        notes().print(f"no row of {entity!r} in {settings.redis.url}", markup=False)
+        say(f"no row of {entity!r} in {settings.redis.url}")
         raise typer.Exit(1)
 
 
@@ -95,7 +95,7 @@ async def _read(
             stored = await store.read_rows(each.name, entity, lanes)
             found += [rows.read(entity, each, row, at) for row in stored[:1]]
             if len(stored) > 1:
-                notes().print(_of_others(each.name, entity, stored[1:]), markup=False, soft_wrap=True)
+                say(_of_others(each.name, entity, stored[1:]))
     return found
 
 
@@ -189,7 +189,7 @@ def rebuild_command(
     found = tasks_of(tasks or [], settings)
     question = f"Write the rows of {', '.join(task.name for task in found)} in {settings.redis.url} anew?"
     if not yes and not confirmed(question):
-        notes().print("nothing done")
+        say("nothing done")
         return
     with bar_of_each(MofNCompleteColumn(), TimeRemainingColumn()) as progress:
         rebuild(settings, found, progress)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weir.streams.cli.console import notes, output, table, to_json, utc
+from weir.streams.cli.console import output, say, table, to_json, utc
 from weir.streams.cli.options import ConfigOption, JsonOption, duration, settings_of
 from weir.streams.cli.processes.process import needed
 from weir.streams.errors import UsageError
@@ -86,7 +86,7 @@ def create_command(
         print(to_json({**key.shown(now), "key": text}))
         return
     print(text)
-    notes().print("Keep it: it is shown this once. Send it as Authorization: Bearer.")
+    say("Keep it: it is shown this once. Send it as Authorization: Bearer.")
 
 
 @keys_app.command("list")
@@ -132,4 +132,4 @@ def revoke_command(
     store, engine = _store(config, directory)
     ended = store.revoke(key, time.time())
     _audited(engine, "weir keys revoke", ended)
-    notes().print(f"{ended.name} ({ended.id}) is revoked", markup=False)
+    say(f"{ended.name} ({ended.id}) is revoked")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from weir.streams.cli.console import notes, output, table, to_json, utc
+from weir.streams.cli.console import output, say, table, to_json, utc
 from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, moment, settings_of
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
@@ -72,7 +72,7 @@ def list_command(as_json: JsonOption = False, config: ConfigOption = None, boots
         cells = [[_cell(name.rstrip(">"), row[name.rstrip(">")]) for name in columns] for row in rows]
         output().print(table(*columns, rows=cells))
     if not rows:
-        notes().print(f"no worker tells of any partition under {settings.redis.prefix}:*; start one: weir worker")
+        say(f"no worker tells of any partition under {settings.redis.prefix}:*; start one: weir worker")
     if not rows or any(row["state"] != "served" for row in rows):
         raise typer.Exit(1)
 
@@ -184,16 +184,12 @@ def _order(
     order = Order(verb, by, time.time(), None if value is None else value(), why)
     owner, answer = _with_orders(settings, lambda orders: _give(orders, place, order, wait_s))
     if answer is not None:
-        notes().print(f"{place}: {answer.text} ({answer.worker})", markup=False, soft_wrap=True)
+        say(f"{place}: {answer.text} ({answer.worker})")
         if not answer.done:
             raise typer.Exit(1)
         return
     whose = f"{owner} owns it and has not answered within {wait_s:g} s" if owner else "no worker owns it now"
-    notes().print(
-        f"{place}: {whose}; the order waits in the store, and is obeyed when a worker looks",
-        markup=False,
-        soft_wrap=True,
-    )
+    say(f"{place}: {whose}; the order waits in the store, and is obeyed when a worker looks")
     raise typer.Exit(1)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from weir.streams.cli.console import bar, notes, utc
+from weir.streams.cli.console import bar, say, utc
 from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
@@ -99,13 +99,13 @@ def replay_command(
     pace = Pace(time.monotonic(), rate, speed)
     delivery, stopped = _run(settings, source, limits, pace, stamp == "event")
     sent = ", ".join(f"{count:,} to {name}" for name, count in sorted(delivery.acknowledged.items())) or "nothing"
-    notes().print(f"{'Interrupted: ' if stopped else ''}sent {sent}")
+    say(f"{'Interrupted: ' if stopped else ''}sent {sent}")
     if source.skipped:
-        notes().print(f"{source.skipped:,} lines left out: they name no topic, or another one than --topic")
+        say(f"{source.skipped:,} lines left out: they name no topic, or another one than --topic")
     if stopped:
         raise typer.Exit(INTERRUPTED)
     if delivery.too_large:
-        notes().print(f"{delivery.too_large:,} records left out: larger than their topic's max.message.bytes")
+        say(f"{delivery.too_large:,} records left out: larger than their topic's max.message.bytes")
         raise typer.Exit(1)
 
 
@@ -169,7 +169,5 @@ def _no_topic(topic: str, known: Collection[str]) -> UsageError:
 
 def _warn_of_labels(files: list[Path]) -> None:
     if any(path.name.startswith("labels") for path in files):
-        notes().print(
-            "warning: a file of labels does not say when they became known; they go out at the time they speak of",
-            style="yellow",
-        )
+        words = "warning: a file of labels does not say when they became known; they go out at the time they speak of"
+        say(words, style="yellow")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weir.streams.checks.findings import Check, checks_table
-from weir.streams.cli.console import confirmed, notes, output, size, table, to_json
+from weir.streams.cli.console import confirmed, output, say, size, table, to_json
 from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, YesOption, settings_of, tasks_of
 from weir.streams.config.topics import ALL
 from weir.streams.errors import UsageError
@@ -84,9 +84,7 @@ def _report(
         rows.append((spec.name, spec.partitions, spec.replication, *_held(spec), words))
     output().print(table("topic", "partitions>", "copies>", "min in sync>", "retention", "", rows=rows))
     count = sum(created.values())
-    notes().print(
-        f"{count} {would}created, {len(wanted) - count} existed" + (": see weir topics check" if left else "")
-    )
+    say(f"{count} {would}created, {len(wanted) - count} existed" + (": see weir topics check" if left else ""))
 
 
 def _held(spec: TopicSpec) -> tuple[str, str]:
@@ -131,7 +129,7 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
         rows = [(d.topic, d.setting, d.wanted, d.actual, d.fix) for d in found]
         output().print(table("topic", "setting", "wanted", "actual", "fix", rows=rows))
     else:
-        notes().print(f"{len(wanted)} topics are as they should be")
+        say(f"{len(wanted)} topics are as they should be")
     if stored and not as_json:
         output().print(checks_table(stored))
     if wrong:
@@ -170,10 +168,10 @@ def accept_command(
     if topic not in ALL:
         raise UsageError(f"{topic!r} is no topic of Weir's; there are: {', '.join(ALL)}")
     if not yes and not confirmed(f"Are the offsets of {settings.topics.name(topic)} those of the topic before it?"):
-        notes().print("nothing done")
+        say("nothing done")
         return
     identity = accept_topic(settings, topic)
-    notes().print(f"{settings.topics.name(topic)}: positions belong to the topic {identity.id or 'without an id'} now")
+    say(f"{settings.topics.name(topic)}: positions belong to the topic {identity.id or 'without an id'} now")
 
 
 @topics_app.command("describe")

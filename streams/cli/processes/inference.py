@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weir.streams.checks.findings import Check
-from weir.streams.cli.console import notes
+from weir.streams.cli.console import say
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
 from weir.streams.cli.processes.process import (
     CheckOption,
@@ -58,8 +58,6 @@ def inference_command(
 
         weir inference /etc/weir/tasks --config /etc/weir/weir.toml --check
     """
-    from rich.markup import escape
-
     from weir.streams.checks.link_checks import warn_of_links
 
     given = {
@@ -76,7 +74,7 @@ def inference_command(
     log_to_stderr(log_level)
     warn_of_links(settings)
     for line in banner(settings, found):
-        notes().print(escape(line), soft_wrap=True)
+        say(line)
     from weir.streams.worker.inference.inference_worker import run_inference  # it brings Faust
 
     if status := run_inference(settings, found):

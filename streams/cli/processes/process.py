@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from weir.streams.checks.findings import Check, check_codecs, checks_table
-from weir.streams.cli.console import notes, output
+from weir.streams.cli.console import output, say
 from weir.streams.errors import UsageError
 from weir.streams.text import printable
 
@@ -105,9 +105,9 @@ def report(checks: Sequence[Check]) -> None:
     failed = sum(each.status == "FAIL" for each in checks)
     warned = sum(each.status == "WARN" for each in checks)
     if failed:
-        notes().print(f"not ready: {failed} of {len(checks)} checks failed")
+        say(f"not ready: {failed} of {len(checks)} checks failed")
         raise typer.Exit(2)
-    notes().print(f"ready{f', with {warned} warnings' if warned else ''}")
+    say(f"ready{f', with {warned} warnings' if warned else ''}")
 
 
 def log_to_stderr(level: str, child: int = 0) -> None:

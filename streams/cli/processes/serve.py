@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weir.streams.checks.findings import Check, check_codecs
-from weir.streams.cli.console import notes
+from weir.streams.cli.console import say
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
 from weir.streams.cli.processes.process import (
     CheckOption,
@@ -65,8 +65,6 @@ def serve_command(
 
         weir serve tasks/ --kafka --config /etc/weir/weir.toml
     """
-    from rich.markup import escape
-
     given = {
         "serve.host": host, "serve.port": port, "serve.directory": directory, "serve.rebuild": rebuild or None,
     }  # fmt: skip
@@ -80,7 +78,7 @@ def serve_command(
             return
         log_to_stderr(log_level)
         for line in _banner(settings, found, kafka):
-            notes().print(escape(line), soft_wrap=True)
+            say(line)
         service = _service(settings, found, kafka)
         gc.freeze()  # of what stays the collector need not look at anything again
     finally:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weir.streams.cli.console import bar_of_each, notes
+from weir.streams.cli.console import bar_of_each, say
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
 from weir.streams.cli.processes.process import LogLevelOption, TasksArgument, WebOption, address, log_to_stderr
 from weir.streams.errors import UsageError
@@ -56,7 +56,6 @@ def trainer_command(
 
         weir trainer fraud.toml --once
     """
-    from rich.markup import escape
     from rich.progress import TextColumn, TimeElapsedColumn
 
     from weir.streams.checks.link_checks import warn_of_links
@@ -66,7 +65,7 @@ def trainer_command(
     found = tasks_of(tasks or [], settings)
     log_to_stderr(log_level)
     warn_of_links(settings)
-    notes().print(escape(_banner(settings, [task.name for task in found if task.full is not None])), soft_wrap=True)
+    say(_banner(settings, [task.name for task in found if task.full is not None]))
     module = _trainer_module()
     # Where no terminal is there are no bars: the log says enough.
     columns = TextColumn("{task.completed:g}/{task.total:g}"), TimeElapsedColumn()

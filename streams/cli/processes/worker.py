@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from weir.streams.checks.findings import Check
-from weir.streams.cli.console import notes
+from weir.streams.cli.console import say
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
 from weir.streams.cli.processes.process import (
     CheckOption,
@@ -93,8 +93,6 @@ def worker_command(
 
         WEIR_KAFKA__BOOTSTRAP=kafka-1:9092 weir worker fraud.toml --web off
     """  # fmt: skip
-    from rich.markup import escape
-
     from weir.streams.checks.link_checks import warn_of_links
 
     given = {
@@ -116,7 +114,7 @@ def worker_command(
         # Said once, not by each child.
         warn_of_links(settings)
         for line in banner(settings, found):
-            notes().print(escape(line), soft_wrap=True)
+            say(line)
         several = settings.worker.processes > 1
         status = _run_fleet(settings) if several else _runner()(settings, found, settings.worker.role)
     if status:

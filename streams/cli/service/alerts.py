@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from weir.streams.cli.console import notes, output, table, to_json, utc
+from weir.streams.cli.console import output, say, table, to_json, utc
 from weir.streams.cli.options import JsonOption
 from weir.streams.cli.service.reached import KeyOption, UrlOption, service_at
 from weir.streams.errors import UsageError
@@ -51,7 +51,7 @@ def list_command(
     output().print(
         table("alert", "task", "severity", "score>", "state", "opened (UTC)", "because", rows=map(_row, found))
     )
-    notes().print(f"{len(found)} alerts")
+    say(f"{len(found)} alerts")
 
 
 def _row(alert: dict[str, Any]) -> tuple[object, ...]:

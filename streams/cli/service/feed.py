@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-from weir.streams.cli.console import close_stdout, notes, utc
+from weir.streams.cli.console import close_stdout, say, utc
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.cli.service.reached import KeyOption, UrlOption, service_at
 from weir.streams.text import printable
@@ -67,7 +67,7 @@ def feed_command(
         raise typer.Exit(0) from None
     except KeyboardInterrupt:
         if last is not None:
-            notes().print(f"go on after here with --after {last}", markup=False, soft_wrap=True)
+            say(f"go on after here with --after {last}")
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from weir.streams.cli.console import bar, notes
+from weir.streams.cli.console import bar, say
 from weir.streams.cli.service.reached import KeyOption, UrlOption, service_at
 from weir.streams.errors import UsageError
 
@@ -74,12 +74,12 @@ def send_command(
                 for one in (one for one in told.results if one.status == "refused"):
                     refused += 1
                     if refused <= _SHOWN:
-                        notes().print(f"{body.named(one.index)}: {one.reason}", markup=False, soft_wrap=True)
+                        say(f"{body.named(one.index)}: {one.reason}")
                 where = ""
     finally:  # also of what broke off: what is sent again need not be all of it
         more = f" ({refused - _SHOWN:,} more are not shown)" if refused > _SHOWN else ""
         counts = f"{accepted:,} accepted, {repeats:,} repeats, {refused:,} refused{more}{where}"
-        notes().print(counts, markup=False, soft_wrap=True)
+        say(counts)
     if refused:
         raise typer.Exit(1)
 
@@ -96,5 +96,5 @@ def _bodies(files: Sequence[str], task: Path | None, labels: bool) -> Iterable[B
 
     source = TableSource(load_task(task), [Path(file) for file in files], None, with_labels=True)
     if source.warning:
-        notes().print(f"warning: {source.warning}", style="yellow", soft_wrap=True)
+        say(f"warning: {source.warning}", style="yellow")
     return bodies_of_tables(source, labels)
