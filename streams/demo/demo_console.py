@@ -14,10 +14,10 @@ from weir.streams.config.settings import Settings
 from weir.streams.demo.demo_engine import DemoEngine
 from weir.streams.demo.demo_loop import Demo
 from weir.streams.errors import UsageError
+from weir.streams.service.embedded.appends import Step
 from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.embedded_service import EmbeddedServing
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
-from weir.streams.service.embedded.group_commit import Step
 from weir.streams.service.embedded.service_engine import Engine
 from weir.streams.service.run import Server, configured, listening
 from weir.streams.service.service import Service

@@ -22,9 +22,8 @@ from weir.online.stages.admission import DECODERS
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import READ
 from weir.streams.embedded.embedded_log import EmbeddedLog
-from weir.streams.service.embedded.appends import Append, MergedAppends
+from weir.streams.service.embedded.appends import Append, MergedAppends, Step
 from weir.streams.service.embedded.data_directory import DataDirectory
-from weir.streams.service.embedded.group_commit import Step
 from weir.streams.service.embedded.service_engine import answer_by
 from weir.streams.service.problems import OverloadError, Problem
 

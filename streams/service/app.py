@@ -27,8 +27,6 @@ from weir.streams.ops.exposition import CONTENT_TYPE, Exposition
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.redis.store_errors import StoreUnavailable
 from weir.streams.service.access.access_guard import Guard
-from weir.streams.service.intake.decisions import Decisions
-from weir.streams.service.intake.door import Door
 from weir.streams.service.problems import ANSWERS, DatabaseAway, OverloadError, Problem
 from weir.streams.service.service import Service
 from weir.streams.service.store.database import AWAY
@@ -51,9 +49,9 @@ def create_app(service: Service) -> FastAPI:
     # No pages of documentation: theirs would load scripts from elsewhere.
     app = FastAPI(title="Weir", version=version("weir"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.exposition = service, Exposition(service.metrics)
-    for router in (*(part.router for part in service.parts), *service.routers):
+    for router in service.routers:
         app.include_router(router, prefix=_PREFIX, responses=ANSWERS)
-    often = [part.router.routes for part in service.parts if isinstance(part, Door | Decisions)]
+    often = [view.router.routes for view in (service.door, service.decisions)]
     # Before FastAPI's own routes: the router takes the first one that matches.
     app.router.routes[:0] = [QuickRoute(cast(APIRoute, route), _PREFIX) for routes in often for route in routes]
     if service.console is not None:

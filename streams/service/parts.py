@@ -1,10 +1,10 @@
-"""What a service is made of: views, which have routes, and parts, which also run while it does; their waits."""
+"""What a service is made of: views, which have routes, and parts, which run while it does; how these wait."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
@@ -27,12 +27,8 @@ class View:
         """Without ``/v1``."""
 
 
-class Part(Protocol):
-    """Something with routes that runs while the service does."""
-
-    @property
-    def router(self) -> APIRouter:
-        """Its routes, without ``/v1``."""
+class Part:
+    """Something that runs while the service does."""
 
     async def start(self) -> None:
         """Begin; the log is not open yet, so that no record passes a listener by."""

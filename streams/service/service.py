@@ -48,7 +48,8 @@ class Service:
         self.notifier = Notifier(self)
         self.parts: list[Part] = [self.door, self.decisions, self.feed, self.store, self.sampling, self.notifier]
         self.admin, self.models, self.letters = AdminRoutes(self), Models(self), DeadLetters(self)
-        views = (self.access, self.admin, self.models, Entities(self), self.letters)
+        views = (self.door, self.decisions, self.feed, self.store, self.notifier.routes)
+        views = (*views, self.access, self.admin, self.models, Entities(self), self.letters)
         self.routers: list[APIRouter] = [view.router for view in views]
         self.console: Console | None = Console(self)
         """Pages for people; none where only programs are served."""

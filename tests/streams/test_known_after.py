@@ -15,7 +15,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.workbench.profile.draft import draft_task
-from weir.streams.workbench.profile.known_after import known_after
+from weir.streams.workbench.profile.task_plan import known_after
 
 N = 600
 START = datetime(2024, 1, 1, tzinfo=UTC)

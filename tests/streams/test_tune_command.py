@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from tests.streams.logged_run import FRAUD, simulated
 from weir.online.task.full_spec import FullSpec
-from weir.streams.cli.models.tune import tune_command
-from weir.streams.cli.models.tune_full import _base
+from weir.streams.cli.models.tune import _base, tune_command
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.errors import UsageError
 
@@ -44,7 +43,7 @@ def test_a_search_on_a_log_tells_the_best_and_goes_on_after_ctrl_c(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("weir.streams.cli.models.tune_full._note", interrupted)
+        patched.setattr("weir.streams.cli.models.tune._note", interrupted)
         broken = CliRunner().invoke(command(), arguments)
     assert broken.exit_code == INTERRUPTED
     assert "goes on with" in broken.output

@@ -14,9 +14,9 @@ from weir.streams.model_replicas.logged_features import row_of
 from weir.streams.offline_models.loading import full_models, require_provider
 from weir.streams.redis.stored_rows import StoredRow
 from weir.streams.reject_limit import RejectPolicy
+from weir.streams.service.embedded.appends import Step
 from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
-from weir.streams.service.embedded.group_commit import Step
 from weir.streams.service.embedded.output_log import OutputLog
 from weir.streams.service.embedded.service_engine import Engine
 from weir.streams.service.service import Service

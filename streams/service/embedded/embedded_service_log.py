@@ -10,8 +10,7 @@ from typing import TypeVar
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.errors import RecordsDropped
 from weir.streams.records import Record, RecordBatch
-from weir.streams.service.embedded.appends import Append
-from weir.streams.service.embedded.group_commit import Step
+from weir.streams.service.embedded.appends import Append, Step
 from weir.streams.service.embedded.service_engine import KEPT, OUTPUTS, Engine
 from weir.streams.service.listeners import Listeners
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from fastapi import APIRouter
-
 from weir.models.durable import write_durably
 from weir.models.registry.registry import Registry, open_files
 from weir.online.codec.why_invalid import explain
@@ -28,7 +26,7 @@ from weir.streams.ops.metric_registry import Registry as Metrics
 from weir.streams.records import RecordBatch
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
 from weir.streams.service.log_reading import within
-from weir.streams.service.parts import ended, set_within
+from weir.streams.service.parts import Part, ended, set_within
 from weir.streams.service.problems import NoLongerKept, Problem
 from weir.streams.trainer.job.job_runner import Runner, SubprocessRunner
 from weir.streams.trainer.job.live_examples import decode_live
@@ -47,7 +45,7 @@ _LOOK_S: Final = 1.0
 _APPEND_S: Final = 60.0
 
 
-class EmbeddedTrainer:
+class EmbeddedTrainer(Part):
     """The trainers of the tasks that have a full model; a part of the service.
 
     Parameters
@@ -67,7 +65,6 @@ class EmbeddedTrainer:
         metrics: Metrics,
         runner: Runner | None = None,
     ) -> None:
-        self.router = APIRouter()
         self._log, self._settings = service_log, settings.trainer
         directory = service_log.engine.directory.path
         self._position = directory / "trainer-position"

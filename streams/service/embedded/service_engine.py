@@ -22,9 +22,8 @@ from weir.streams.embedded.embedded_host import READ, EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
 from weir.streams.embedded.host_state import Outcome as HostOutcome
 from weir.streams.errors import LogError, LogFull, in_words
-from weir.streams.service.embedded.appends import Append, MergedAppends, merged
+from weir.streams.service.embedded.appends import Append, GroupCommit, MergedAppends, Step, merged
 from weir.streams.service.embedded.data_directory import DataDirectory
-from weir.streams.service.embedded.group_commit import GroupCommit, Step
 from weir.streams.service.embedded.idle_streams import IDLE_S, IdleStreams
 from weir.streams.service.embedded.output_log import OutputLog
 from weir.streams.service.ports import Decoded

@@ -28,7 +28,7 @@ from weir.streams.service.intake.decoding import Group
 from weir.streams.service.intake.door import Stream, beside
 from weir.streams.service.intake.intake_answers import DECISIONS, DecisionAnswer, EventResult, TaskDecision
 from weir.streams.service.intake.recent_decisions import RecentDecisions, key_of
-from weir.streams.service.parts import View
+from weir.streams.service.parts import Part, View
 from weir.streams.service.ports import Outcome
 from weir.streams.service.problems import Problem
 
@@ -84,7 +84,7 @@ class _Request:
             self.complete.set()
 
 
-class Decisions(View):
+class Decisions(View, Part):
     """Asks for decisions and waits for them."""
 
     def __init__(self, service: Service) -> None:

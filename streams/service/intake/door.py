@@ -18,7 +18,7 @@ from weir.streams.service.intake import cloud_events
 from weir.streams.service.intake.bodies import LARGE, read_body, split_array, split_body, warm_up
 from weir.streams.service.intake.decoding import Group, InputDecoder
 from weir.streams.service.intake.intake_answers import EVENTS, LABELS, IntakeAnswer, RecordResult
-from weir.streams.service.parts import View
+from weir.streams.service.parts import Part, View
 from weir.streams.service.ports import Outcome
 from weir.streams.service.problems import Problem
 from weir.streams.worker.warmup import warm_up_structs
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Stream = Literal["user-events", "device-events"]
 
 
-class Door(View):
+class Door(View, Part):
     """The way in."""
 
     def __init__(self, service: Service) -> None:
@@ -43,9 +43,6 @@ class Door(View):
         """Make ready for the first caller."""
         warm_up_structs()  # before other threads decode: msgspec does not survive two that meet a struct first
         warm_up()
-
-    async def stop(self) -> None:
-        """Nothing to end: the server has answered everybody by now."""
 
     async def events(
         self, request: Request, stream: Stream | None = None, each: bool = False, caller: Caller = needs("events:write")

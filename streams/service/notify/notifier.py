@@ -25,7 +25,7 @@ from weir.streams.service.notify.delivery import STANDS_S, Answer, check_target,
 from weir.streams.service.notify.messages import Delivery, Message
 from weir.streams.service.notify.notify_routes import NotifyRoutes, rules_of
 from weir.streams.service.notify.outbox import Entry, Place
-from weir.streams.service.parts import ended, set_within
+from weir.streams.service.parts import Part, ended, set_within
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -54,7 +54,7 @@ class _Link:
     renewed_at: float = 0.0
 
 
-class Notifier:
+class Notifier(Part):
     """See the module.
 
     Parameters
@@ -75,10 +75,6 @@ class Notifier:
         self._threads = ThreadPoolExecutor(len(self._settings.targets) or 1, "weir-notify")
         self._running: asyncio.Task[None] | None = None
         self.routes = NotifyRoutes(service)
-        self.router = self.routes.router
-
-    async def start(self) -> None:
-        """Nothing yet: the log is not open."""
 
     async def follow(self) -> None:
         """Tell of what comes from now on, or what came since the process before: the log is open now."""

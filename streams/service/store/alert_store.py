@@ -14,7 +14,7 @@ from fastapi import Query, Request, Response
 from weir.online.task.spec import TaskSpec
 from weir.streams.errors import in_words
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.parts import View, ended
+from weir.streams.service.parts import Part, View, ended
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import (
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from weir.streams.service.service import Service
 
 
-class Store(View):
+class Store(View, Part):
     """Alerts as data: the tables, what keeps them up with the log, and their routes."""
 
     def __init__(self, service: Service) -> None:
@@ -203,23 +203,23 @@ class Store(View):
         """
         whose = {"assignee": said.assignee or by, "until": time.time() + said.for_s}
         action, whose = ("release", {}) if said.release else ("assign", whose)
-        return await self._done(row, await self.cases.act(row, action, by, _number(version), **whose))
+        return await self._done(row, await self.cases.act([row], action, by, _number(version), **whose))
 
     async def notes(self, said: NoteSaid, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
         """Write a note into the history of an alert."""
-        return await self._done(row, await self.cases.act(row, "note", by, _number(version), note=said.note))
+        return await self._done(row, await self.cases.act([row], "note", by, _number(version), note=said.note))
 
     async def escalate(
         self, said: EscalateSaid | None = None, version: Version = None, row: AlertRow = Asked, by: str = By
     ) -> Response:
         """Raise an alert for others to look at: it is escalated, and nobody's until somebody claims it."""
         note = said.note if said and said.note else None
-        return await self._done(row, await self.cases.act(row, "escalate", by, _number(version), note=note))
+        return await self._done(row, await self.cases.act([row], "escalate", by, _number(version), note=note))
 
     async def hold(self, said: HoldSaid, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
         """Put an alert aside: it leaves the queue until then."""
         until = time.time() + said.for_s
-        return await self._done(row, await self.cases.act(row, "hold", by, _number(version), until=until))
+        return await self._done(row, await self.cases.act([row], "hold", by, _number(version), until=until))
 
     async def present(self, request: Request, row: AlertRow = Asked, by: str = By) -> dict[str, Any]:
         """Say that you have an alert open, every 10 s or so; ``others`` are who else has it open now."""

@@ -127,20 +127,16 @@ class Cases:
                 if row.reopened == "escalated" and row.changed_by == by:
                     continue  # who escalates an alert wants another person to look at it
                 whose = {"assignee": by, "until": time.time() + for_s}
-                if (await self.act(row, "assign", by, row.version, **whose))[row.alert_id] is None:
+                if (await self.act([row], "assign", by, row.version, **whose))[row.alert_id] is None:
                     return row.alert_id
             if (cursor := page.next) is None:
                 return None
 
     async def act(
-        self, row: AlertRow, action: str, by: str, expects: int | None = None, **said: Any
+        self, rows: Sequence[AlertRow], action: str, by: str, expects: int | None = None, **said: Any
     ) -> dict[str, str | None]:
-        """Do anything else with an alert."""
-        return await self.happen([self._event(row, action, by, time.time(), expects, **said)])
-
-    async def act_on(self, rows: Sequence[AlertRow], action: str, by: str, **said: Any) -> dict[str, str | None]:
-        """The same with several alerts; answers as ``judge`` does."""
-        return await self.happen([self._event(row, action, by, time.time(), None, **said) for row in rows])
+        """Do anything else with alerts; answers as ``judge`` does."""
+        return await self.happen([self._event(row, action, by, time.time(), expects, **said) for row in rows])
 
     async def happen(self, made: Sequence[CaseEvent]) -> dict[str, str | None]:
         """Append case events, and wait for what became of them; those that are not written in time are absent.

@@ -16,7 +16,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from fastapi import APIRouter
 from sqlalchemy import BigInteger, Connection, cast, delete, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,7 +24,7 @@ from weir.streams.config import topics
 from weir.streams.errors import WeirError, in_words
 from weir.streams.ops.metric_registry import Histogram
 from weir.streams.service.log_reading import every_record
-from weir.streams.service.parts import ended
+from weir.streams.service.parts import Part, ended
 from weir.streams.service.store.database import upsert
 from weir.streams.service.store.tables import alerts, samples
 
@@ -47,7 +46,7 @@ _BLOCKS: Final = 50
 """Newest blocks of decisions of each partition in which the thresholds in force are looked for."""
 
 
-class Sampling:
+class Sampling(Part):
     """A part of the service; see the module.
 
     Parameters
@@ -56,7 +55,7 @@ class Sampling:
     """
 
     def __init__(self, service: Service) -> None:
-        self._service, self.router = service, APIRouter()
+        self._service = service
         self._running: asyncio.Task[None] | None = None
         self._before: tuple[float, dict[str, int]] | None = None
         self._latencies: Sequence[int] = ()

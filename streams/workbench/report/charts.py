@@ -14,8 +14,7 @@ from weir.online.metrics.series import MetricPoint
 from weir.streams.backtest.outcomes import Outcomes
 from weir.streams.pages.values import number, percent
 from weir.streams.workbench.measures import precision_recall, reliability
-from weir.streams.workbench.report.axes import amounts, odds, shares, times
-from weir.streams.workbench.report.figure import Figure, thinned
+from weir.streams.workbench.report.figure import Figure, amounts, odds, shares, thinned, times
 
 _DAY_S: Final = 86_400.0
 _SPANS, _BARS, _BINS, _TOLD_ROWS = 60, 120, 48, 40

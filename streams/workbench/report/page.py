@@ -7,8 +7,10 @@ in a sentence why it is empty, where it is.
 from __future__ import annotations
 
 import re
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,10 +30,8 @@ from weir.streams.workbench.measures import at_line, measure, reliability
 from weir.streams.workbench.outcome_report import judged_rows, line_words, one_sided_of
 from weir.streams.workbench.report import charts
 from weir.streams.workbench.report.charts import Chart
-from weir.streams.workbench.report.feature_parts import feature_parts
+from weir.streams.workbench.report.feature_parts import RunSample, feature_parts
 from weir.streams.workbench.report.figure import HEIGHT, WIDTH
-from weir.streams.workbench.report.run_sample import RunSample
-from weir.streams.workbench.report.stage_clock import StageClock
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _DAY_S: Final = 86_400.0
@@ -201,3 +201,48 @@ def _alone(svg: str) -> str:
         f' viewBox="{-margin} {-margin} {width} {height}"><style>{style}</style><rect x="{-margin}" y="{-margin}"'
         f' width="{width}" height="{height}" fill="var(--card)"/>{inside}'
     )
+
+
+_STAGES: Final = (
+    ("features", "engine", "process"), ("features fed by labels", "engine", "apply"), ("scoring", "model", "score"),
+    ("learning", "model", "learn"), ("line, alerts and reasons", "book", "decide_by"),
+    ("metrics", "evaluation", "update"), ("waiting for labels", "joiner", "log"),
+    ("waiting for labels", "joiner", "label"),
+    ("drift", "labelling.drift", "update"), ("drift", "labelling.rate_drift", "update"),
+)  # fmt: skip
+
+
+class StageClock:
+    """Seconds of each stage; time in a stage within another one counts for the inner one alone.
+
+    A pipeline reads no clock, so its parts are timed from outside.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inner = [0.0]
+
+    def watch(self, pipeline: TaskPipeline) -> None:
+        """Time the parts of this pipeline from now on."""
+        for stage, part, method in _STAGES:
+            # A task need not watch for drift.
+            if (owner := attrgetter(part)(pipeline)) is not None:
+                setattr(owner, method, self._timed(stage, getattr(owner, method)))
+
+    def _timed(self, stage: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._inner.append(0.0)
+            start = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                took = time.perf_counter() - start
+                self.seconds[stage] += took - self._inner.pop()
+                self._inner[-1] += took
+
+        return timed
+
+    def shares(self, total_s: float) -> list[tuple[str, float]]:
+        """Stages with their seconds, the longest first; the last is the rest, such as reading the files."""
+        longest = sorted(self.seconds.items(), key=lambda each: -each[1])
+        return [*longest, ("reading rows, and the rest", max(total_s - sum(self.seconds.values()), 0.0))]

@@ -30,12 +30,10 @@ from weir.streams.errors import UsageError
 from weir.streams.pages.values import FOLDER
 from weir.streams.workbench.desk import Task
 from weir.streams.workbench.outcome_report import outcome_report
-from weir.streams.workbench.report.axes import Axis, amounts, odds, shares, times
 from weir.streams.workbench.report.charts import histogram, known_until
-from weir.streams.workbench.report.feature_parts import feature_parts
-from weir.streams.workbench.report.figure import MOST_POINTS, thinned
+from weir.streams.workbench.report.feature_parts import TOP_ALERTS, EveryNth, RunSample, feature_parts
+from weir.streams.workbench.report.figure import MOST_POINTS, Axis, amounts, odds, shares, thinned, times
 from weir.streams.workbench.report.page import RunWatcher, write_report
-from weir.streams.workbench.report.run_sample import TOP_ALERTS, EveryNth, RunSample
 
 ALERTS_A_LOT = TASK.replace("value = 0.6", "value = 0.1") + '[alerts]\nresolve_after_s = "1h"\ncooldown_s = 0\n'
 BUDGET = TASK.replace(

@@ -27,7 +27,7 @@ from weir.streams.cli.models.tune import tune_command
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.errors import UsageError
 from weir.streams.workbench.measures import Interval
-from weir.streams.workbench.tuning import telling
+from weir.streams.workbench.tuning import study as telling
 from weir.streams.workbench.tuning.findings import Row, leaderboard, pick, recommended
 from weir.streams.workbench.tuning.reference import Reference, reference_of
 from weir.streams.workbench.tuning.space import AS_IS, Facts, Space, built

@@ -142,7 +142,7 @@ class AlertsPages(PageGroup):
         rows = await self._rows(request, wanted.alert_ids)
         if wanted.action in of:
             action, facts = of[wanted.action]
-            done = await self._service.store.cases.act_on(rows, action, by, **facts)
+            done = await self._service.store.cases.act(rows, action, by, **facts)
         else:
             done = await self._snooze(rows, wanted, by)
         # The way back of a hold or snooze is one of no time: to take that back as well would be a circle.
