@@ -139,8 +139,14 @@ def size(count: int | None) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
-def close_stdout() -> None:
-    """Let the interpreter's last flush of stdout go nowhere: its reader has gone."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+@contextmanager
+def piped() -> Iterator[None]:
+    """What writes a stream to stdout ends in silence where its reader has gone."""
+    try:
+        yield
+    except BrokenPipeError:
+        # The interpreter's last flush of stdout goes nowhere.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise typer.Exit(0) from None

@@ -35,6 +35,15 @@ SinceOption = Annotated[
     str | None, typer.Option("--since", help="Written since then: 2h, 7d, or 2024-05-01T12:00 (UTC).")
 ]
 EntityOption = Annotated[str | None, typer.Option("--entity", "-e", help="Of this user or device.")]
+DataOption = Annotated[
+    list[Path], typer.Option("--data", help="CSV, Parquet, Arrow or JSON, plain or packed; repeat to merge by time.")
+]
+LabelsOption = Annotated[
+    list[Path] | None, typer.Option("--labels", help="Labels in wire format (JSONL), when they are not a column.")
+]
+ArchiveOption = Annotated[
+    Path | None, typer.Option("--archive", "-a", help="Directory that 'weir archive' wrote, instead of Kafka.")
+]
 LogOption = Annotated[Path | None, typer.Option("--log", help="Directory of an embedded log, instead of Kafka.")]
 
 INTERRUPTED = 130

@@ -48,8 +48,10 @@ class Service:
         self.notifier = Notifier(self)
         self.parts: list[Part] = [self.door, self.decisions, self.feed, self.store, self.sampling, self.notifier]
         self.admin, self.models, self.letters = AdminRoutes(self), Models(self), DeadLetters(self)
-        views = (self.door, self.decisions, self.feed, self.store, self.notifier.routes)
-        views = (*views, self.access, self.admin, self.models, Entities(self), self.letters)
+        views = (
+            self.door, self.decisions, self.feed, self.store, self.notifier.routes, self.access, self.admin,
+            self.models, Entities(self), self.letters,
+        )  # fmt: skip
         self.routers: list[APIRouter] = [view.router for view in views]
         self.console: Console | None = Console(self)
         """Pages for people; none where only programs are served."""

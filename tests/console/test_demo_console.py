@@ -23,8 +23,7 @@ import pytest
 from tests.e2e.test_demo import FULL_SPEED, checkpoint_newer_than, finish, records
 from tests.integration.kafka_node import eventually
 from weir.streams.client.client import Client, ServiceError
-from weir.streams.demo.demo_console import PORTS, bound_at
-from weir.streams.demo.demo_engine import DemoEngine
+from weir.streams.demo.demo_console import PORTS, DemoEngine, bound_at
 from weir.streams.errors import UsageError
 from weir.streams.service.embedded.service_engine import Engine
 

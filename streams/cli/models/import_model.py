@@ -14,7 +14,15 @@ import typer
 
 from weir.streams.cli.console import bar, output, say
 from weir.streams.cli.models.model_common import RegistryOption, open_registry
-from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, LogOption, settings_of, tasks_of
+from weir.streams.cli.options import (
+    INTERRUPTED,
+    ArchiveOption,
+    BootstrapOption,
+    ConfigOption,
+    LogOption,
+    settings_of,
+    tasks_of,
+)
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,9 +40,7 @@ def import_command(
     inputs: Annotated[
         Path | None, typer.Option("--inputs", "-i", help="Which logged feature feeds which input (TOML).")
     ] = None,
-    archive: Annotated[
-        Path | None, typer.Option("--archive", "-a", help="Directory that 'weir archive' wrote, instead of Kafka.")
-    ] = None,
+    archive: ArchiveOption = None,
     log: LogOption = None,
     registry: RegistryOption = None,
     config: ConfigOption = None,

@@ -25,12 +25,11 @@ from weir.streams.cli.models.model_common import (
 from weir.streams.cli.models.model_moves import promote_command, rollback_command
 from weir.streams.cli.options import ConfigOption, JsonOption, duration, settings_of
 
-models_app = typer.Typer(
-    name="models",
-    help="Full models: list, show, import, promote, roll back, compare, verify, clear away.\n\n"
-    "For example: weir models list",
-    no_args_is_help=True,
-)
+_HELP = """Full models: list, show, import, promote, roll back, compare, verify, clear away.
+
+For example: weir models list
+"""
+models_app = typer.Typer(name="models", help=_HELP, no_args_is_help=True)
 
 
 @models_app.command("list")

@@ -17,7 +17,16 @@ import orjson
 import typer
 
 from weir.streams.cli.console import bar, bar_of_each, bars, output, say, table
-from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, LogOption, duration, settings_of
+from weir.streams.cli.options import (
+    INTERRUPTED,
+    ArchiveOption,
+    BootstrapOption,
+    ConfigOption,
+    LabelsOption,
+    LogOption,
+    duration,
+    settings_of,
+)
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,9 +51,7 @@ def tune_command(
     data: Annotated[
         list[Path] | None, typer.Option("--data", help="CSV, Parquet, Arrow or JSON; repeat to merge files by time.")
     ] = None,
-    labels: Annotated[
-        list[Path] | None, typer.Option("--labels", help="Labels in wire format (JSONL), when they are not a column.")
-    ] = None,
+    labels: LabelsOption = None,
     label_delay: Annotated[str | None, typer.Option(help="How late labels of --labels become known, as 7d.")] = None,
     minutes: Annotated[float, typer.Option(min=0.01, help="How long to search and judge, about.")] = 20.0,
     trials: Annotated[
@@ -63,9 +70,7 @@ def tune_command(
         Path | None, typer.Option("--out", "-o", help="Write the task it recommends (with --full: the settings, JSON).")
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Search the settings of the task's encoder instead.")] = False,
-    archive: Annotated[
-        Path | None, typer.Option("--archive", "-a", help="With --full: directory that 'weir archive' wrote.")
-    ] = None,
+    archive: ArchiveOption = None,
     log: LogOption = None,
     folds: Annotated[
         int, typer.Option(min=1, max=8, help="With --full: validation periods, one before the other.")

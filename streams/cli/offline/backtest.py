@@ -14,7 +14,7 @@ import typer
 from weir.streams.cli.console import bars, notes, output, say
 from weir.streams.cli.offline.backtest_tables import show_explained, slices, summary
 from weir.streams.cli.offline.next_backtest import backtest_next
-from weir.streams.cli.options import INTERRUPTED, duration
+from weir.streams.cli.options import INTERRUPTED, DataOption, LabelsOption, duration
 from weir.streams.errors import UsageError
 from weir.streams.ops.stop_request import StopRequest, interruptible
 
@@ -32,14 +32,9 @@ SHOWN, NOTHING_SCORED = 6, 3
 
 def backtest_command(
     task: Annotated[Path, typer.Argument(metavar="TASK", help="The task file (TOML).")],
-    data: Annotated[
-        list[Path],
-        typer.Option("--data", help="CSV, Parquet, Arrow or JSON, plain or packed; repeat to merge files by time."),
-    ],
+    data: DataOption,
     scores: Annotated[Path | None, typer.Option("--scores", help="Write every score to this Parquet file.")] = None,
-    labels: Annotated[
-        list[Path] | None, typer.Option("--labels", help="Labels in wire format (JSONL), when they are not a column.")
-    ] = None,
+    labels: LabelsOption = None,
     label_delay: Annotated[
         str | None, typer.Option(help="How late a label becomes known, such as 7d; the task's own when left out.")
     ] = None,

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from weir.streams.cli.options import JsonOption
+from weir.streams.cli.options import DataOption, JsonOption, LabelsOption
 
 
 def check_command(
     task: Annotated[Path, typer.Argument(metavar="TASK", help="The task file (TOML).")],
-    data: Annotated[list[Path], typer.Option("--data", help="Files or folders, as for `weir backtest`.")],
-    labels: Annotated[list[Path] | None, typer.Option("--labels", help="Labels in wire format (JSONL).")] = None,
+    data: DataOption,
+    labels: LabelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at a task and its data for what is odd, before an hour is spent.

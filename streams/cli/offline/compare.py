@@ -13,7 +13,7 @@ import typer
 
 from weir.streams.cli.console import bar_of_each, output, say, table, to_json
 from weir.streams.cli.offline.backtest import check_target
-from weir.streams.cli.options import INTERRUPTED, LogOption, duration
+from weir.streams.cli.options import INTERRUPTED, ArchiveOption, DataOption, LabelsOption, LogOption, duration
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,17 +29,13 @@ _FEW_UNITS = 30
 
 def compare_command(
     tasks: Annotated[list[Path], typer.Argument(metavar="TASK...", help="Task files (TOML); the first is the base.")],
-    data: Annotated[
-        list[Path], typer.Option("--data", help="CSV, Parquet, Arrow or JSON, plain or packed; repeat to merge files.")
-    ],
+    data: DataOption,
     champion: Annotated[
         bool, typer.Option("--champion", help="Compare with what serves, by the predictions in --archive or --log.")
     ] = False,
-    archive: Annotated[
-        Path | None, typer.Option("--archive", "-a", help="Directory that 'weir archive' wrote, for --champion.")
-    ] = None,
+    archive: ArchiveOption = None,
     log: LogOption = None,
-    labels: Annotated[list[Path] | None, typer.Option("--labels", help="Labels in wire format (JSONL).")] = None,
+    labels: LabelsOption = None,
     label_delay: Annotated[str | None, typer.Option(help="How late labels of --labels become known, as 7d.")] = None,
     field: Annotated[
         str | None,

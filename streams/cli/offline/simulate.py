@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from weir.streams.cli.console import bars, close_stdout, say
+from weir.streams.cli.console import bars, piped, say
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.ops.stop_request import interruptible
 from weir.streams.replay.pace import Pace
@@ -99,16 +99,11 @@ def simulate_command(
         late_share=dirty,
     )
     topics = TOPICS if topic is None else (topic,)
-    to_stdout = str(out) == "-"
     columns = MofNCompleteColumn(), TextColumn("days"), TimeRemainingColumn()
-    try:
-        with interruptible() as stop, _sink(out, form, topics) as sink, bars(*columns) as progress:
-            row = progress.add_task("simulating", total=days)
-            written = _write(config, topics, sink, rate, stop, lambda done: progress.update(row, completed=done))
-    except BrokenPipeError:
-        close_stdout()
-        raise typer.Exit(0) from None
-    if not to_stdout:
+    with piped(), interruptible() as stop, _sink(out, form, topics) as sink, bars(*columns) as progress:
+        row = progress.add_task("simulating", total=days)
+        written = _write(config, topics, sink, rate, stop, lambda done: progress.update(row, completed=done))
+    if str(out) != "-":
         what = ", ".join(f"{count:,} {name}" for name, count in written.items())
         say(f"{'Interrupted: ' if stop.is_set() else ''}wrote {what} to {out}/")
     if stop.is_set():

@@ -11,11 +11,8 @@ from weir.streams.checks.rights import PRINCIPALS, Principal, kafka_commands, re
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of
 from weir.streams.errors import UsageError
 
-acl_app = typer.Typer(
-    name="acl",
-    help="Rights: what each kind of user needs, as commands.\n\nFor example: weir acl kafka | sh",
-    no_args_is_help=True,
-)
+_HELP = "Rights: what each kind of user needs, as commands.\n\nFor example: weir acl kafka | sh"
+acl_app = typer.Typer(name="acl", help=_HELP, no_args_is_help=True)
 
 RoleOption = Annotated[
     list[str] | None, typer.Option("--role", help=f"{', '.join(p.name for p in PRINCIPALS)}; else all of them.")

@@ -10,7 +10,7 @@ import typer
 
 from weir.online.errors import UNREADABLE
 from weir.streams.cli.console import output, say, table, to_json, utc
-from weir.streams.cli.operate.keys import DirectoryOption
+from weir.streams.cli.operate.keys import DirectoryOption, database_of
 from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
@@ -20,9 +20,7 @@ from weir.streams.cli.options import (
     moment,
     settings_of,
 )
-from weir.streams.cli.processes.process import needed
 from weir.streams.config import topics
-from weir.streams.errors import UsageError
 from weir.streams.text import printable
 
 if TYPE_CHECKING:
@@ -52,15 +50,11 @@ def verify_command(
         weir audit verify --dir /var/lib/weir
     """
     settings = settings_of(config, bootstrap, {"serve.directory": directory})
-    needed(("sqlalchemy", "fastapi"), "weir audit verify", "serve")
+    engine = database_of(settings.serve)
     from weir.streams.service.access.audit.audit_chain import verify
     from weir.streams.service.access.audit.audit_trail import anchors_in
-    from weir.streams.service.store.database import SQLITE_FILE, access_database
 
-    # To open SQLite makes its file: a look at the wrong directory must leave nothing there.
-    if settings.serve.database is None and not (settings.serve.directory / SQLITE_FILE).exists():
-        raise UsageError(f"{settings.serve.directory}: no weir serve was here; give its directory by --dir")
-    anchors = anchors_in(access_database(settings.serve))
+    anchors = anchors_in(engine)
     found = verify(_records(settings, kafka), anchors)
     if as_json:
         told = [msgspec.to_builtins(report) for report in found]

@@ -31,9 +31,8 @@ from weir.streams.text import printable
 if TYPE_CHECKING:
     from weir.streams.config.settings import Settings, TopicSettings
 
-dlq_app = typer.Typer(
-    name="dlq", help="Dead letters: list, show, replay, drop.\n\nFor example: weir dlq list", no_args_is_help=True
-)
+_HELP = "Dead letters: list, show, replay, drop.\n\nFor example: weir dlq list"
+dlq_app = typer.Typer(name="dlq", help=_HELP, no_args_is_help=True)
 
 _MARKS = 500
 TopicOption = Annotated[str | None, typer.Option("--topic", "-t", help="Only records that were read from this topic.")]

@@ -36,12 +36,8 @@ if TYPE_CHECKING:
 _SHOWN: Final = 20
 _LOOK_S: Final = 0.5
 
-examples_app = typer.Typer(
-    name="examples",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Show the examples that online models learned, and take some of them back.",
-)
+_HELP = "Show the examples that online models learned, and take some of them back."
+examples_app = typer.Typer(name="examples", help=_HELP, no_args_is_help=True)
 
 TaskOption = Annotated[str, typer.Option("--task", "-t", help="Name of the task.")]
 OffsetsOption = Annotated[

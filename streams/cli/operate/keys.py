@@ -17,6 +17,7 @@ from weir.streams.ops.command_user import caller
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from weir.streams.config.serve_settings import ServeSettings
     from weir.streams.service.access.api_keys import ApiKey, KeyStore
 
 _HELP = "API keys of `weir serve`: create, list, revoke.\n\nFor example: weir keys create shop --role operator"
@@ -26,16 +27,22 @@ DirectoryOption = Annotated[
 ]
 
 
-def _store(config: Path | None, directory: Path | None, *, make: bool = False) -> tuple[KeyStore, Engine]:
-    """The keys; raises ``UsageError`` where there are none and ``make`` does not ask for their place."""
-    settings = settings_of(config, None, {"serve.directory": directory})
-    needed(("sqlalchemy", "fastapi"), "weir keys", "weir[serve]")
-    from weir.streams.service.access.api_keys import KeyStore
+def database_of(serve: ServeSettings, *, make: bool = False) -> Engine:
+    """The database of a service; raises ``UsageError`` where there is none and ``make`` does not ask for it."""
+    needed(("sqlalchemy", "fastapi"), "a command about keys or the audit", "weir[serve]")
     from weir.streams.service.store.database import SQLITE_FILE, access_database
 
-    if not make and settings.serve.database is None and not (settings.serve.directory / SQLITE_FILE).exists():
-        raise UsageError(f"{settings.serve.directory}: no weir serve was here and no key; give its directory by --dir")
-    engine = access_database(settings.serve)
+    # To open SQLite makes its file: a look at the wrong directory must leave nothing there.
+    if not make and serve.database is None and not (serve.directory / SQLITE_FILE).exists():
+        raise UsageError(f"{serve.directory}: no weir serve was here; give its directory by --dir")
+    return access_database(serve)
+
+
+def _store(config: Path | None, directory: Path | None, *, make: bool = False) -> tuple[KeyStore, Engine]:
+    """The keys; raises what ``database_of`` does."""
+    engine = database_of(settings_of(config, None, {"serve.directory": directory}).serve, make=make)
+    from weir.streams.service.access.api_keys import KeyStore
+
     return KeyStore(engine), engine
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weir.streams.cli.console import close_stdout, utc
+from weir.streams.cli.console import piped, utc
 from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of
 from weir.streams.kafka.admin.clients import consumer
 from weir.streams.kafka.admin.printed_records import as_json, filters, line, parse
@@ -60,21 +60,17 @@ def tail_command(
     kind = names.own(topic) or topic
     console = Console(highlight=False, soft_wrap=True)
     shown = 0
-    try:
-        with consumer(settings.kafka, "tail") as client, interruptible() as stop:
-            for record in _records(client, topic, begin, follows, stop):
-                # Without a filter nothing is taken apart twice.
-                if not accepts(record.key, parse(record.value) if where else None):
-                    continue
-                _show(console, kind, record, as_lines)
-                shown += 1
-                if shown == limit:
-                    return
-            interrupted = stop.is_set()
+    with piped(), consumer(settings.kafka, "tail") as client, interruptible() as stop:
+        for record in _records(client, topic, begin, follows, stop):
+            # Without a filter nothing is taken apart twice.
+            if not accepts(record.key, parse(record.value) if where else None):
+                continue
+            _show(console, kind, record, as_lines)
+            shown += 1
+            if shown == limit:
+                return
+        interrupted = stop.is_set()
         sys.stdout.flush()
-    except BrokenPipeError:
-        close_stdout()
-        raise typer.Exit(0) from None
     if interrupted:
         raise typer.Exit(INTERRUPTED)
 

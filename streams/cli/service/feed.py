@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-from weir.streams.cli.console import close_stdout, say, utc
+from weir.streams.cli.console import piped, say, utc
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.cli.service.reached import KeyOption, UrlOption, service_at
 from weir.streams.text import printable
@@ -50,7 +50,7 @@ def feed_command(
     filters = {"type": types, "task": task, "entity": entity, "severity": severity, "min_score": min_score}
     shown, last = 0, last_id
     try:
-        with service_at(url, key) as client:
+        with piped(), service_at(url, key) as client:
             for event in client.feed(last_id=last_id, since=since, **filters):
                 last = event.id
                 if as_lines:
@@ -62,9 +62,6 @@ def feed_command(
                 shown += 1
                 if shown == limit:
                     return
-    except BrokenPipeError:
-        close_stdout()
-        raise typer.Exit(0) from None
     except KeyboardInterrupt:
         if last is not None:
             say(f"go on after here with --after {last}")

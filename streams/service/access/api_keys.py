@@ -16,6 +16,7 @@ from weir.online.codec.wire import ID_CHARS
 from weir.streams.errors import UsageError
 from weir.streams.service.access.caller import Caller, limited
 from weir.streams.service.access.roles import ROLES, SCOPES
+from weir.streams.service.store.database import execute, fetched
 from weir.streams.service.store.tables import API_KEYS
 from weir.streams.text import printable
 
@@ -139,27 +140,23 @@ class KeyStore:
             secrets.token_hex(6), name, digest(secret), role, tuple(sorted(scopes)), limited_to, requests_per_s,
             records_per_s, now, by, expires_at,
         )  # fmt: skip
-        with self._engine.begin() as connection:
-            connection.execute(insert(API_KEYS).values({f.name: getattr(key, f.name) for f in fields(key)}))
+        execute(self._engine, insert(API_KEYS).values({f.name: getattr(key, f.name) for f in fields(key)}))
         return key, f"weir_{key.id}_{secret}"
 
     def all(self) -> list[ApiKey]:
         """Every key there was, oldest first."""
-        with self._engine.connect() as connection:
-            return [_key(row) for row in connection.execute(select(API_KEYS).order_by(API_KEYS.c.created_at))]
+        return [_key(row) for row in fetched(self._engine, select(API_KEYS).order_by(API_KEYS.c.created_at))]
 
     def find(self, id_: str) -> ApiKey | None:
         """The key of an id."""
-        with self._engine.connect() as connection:
-            row = connection.execute(select(API_KEYS).where(API_KEYS.c.id == id_)).one_or_none()
-        return None if row is None else _key(row)
+        found = fetched(self._engine, select(API_KEYS).where(API_KEYS.c.id == id_))
+        return _key(found[0]) if found else None
 
     def revoke(self, id_: str, now: float) -> ApiKey:
         """End a key for good; raises ``UsageError`` where there is none of this id. Twice is once."""
-        with self._engine.begin() as connection:
-            # When it ended first is kept, whoever ends it once more.
-            mine = update(API_KEYS).where(API_KEYS.c.id == id_, API_KEYS.c.revoked_at.is_(None))
-            connection.execute(mine.values(revoked_at=now))
+        # When it ended first is kept, whoever ends it once more.
+        mine = update(API_KEYS).where(API_KEYS.c.id == id_, API_KEYS.c.revoked_at.is_(None))
+        execute(self._engine, mine.values(revoked_at=now))
         key = self.find(id_)
         if key is None:
             raise UsageError(f"no key {id_!r}; weir keys list shows them all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, Executable, Row, Select, Table, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
@@ -129,6 +129,18 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], *, 
         connection.execute(made.on_conflict_do_update(index_elements=key, set_=others), rows)
     else:
         connection.execute(made.on_conflict_do_nothing(), rows)
+
+
+def execute(engine: Engine, *statements: Executable) -> int:
+    """Run statements in one transaction; how many rows the last of them changed."""
+    with engine.begin() as connection:
+        return [connection.execute(each).rowcount for each in statements][-1]
+
+
+def fetched(engine: Engine, query: Select[Any]) -> list[Row[Any]]:
+    """The rows of a query."""
+    with engine.connect() as connection:
+        return list(connection.execute(query))
 
 
 def access_database(serve: ServeSettings) -> Engine:

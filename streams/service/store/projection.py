@@ -25,7 +25,7 @@ from weir.streams.service.store.case_rules import (
     take_case_event,
     take_snooze,
 )
-from weir.streams.service.store.database import upsert
+from weir.streams.service.store.database import execute, fetched, upsert
 from weir.streams.service.store.learned import RecentExamples, read_examples
 from weir.streams.service.store.tables import notifications
 
@@ -80,20 +80,17 @@ class Projection:
         state, other = t.projection_state, self._engine.dialect.name == "postgresql"
         free = (state.c.writer == writer) | state.c.writer.is_(None) | (state.c.writer_until < now)
         taken = update(state).values(writer=writer, writer_until=now + for_s)
-        with self._engine.begin() as c:
-            return c.execute(taken.where(free) if other else taken).rowcount == 1
+        return execute(self._engine, taken.where(free) if other else taken) == 1
 
     def release(self, writer: str) -> None:
         """Let another process write."""
         state = t.projection_state
-        with self._engine.begin() as c:
-            c.execute(update(state).where(state.c.writer == writer).values(writer=None))
+        execute(self._engine, update(state).where(state.c.writer == writer).values(writer=None))
 
     def position(self, topic: str, partition: int) -> int:
         """Up to where a partition is in the tables."""
         at = select(t.positions.c.next_offset).filter_by(topic=topic, partition=partition)
-        with self._engine.connect() as c:
-            return c.execute(at).scalar() or 0
+        return next((row.next_offset for row in fetched(self._engine, at)), 0)
 
     def write(self, piece: Piece, recent: RecentExamples) -> list[CaseEvent] | None:
         """Add records, all or none; ``None`` where another process was faster, and nothing was written.

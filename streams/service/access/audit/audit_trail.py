@@ -23,6 +23,7 @@ from weir.streams.service.access.audit.audit_chain import AT_ONCE, Link, chained
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.log_reading import every_record
 from weir.streams.service.parts import set_within
+from weir.streams.service.store.database import execute, fetched
 from weir.streams.service.store.tables import AUDIT_ANCHORS, AUDIT_OUTBOX
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ class Audit:
         """Let what commands did go from the database: only now is it in the log, and a crash before tells it again."""
         try:
             if rows:
-                await asyncio.to_thread(_drop, self._engine, rows)
+                await asyncio.to_thread(execute, self._engine, delete(AUDIT_OUTBOX).where(AUDIT_OUTBOX.c.id.in_(rows)))
         except SQLAlchemyError as exc:
             logger.warning("what commands did will be in the audit twice: %s", type(exc).__name__)
 
@@ -207,34 +208,25 @@ class Audit:
 
 
 def _keep(engine: Engine, row: dict[str, Any]) -> None:
-    with engine.begin() as connection:
-        connection.execute(delete(AUDIT_ANCHORS).where(AUDIT_ANCHORS.c.writer == row["writer"]))
-        connection.execute(insert(AUDIT_ANCHORS).values(row))
+    before = delete(AUDIT_ANCHORS).where(AUDIT_ANCHORS.c.writer == row["writer"])
+    execute(engine, before, insert(AUDIT_ANCHORS).values(row))
 
 
 def leave(engine: Engine, action: str, subject: str) -> None:
     """Have the service write down what a command did; it takes it within a minute, or when it starts."""
     who = {"id": f"user:{caller()}", "name": caller(), "via": "command"}
     body = {"at": time.time(), "action": action, "who": who, "subject": subject}
-    with engine.begin() as connection:
-        connection.execute(insert(AUDIT_OUTBOX).values(body=body))
+    execute(engine, insert(AUDIT_OUTBOX).values(body=body))
 
 
 def _left_in(engine: Engine) -> list[tuple[int, dict[str, Any]]]:
     """What commands left, in their order, with the rows that hold it."""
     # Nobody takes it for itself alone: of two replicas both may write it, and twice in the audit is better than never.
-    with engine.connect() as connection:
-        found = connection.execute(select(AUDIT_OUTBOX.c.id, AUDIT_OUTBOX.c.body).order_by(AUDIT_OUTBOX.c.id))
-        return [(row.id, row.body) for row in found]
-
-
-def _drop(engine: Engine, rows: Sequence[int]) -> None:
-    with engine.begin() as connection:
-        connection.execute(delete(AUDIT_OUTBOX).where(AUDIT_OUTBOX.c.id.in_(rows)))
+    found = fetched(engine, select(AUDIT_OUTBOX.c.id, AUDIT_OUTBOX.c.body).order_by(AUDIT_OUTBOX.c.id))
+    return [(row.id, row.body) for row in found]
 
 
 def anchors_in(engine: Engine) -> dict[str, Link]:
     """Where each writer's chain has come to, as the database says."""
-    with engine.connect() as connection:
-        rows = connection.execute(select(AUDIT_ANCHORS.c.writer, AUDIT_ANCHORS.c.seq, AUDIT_ANCHORS.c.hash))
-        return {writer: Link(seq, own) for writer, seq, own in rows}
+    rows = fetched(engine, select(AUDIT_ANCHORS.c.writer, AUDIT_ANCHORS.c.seq, AUDIT_ANCHORS.c.hash))
+    return {writer: Link(seq, own) for writer, seq, own in rows}

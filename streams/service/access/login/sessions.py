@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, delete, insert, select
 
 from weir.streams.service.access.api_keys import digest
+from weir.streams.service.store.database import execute, fetched
 from weir.streams.service.store.tables import SESSIONS
 
 
@@ -69,19 +70,16 @@ class SessionStore:
         if old is not None:
             gone |= SESSIONS.c.token_sha256 == digest(old)
         row = {"subject": subject, "name": name, "via": via, "groups": list(groups), "expires_at": expires_at}
-        with self._engine.begin() as connection:
-            connection.execute(delete(SESSIONS).where(gone))
-            connection.execute(insert(SESSIONS).values(token_sha256=digest(token), created_at=now, **row))
+        begun = insert(SESSIONS).values(token_sha256=digest(token), created_at=now, **row)
+        execute(self._engine, delete(SESSIONS).where(gone), begun)
         return token
 
     def find(self, token_sha256: str) -> Session | None:
         """The session of a cookie's digest, also one past its time."""
         columns = (SESSIONS.c.subject, SESSIONS.c.name, SESSIONS.c.via, SESSIONS.c.groups, SESSIONS.c.expires_at)
-        with self._engine.connect() as connection:
-            row = connection.execute(select(*columns).where(SESSIONS.c.token_sha256 == token_sha256)).one_or_none()
-        return None if row is None else Session(row[0], row[1], row[2], tuple(row[3]), row[4])
+        found = fetched(self._engine, select(*columns).where(SESSIONS.c.token_sha256 == token_sha256))
+        return next((Session(row[0], row[1], row[2], tuple(row[3]), row[4]) for row in found), None)
 
     def end(self, token: str) -> None:
         """Log out."""
-        with self._engine.begin() as connection:
-            connection.execute(delete(SESSIONS).where(SESSIONS.c.token_sha256 == digest(token)))
+        execute(self._engine, delete(SESSIONS).where(SESSIONS.c.token_sha256 == digest(token)))
