@@ -72,13 +72,7 @@ def _engine(
             fitting=True,
         )
 
-    return Engine(
-        directory, inputs, outputs, kept, host,
-        lateness=settings.worker.intake.allowed_lateness, fsync=settings.serve.fsync,
-        waiting=settings.serve.intake.waiting_records, checkpoint_every_s=settings.serve.checkpoint_every_s,
-        retention=settings.serve.retention, people_kept_s=settings.serve.alerts_kept,
-        show=show, fault=fault,
-    )  # fmt: skip
+    return Engine(settings, directory, inputs, outputs, kept, host, show=show, fault=fault)
 
 
 def _models(settings: Settings) -> ModelSettings:

@@ -17,7 +17,7 @@ from concurrent.futures import Future, wait
 from typing import Any, Final, TypeVar
 
 from weir.streams.config import topics
-from weir.streams.config.serve_settings import RetentionSettings
+from weir.streams.config.settings import Settings
 from weir.streams.embedded.embedded_host import READ, EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
 from weir.streams.embedded.host_state import Outcome as HostOutcome
@@ -50,47 +50,35 @@ class Engine:
 
     Parameters
     ----------
+    settings : how long what is kept, and what may wait.
     directory : of the service.
     inputs, outputs, kept : its logs.
     make_host : a fresh host of the tasks on these logs.
-    lateness : what an event may be late, seconds.
-    fsync : whether an answer waits for the disk.
-    waiting : records that may wait at most.
-    checkpoint_every_s : between two checkpoints, if something came.
-    retention : what the logs keep besides what a start needs.
-    people_kept_s : for how long what people did is kept.
     show : see ``GroupCommit``.
     fault : called once, by any thread, with why the engine ended by itself.
-    clock : epoch seconds.
     """
 
     def __init__(
         self,
+        settings: Settings,
         directory: DataDirectory,
         inputs: EmbeddedLog,
         outputs: OutputLog,
         kept: EmbeddedLog,
         make_host: Callable[[], EmbeddedHost],
         *,
-        lateness: float,
-        fsync: bool,
-        waiting: int,
-        checkpoint_every_s: float,
-        retention: RetentionSettings,
-        people_kept_s: float,
         show: Callable[[list[Step]], None],
         fault: Callable[[str], None],
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.directory, self.inputs, self.outputs, self.kept = directory, inputs, outputs, kept
-        self._make_host, self._lateness, self._clock = make_host, lateness, clock
+        self._make_host, self._serve, self._clock = make_host, settings.serve, time.time
+        self._every_s, self._retention = settings.serve.checkpoint_every_s, settings.serve.retention
+        self._lateness = settings.worker.intake.allowed_lateness
         self.host = make_host()
         tasks = [pipeline.task for pipeline in self.host.pipelines.values()]
         # Only then does it matter which events came before a label; else one batch a topic costs less.
         self._in_turn = any(task.labels.act == "between rows" for task in tasks)
-        self._idle = IdleStreams(self.host, lateness)
-        self._every_s, self._most_waiting = checkpoint_every_s, waiting
-        self._retention, self._people_kept_s = retention, people_kept_s
+        self._idle = IdleStreams(self.host, self._lateness)
         self._saving: Future[None] | None = None
         """The checkpoint that is being written."""
         self._saved_at, self._saved_seq, self._saved_outputs = time.monotonic(), 0, 0
@@ -105,7 +93,7 @@ class Engine:
         self._stopping = False
         self._wake = threading.Condition()
         self._show = show
-        self._commit = GroupCommit(self._sync if fsync else None, self._shown, self._fail)
+        self._commit = GroupCommit(self._sync if settings.serve.fsync else None, self._shown, self._fail)
         self._thread = threading.Thread(target=self._run, name="weir-engine", daemon=True)
 
     # -- start and stop ----------------------------------------------------------------------------------------------
@@ -168,9 +156,9 @@ class Engine:
             if self._fault or self._stopping:
                 raise _stopped(self._fault)
             # One append alone may be larger than the limit: it can not wait for less.
-            if self._waiting and self._waiting + size > self._most_waiting:
+            if self._waiting and self._waiting + size > (most := self._serve.intake.waiting_records):
                 raise OverloadError(
-                    f"{self._waiting} records wait to be processed, at most {self._most_waiting} may "
+                    f"{self._waiting} records wait to be processed, at most {most} may "
                     "([serve.intake] waiting_records); send again in a while"
                 )
             self._waiting += size
@@ -352,11 +340,12 @@ class Engine:
         if (error := saving.exception()) is not None:  # the one before stays: more will be computed again
             log.error("no checkpoint: %s", in_words(error))
             return
-        age, size = self._clock() - self._retention.age, self._retention.bytes
+        now, size = self._clock(), self._retention.bytes
+        age = now - self._retention.age
         self.inputs.retain(self._saved_seq, age, size)
         self.outputs.retain(self._saved_outputs, age, size)
         # No start reads it, so that age and size alone decide.
-        self.kept.retain(self.kept.next_seq, self._clock() - self._people_kept_s, size)
+        self.kept.retain(self.kept.next_seq, now - self._serve.alerts_kept, size)
 
 
 def answer_by(what: Callable[[], _T], answer: Future[_T]) -> None:
