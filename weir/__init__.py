@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from weir.streams.client.client import AsyncClient, Client
     from weir.streams.config.settings import Settings, load_settings
     from weir.streams.task_files import load_task
-    from weir.streams.workbench.desk import Task
-    from weir.streams.workbench.finished_run import Backtest
+    from weir.streams.workbench.desk import Backtest, Task
     from weir.streams.workbench.stream import Answer, Decision, Stream
 
 __all__ = [
@@ -57,7 +56,7 @@ __all__ = [
 _HOMES = {
     "Answer": "weir.streams.workbench.stream",
     "AsyncClient": "weir.streams.client.client",
-    "Backtest": "weir.streams.workbench.finished_run",
+    "Backtest": "weir.streams.workbench.desk",
     "Client": "weir.streams.client.client",
     "Decision": "weir.streams.workbench.stream",
     "Settings": "weir.streams.config.settings",

@@ -23,8 +23,7 @@ from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.config.model_settings import ModelSettings
 from weir.streams.config.topics import INPUTS, MODEL_UPDATES
-from weir.streams.demo.demo_journal import Journal, Measures, MetricHistories, pressing, task_row
-from weir.streams.demo.exports import export
+from weir.streams.demo.demo_journal import Journal, Measures, MetricHistories, export, pressing, task_row
 from weir.streams.demo.retraining import Retraining
 from weir.streams.demo.scenario import Scenario
 from weir.streams.demo.screen.snapshot import DemoSnapshot

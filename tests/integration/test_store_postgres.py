@@ -48,11 +48,10 @@ from weir.streams.service.store.alert_queries import (
     shown,
     standing_values,
 )
+from weir.streams.service.store.aside_routes import ViewSaid, be_present, delete_view, save_view, snoozes_of, views_of
 from weir.streams.service.store.database import access_database, open_database
 from weir.streams.service.store.learned import RecentExamples
 from weir.streams.service.store.projection import Piece, Projection
-from weir.streams.service.store.saved_views import ViewSaid, be_present, delete_view, save_view, views_of
-from weir.streams.service.store.snooze_routes import snoozes_of
 from weir.streams.service.store.tables import metadata
 from weir.streams.service.views.sampling import add_samples, alerts_by_day, series_since
 from weir.streams.task_files import load_task

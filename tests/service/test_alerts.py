@@ -28,8 +28,7 @@ from weir.streams.service.app import create_app
 from weir.streams.service.embedded.embedded_service import embedded_service
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_requests import name_of
-from weir.streams.service.store.projection import Projection
-from weir.streams.service.store.saved_views import (
+from weir.streams.service.store.aside_routes import (
     PRESENT_S,
     ViewSaid,
     be_present,
@@ -37,6 +36,7 @@ from weir.streams.service.store.saved_views import (
     save_view,
     views_of,
 )
+from weir.streams.service.store.projection import Projection
 from weir.streams.task_files import load_task
 
 pytestmark = pytest.mark.anyio

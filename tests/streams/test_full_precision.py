@@ -16,7 +16,7 @@ from weir.models.types import Built
 from weir.online.codec.wire import Prediction
 from weir.online.task.spec import TaskSpec
 from weir.streams.checks.state_checks import _told
-from weir.streams.cli.models.model_tables import page
+from weir.streams.cli.models.models import page
 from weir.streams.config import topics
 from weir.streams.config.settings import ModelSettings
 from weir.streams.embedded.embedded_host import EmbeddedHost

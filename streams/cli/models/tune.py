@@ -182,9 +182,9 @@ def _finish(search: Search, of: _Told, out: Path | None) -> None:
 
     from weir.streams.cli.offline.compare import show
     from weir.streams.workbench.tuning.findings import judge, leaderboard, lines, pick, recommended
+    from weir.streams.workbench.tuning.reference import sign
     from weir.streams.workbench.tuning.study import changes, finished
     from weir.streams.workbench.tuning.task_text import rewritten
-    from weir.streams.workbench.tuning.trial_watch import sign
 
     study, reference = search.open(), search.reference()
     looked_at, board = finished(study), leaderboard(search, study, reference)

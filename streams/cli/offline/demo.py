@@ -199,7 +199,7 @@ def _scenario(
 
 def _forget(directory: Path) -> None:
     """Remove what a demo wrote, and nothing else."""
-    from weir.streams.demo.exports import FILES
+    from weir.streams.demo.demo_journal import FILES
 
     for name in (*_OURS, *FILES):
         path = directory / name

@@ -20,8 +20,7 @@ from weir.streams.service.access.access_guard import Visit
 from weir.streams.service.access.api_keys import KeyStore, digest, parts_of
 from weir.streams.service.access.audit.audit_trail import Audit
 from weir.streams.service.access.caller import Caller, administrator, limited
-from weir.streams.service.access.login.cookies import Cookies
-from weir.streams.service.access.login.login_routes import LoginRoutes
+from weir.streams.service.access.login.login_routes import Cookies, LoginRoutes
 from weir.streams.service.access.login.sessions import Session, SessionStore, csrf_token_of
 from weir.streams.service.access.rates import FailedLogins, Rates
 from weir.streams.service.access.roles import INGEST, ROLES

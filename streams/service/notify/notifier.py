@@ -20,9 +20,8 @@ from weir.streams.config import topics
 from weir.streams.config.notify_settings import NotifyTarget
 from weir.streams.errors import WeirError, in_words
 from weir.streams.service.notify import outbox
-from weir.streams.service.notify.deciding import decide
 from weir.streams.service.notify.delivery import STANDS_S, Answer, check_target, deliver
-from weir.streams.service.notify.messages import Delivery, Message
+from weir.streams.service.notify.messages import Delivery, Message, decide
 from weir.streams.service.notify.notify_routes import NotifyRoutes, rules_of
 from weir.streams.service.notify.outbox import Entry, Place
 from weir.streams.service.parts import Part, ended, set_within

@@ -18,8 +18,7 @@ from weir.online.decisions.alert_state import SEVERITIES
 from weir.online.errors import UNREADABLE
 from weir.streams.config import topics
 from weir.streams.records import Record
-from weir.streams.service.notify.deciding import Happening, Told
-from weir.streams.service.notify.messages import Delivery, Message
+from weir.streams.service.notify.messages import Delivery, Happening, Message, Told
 from weir.streams.service.store import tables as t
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.case_rules import AlertRow

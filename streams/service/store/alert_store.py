@@ -43,12 +43,11 @@ from weir.streams.service.store.alert_requests import (
     Version,
     alert_of,
 )
+from weir.streams.service.store.aside_routes import SavedViews, Snoozes, be_present
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.cases import Cases
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.projector import Projector
-from weir.streams.service.store.saved_views import SavedViews, be_present
-from weir.streams.service.store.snooze_routes import Snoozes
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service

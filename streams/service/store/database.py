@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Executable, Row, Select, Table, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, Executable, Select, Table, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
@@ -137,7 +137,7 @@ def execute(engine: Engine, *statements: Executable) -> int:
         return [connection.execute(each).rowcount for each in statements][-1]
 
 
-def fetched(engine: Engine, query: Select[Any]) -> list[Row[Any]]:
+def fetched(engine: Engine, query: Select[Any]) -> list[Any]:
     """The rows of a query."""
     with engine.connect() as connection:
         return list(connection.execute(query))

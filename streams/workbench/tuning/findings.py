@@ -18,10 +18,9 @@ from weir.online.batch import BoolVector, FloatVector
 from weir.online.task.spec import TaskSpec
 from weir.streams.workbench.comparison import Comparison, Progress, compared, costs_of, run_tasks
 from weir.streams.workbench.measures import Curve, Interval, bootstrap, interval, measure, precision_recall
-from weir.streams.workbench.tuning.reference import Reference
+from weir.streams.workbench.tuning.reference import Reference, sign
 from weir.streams.workbench.tuning.space import Document
 from weir.streams.workbench.tuning.study import Search, best_of, changes, document_of
-from weir.streams.workbench.tuning.trial_watch import sign
 
 SHOWN: Final = 8
 

@@ -35,10 +35,9 @@ from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.errors import UsageError, WeirError
-from weir.streams.workbench.tuning.reference import BLOCKS, Reference, reference_of
+from weir.streams.workbench.tuning.reference import BLOCKS, RUNGS, Reference, TrialWatch, left_alone, reference_of, sign
 from weir.streams.workbench.tuning.space import AS_IS, Document, Facts, Space, built
 from weir.streams.workbench.tuning.time_cut import TimeCut
-from weir.streams.workbench.tuning.trial_watch import RUNGS, TrialWatch, left_alone, sign
 
 _IDLE: Final = 50
 """So many choices in a row that were looked at before end a search: it has seen what there is."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from weir.online.decisions.alert_state import SEVERITIES
 from weir.streams.config.notify_settings import NotifyRule
-from weir.streams.service.notify.deciding import Happening, Told, decide, due_at
+from weir.streams.service.notify.messages import Happening, Told, decide, due_at
 from weir.streams.service.store.case_rules import AlertRow
 
 NOW = 1_700_000_000.0

@@ -17,7 +17,7 @@ from joserfc.jwk import KeySet
 
 from weir.online.codec.wire import ID_CHARS
 from weir.streams.errors import in_words
-from weir.streams.service.access.login.cookies import LoginState, local
+from weir.streams.service.access.login.login_routes import LoginState, local
 from weir.streams.service.access.login.sessions import Session
 from weir.streams.service.problems import Problem
 from weir.streams.text import printable

@@ -21,9 +21,16 @@ from weir.streams.service.console.rendering import PageGroup, path, said, valid
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_queries import facets_of, list_alerts
 from weir.streams.service.store.alert_requests import CLAIM_S, By, ManySaid, VerdictsSaid
+from weir.streams.service.store.aside_routes import (
+    SnoozeSaid,
+    ViewSaid,
+    delete_view,
+    save_view,
+    snooze_event,
+    snoozes_of,
+    views_of,
+)
 from weir.streams.service.store.case_rules import AlertRow
-from weir.streams.service.store.saved_views import ViewSaid, delete_view, save_view, views_of
-from weir.streams.service.store.snooze_routes import SnoozeSaid, snooze_event, snoozes_of
 
 PART: Final = 50
 """Rows that come at once."""
