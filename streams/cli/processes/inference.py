@@ -14,18 +14,7 @@ import typer
 from weir.streams.checks.findings import Check
 from weir.streams.cli.console import say
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
-from weir.streams.cli.processes.process import (
-    CheckOption,
-    GroupOption,
-    InstanceOption,
-    LogLevelOption,
-    TasksArgument,
-    WebOption,
-    address,
-    check,
-    log_to_stderr,
-    needed,
-)
+from weir.streams.cli.processes import process
 
 if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
@@ -33,15 +22,15 @@ if TYPE_CHECKING:
 
 
 def inference_command(
-    tasks: TasksArgument = None,
+    tasks: process.TasksArgument = None,
     provider: Annotated[
         str | None, typer.Option("--provider", metavar="auto|cuda|cpu", help="Else [models] provider.")
     ] = None,
-    group: GroupOption = None,
-    instance_id: InstanceOption = None,
-    web: WebOption = None,
-    only_check: CheckOption = False,
-    log_level: LogLevelOption = "info",
+    group: process.GroupOption = None,
+    instance_id: process.InstanceOption = None,
+    web: process.WebOption = None,
+    only_check: process.CheckOption = False,
+    log_level: process.LogLevelOption = "info",
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -61,17 +50,17 @@ def inference_command(
     from weir.streams.checks.link_checks import warn_of_links
 
     given = {
-        "models.provider": provider, "worker.group": group, "worker.instance_id": instance_id, **address(web)
+        "models.provider": provider, "worker.group": group, "worker.instance_id": instance_id, **process.address(web)
     }  # fmt: skip
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
-    needed()
+    process.needed()
     if only_check:
         names, fix = ", ".join(_remote(found)), "set remote = true in [full] of a task"
         first = Check("tasks", "OK", names) if names else Check("tasks", "FAIL", "none is remote", fix)
-        check(settings, found, first, remote=True)
+        process.check(settings, found, first, remote=True)
         return
-    log_to_stderr(log_level)
+    process.log_to_stderr(log_level)
     warn_of_links(settings)
     for line in banner(settings, found):
         say(line)

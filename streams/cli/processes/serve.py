@@ -12,15 +12,7 @@ import typer
 from weir.streams.checks.findings import Check, check_codecs
 from weir.streams.cli.console import say
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
-from weir.streams.cli.processes.process import (
-    CheckOption,
-    LogLevelOption,
-    TasksArgument,
-    check,
-    log_to_stderr,
-    needed,
-    report,
-)
+from weir.streams.cli.processes import process
 
 if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
@@ -31,14 +23,14 @@ _NEEDS = ("fastapi", "uvicorn", "sqlalchemy", "alembic")
 
 
 def serve_command(
-    tasks: TasksArgument = None,
+    tasks: process.TasksArgument = None,
     host: Annotated[str | None, typer.Option("--host", help="Where to listen; else [serve] host.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="0 takes a free one; else [serve] port.")] = None,
     directory: Annotated[str | None, typer.Option("--dir", help="Where data lies; else [serve] directory.")] = None,
     kafka: Annotated[bool, typer.Option("--kafka", help="Beside a fleet of workers on Kafka; run any number.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the tables of alerts anew from the log.")] = False,
-    only_check: CheckOption = False,
-    log_level: LogLevelOption = "info",
+    only_check: process.CheckOption = False,
+    log_level: process.LogLevelOption = "info",
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -72,11 +64,11 @@ def serve_command(
     try:
         settings = settings_of(config, bootstrap, given)
         found = tasks_of(tasks or [], settings)
-        needed(_NEEDS, "weir serve", "serve")
+        process.needed(_NEEDS, "weir serve", "serve")
         if only_check:
             _check(settings, found, kafka)
             return
-        log_to_stderr(log_level)
+        process.log_to_stderr(log_level)
         for line in _banner(settings, found, kafka):
             say(line)
         service = _service(settings, found, kafka)
@@ -105,9 +97,9 @@ def _check(settings: Settings, tasks: Sequence[TaskSpec], kafka: bool) -> None:
     first = Check("tasks", "OK", ", ".join(task.name for task in tasks))
     checks = check_serve(settings, tasks, embedded=not kafka)
     if kafka:
-        check(settings, tasks, first, checks)
+        process.check(settings, tasks, first, checks)
     else:
-        report([first, check_codecs(), *checks])
+        process.report([first, check_codecs(), *checks])
 
 
 def _banner(settings: Settings, tasks: Sequence[TaskSpec], kafka: bool) -> list[str]:

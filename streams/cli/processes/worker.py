@@ -18,19 +18,7 @@ import typer
 from weir.streams.checks.findings import Check
 from weir.streams.cli.console import say
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
-from weir.streams.cli.processes.process import (
-    CheckOption,
-    GroupOption,
-    InstanceOption,
-    LogLevelOption,
-    TasksArgument,
-    WebOption,
-    address,
-    check,
-    log_to_stderr,
-    needed,
-    version_of,
-)
+from weir.streams.cli.processes import process
 from weir.streams.errors import UsageError
 from weir.streams.ops.fleet import WEIR, Fleet, end_with_stdin
 
@@ -42,18 +30,18 @@ WORKER: Final = (*WEIR, "worker")
 
 
 def worker_command(
-    tasks: TasksArgument = None,
+    tasks: process.TasksArgument = None,
     role: Annotated[
         str | None, typer.Option("--role", "-r", metavar="score|label|all", help="Else [worker] role.")
     ] = None,
-    group: GroupOption = None,
-    instance_id: InstanceOption = None,
+    group: process.GroupOption = None,
+    instance_id: process.InstanceOption = None,
     processes: Annotated[
         int | None, typer.Option("--processes", "-p", help="How many; else [worker] processes.")
     ] = None,
-    web: WebOption = None,
-    only_check: CheckOption = False,
-    log_level: LogLevelOption = "info",
+    web: process.WebOption = None,
+    only_check: process.CheckOption = False,
+    log_level: process.LogLevelOption = "info",
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
     child: Annotated[int, typer.Option("--child", hidden=True, help="Be this one of --processes.")] = 0,
@@ -97,16 +85,16 @@ def worker_command(
 
     given = {
         "worker.role": role, "worker.group": group, "worker.instance_id": instance_id,
-        "worker.processes": processes, **address(web),
+        "worker.processes": processes, **process.address(web),
     }  # fmt: skip
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
     _check_order(found)
-    needed()
+    process.needed()
     if only_check:
-        check(settings, found, Check("tasks", "OK", ", ".join(task.name for task in found)))
+        process.check(settings, found, Check("tasks", "OK", ", ".join(task.name for task in found)))
         return
-    log_to_stderr(log_level, child)
+    process.log_to_stderr(log_level, child)
     if child:
         end_with_stdin()
         status = _runner()(_of_child(settings, child), found, settings.worker.role)
@@ -158,7 +146,7 @@ def banner(settings: Settings, tasks: Sequence[TaskSpec]) -> list[str]:
         f"brokers   {', '.join(k.bootstrap)} ({k.security_protocol}{user})",
         f"store     {r.url}, keys {r.prefix}:*",
         f"web       {f'http://{host}:{ports}' if w.web_port else 'off'}",
-        f"versions  Python {platform.python_version()}, {', '.join(f'{p} {version_of(p)}' for p in packages)}",
+        f"versions  Python {platform.python_version()}, {', '.join(f'{p} {process.version_of(p)}' for p in packages)}",
     ]
 
 

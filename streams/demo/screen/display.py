@@ -15,22 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from weir.streams.demo.screen import panels
 from weir.streams.demo.screen.number_words import event_time, milliseconds, minutes
-from weir.streams.demo.screen.panels import (
-    alerts,
-    cut,
-    drift_line,
-    drifts,
-    footer,
-    framed,
-    full,
-    header,
-    health,
-    pages,
-    quiet,
-    tasks,
-    vital_lines,
-)
 from weir.streams.demo.screen.snapshot import DemoSnapshot
 from weir.streams.text import printable
 
@@ -45,15 +31,15 @@ def render_screen(snapshot: DemoSnapshot, width: int = 100, height: int = 30) ->
 
     Lines go to the tasks first, then a few to drift, and what is left to the alerts.
     """
-    head = header(snapshot, width)
-    head_lines = _FRAME + 1 + len(vital_lines(snapshot, width))
+    head = panels.header(snapshot, width)
+    head_lines = _FRAME + 1 + len(panels.vital_lines(snapshot, width))
     task_rows = min(max(len(snapshot.tasks), 1), max(height // 5, 2))
     task_lines = task_rows + _FRAME + (1 if snapshot.tasks else 0)
     full_lines = len(snapshot.full) + _FRAME if snapshot.full else 0
-    foot = [pages(snapshot.console)] if snapshot.console else []
+    foot = [panels.pages(snapshot.console)] if snapshot.console else []
     left = max(height - head_lines - task_lines - full_lines - _FOOT - len(foot), 6)
-    parts = [tasks(snapshot, width, task_rows), *([full(snapshot.full, width)] if snapshot.full else [])]
-    return Group(head, *parts, _middle(snapshot, width, left), health(snapshot), *foot, footer(snapshot))
+    parts = [panels.tasks(snapshot, width, task_rows), *([panels.full(snapshot.full, width)] if snapshot.full else [])]
+    return Group(head, *parts, _middle(snapshot, width, left), panels.health(snapshot), *foot, panels.footer(snapshot))
 
 
 def _middle(snapshot: DemoSnapshot, width: int, lines: int) -> RenderableType:
@@ -64,12 +50,12 @@ def _middle(snapshot: DemoSnapshot, width: int, lines: int) -> RenderableType:
         grid.add_column(ratio=3)
         grid.add_column(ratio=2)
         left = width * 3 // 5
-        grid.add_row(alerts(snapshot.alerts, room, total, left), drifts(snapshot.drifts, room, wrap=True))
+        grid.add_row(panels.alerts(snapshot.alerts, room, total, left), panels.drifts(snapshot.drifts, room, wrap=True))
         return grid
     most = 1 if lines < 10 else 2 if lines < 14 else 3 if lines < 20 else 6
     drift_room = min(max(len(snapshot.drifts), 1), most)
     alert_room = max(lines - drift_room - 2 * _FRAME, 2)
-    return Group(alerts(snapshot.alerts, alert_room, total, width), drifts(snapshot.drifts, drift_room))
+    return Group(panels.alerts(snapshot.alerts, alert_room, total, width), panels.drifts(snapshot.drifts, drift_room))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +142,13 @@ def render_summary(snapshot: DemoSnapshot, files: Sequence[tuple[str, str]], wid
     """Draw the last ``snapshot`` and the ``files`` (what, path) in ``width`` columns; paths are never cut."""
     total = sum(task.alerts_open for task in snapshot.tasks)
     return Group(
-        framed("weir demo: done", _headline(snapshot)),
-        tasks(snapshot, width, max(len(snapshot.tasks), 1)),
-        *([full(snapshot.full, width)] if snapshot.full else []),
-        alerts(snapshot.alerts, min(len(snapshot.alerts), _ALERTS) + 1, total, width),
-        framed("Drift", _drift_lines(snapshot)),
-        health(snapshot),
-        framed("Files", _file_table(files)),
+        panels.framed("weir demo: done", _headline(snapshot)),
+        panels.tasks(snapshot, width, max(len(snapshot.tasks), 1)),
+        *([panels.full(snapshot.full, width)] if snapshot.full else []),
+        panels.alerts(snapshot.alerts, min(len(snapshot.alerts), _ALERTS) + 1, total, width),
+        panels.framed("Drift", _drift_lines(snapshot)),
+        panels.health(snapshot),
+        panels.framed("Files", _file_table(files)),
     )
 
 
@@ -181,19 +167,19 @@ def _headline(snapshot: DemoSnapshot) -> RenderableType:
 
 def _drift_lines(snapshot: DemoSnapshot) -> RenderableType:
     if not snapshot.drifts:
-        return quiet("Nothing has moved.")
-    return Group(*(drift_line(row) for row in snapshot.drifts[:_DRIFTS]))
+        return panels.quiet("Nothing has moved.")
+    return Group(*(panels.drift_line(row) for row in snapshot.drifts[:_DRIFTS]))
 
 
 def _file_table(files: Sequence[tuple[str, str]]) -> RenderableType:
     if not files:
-        return quiet("Nothing was written.")
+        return panels.quiet("Nothing was written.")
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
     for what, path in files:
         table.add_row(Text(printable(what)), Text(printable(path)))
-    cut(table)
+    panels.cut(table)
     table.columns[1].no_wrap = False
     table.columns[1].overflow = "fold"
     return table
