@@ -68,9 +68,10 @@ def test_a_row_is_one_line_where_no_terminal_is(capsys: pytest.CaptureFixture[st
 def test_names_with_brackets_are_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rich takes [v2] for a style, and [/desk] for the end of one, which is an error where none began."""
     terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
-    monkeypatch.setattr("weir.streams.cli.console.notes", lambda: terminal)
-    with bar("import", before="model[v2].onnx ") as advance:
-        advance("[/gathered]", 1, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr("weir.streams.cli.console.notes", lambda: terminal)
+        with bar("import", before="model[v2].onnx ") as advance:
+            advance("[/gathered]", 1, 2)
     assert isinstance(terminal.file, io.StringIO)
     assert "model[v2].onnx [/gathered]" in terminal.file.getvalue()
     made = json.loads(run("keys", "create", "[/desk]", "--role", "viewer", "--json", "--dir", str(tmp_path)).stdout)
