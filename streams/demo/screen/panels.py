@@ -75,27 +75,20 @@ def header(snapshot: DemoSnapshot, width: int) -> RenderableType:
 
 def vital_lines(snapshot: DemoSnapshot, width: int) -> list[Text]:
     """Throughput and latency: one line where they fit side by side, else two."""
-    speed = Text.assemble(
-        (f"{snapshot.events_per_s:,.0f}", "bold green"),
-        (" events/s ", ""),
-        (sparkline(snapshot.rate_history, 10 if width < _NARROW else 16), "green"),
-        (f"  {snapshot.events:,} so far", ""),
-    )
-    latency = Text.assemble(
-        ("latency ", ""),
-        *_pairs(
-            ("p50", milliseconds(snapshot.latency_p50_ms)),
-            ("p95", milliseconds(snapshot.latency_p95_ms)),
-            ("p99", milliseconds(snapshot.latency_p99_ms)),
-        ),
-    )
-    for line in (speed, latency):
-        line.no_wrap = True
-        line.overflow = "ellipsis"
+    rate = (sparkline(snapshot.rate_history, 10 if width < _NARROW else 16), "green")
+    so_far = f"  {snapshot.events:,} so far"
+    speed = one_line((f"{snapshot.events_per_s:,.0f}", "bold green"), " events/s ", rate, so_far)
+    of = {"p50": snapshot.latency_p50_ms, "p95": snapshot.latency_p95_ms, "p99": snapshot.latency_p99_ms}
+    latency = one_line("latency ", *_pairs(*((name, milliseconds(value)) for name, value in of.items())))
     if speed.cell_len + latency.cell_len + 7 > width:
         return [speed, latency]
     gap = width - 4 - speed.cell_len - latency.cell_len
-    return [Text.assemble(speed, " " * gap, latency, no_wrap=True, overflow="ellipsis")]
+    return [one_line(speed, " " * gap, latency)]
+
+
+def one_line(*parts: str | Text | tuple[str, str]) -> Text:
+    """Parts with their styles on a line that is cut, never wrapped."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
 def _pairs(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
@@ -161,16 +154,10 @@ def full_line(row: FullRow, spark: int) -> Text:
     serves = Text.assemble((f"v{row.serving}", "bold green"), " serves")
     beside = f", v{row.shadow} in shadow" if row.shadow else ""
     alone = f"  {row.metric} {decimals(row.history[-1], 2)} " if row.history else ""
-    return Text.assemble(
-        (f"{printable(row.task)}: ", "bold magenta"),
-        serves if row.serving else "none serves yet",
-        beside,
-        (alone, "bold"),
-        (sparkline(row.history, spark), "green"),
-        ("  " + printable(row.words), "yellow" if row.busy else _QUIET),
-        no_wrap=True,
-        overflow="ellipsis",
-    )
+    words = ("  " + printable(row.words), "yellow" if row.busy else _QUIET)
+    course = (sparkline(row.history, spark), "green")
+    serves = serves if row.serving else Text("none serves yet")
+    return one_line((f"{printable(row.task)}: ", "bold magenta"), serves, beside, (alone, "bold"), course, words)
 
 
 def alerts(rows: tuple[AlertState, ...], room: int, total: int, width: int) -> RenderableType:
@@ -234,16 +221,8 @@ def drift_line(row: Finding, wrap: bool = False) -> Text:
 
 def health(snapshot: DemoSnapshot) -> Text:
     """What was not scored, in one line."""
-    return Text.assemble(
-        " set aside: ",
-        *_pairs(
-            ("dead letters", f"{snapshot.dead_letters:,}"),
-            ("duplicates", f"{snapshot.duplicates:,}"),
-            ("too late", f"{snapshot.late:,}"),
-        ),
-        no_wrap=True,
-        overflow="ellipsis",
-    )
+    counts = {"dead letters": snapshot.dead_letters, "duplicates": snapshot.duplicates, "too late": snapshot.late}
+    return one_line(" set aside: ", *_pairs(*((name, f"{count:,}") for name, count in counts.items())))
 
 
 def footer(snapshot: DemoSnapshot) -> RenderableType:
