@@ -12,8 +12,7 @@ import orjson
 import typer
 
 from weir.streams.cli.console import bars, notes, output, say
-from weir.streams.cli.offline.backtest_tables import show_explained, slices, summary
-from weir.streams.cli.offline.next_backtest import backtest_next
+from weir.streams.cli.offline.backtest_tables import backtest_next, show_explained, slices, summary
 from weir.streams.cli.options import INTERRUPTED, DataOption, LabelsOption, duration
 from weir.streams.errors import UsageError
 from weir.streams.ops.stop_request import StopRequest, interruptible

@@ -53,6 +53,12 @@ class Visit:
     told: bool = True
 
 
+def caller_of(request: Request) -> Caller:
+    """Who sent a request, as the check of its route found."""
+    caller: Caller = request.scope["weir"].caller
+    return caller
+
+
 def nonce_of(request: Request) -> str:
     """What a script element of the page that answers ``request`` has to carry."""
     visit: Visit = request.scope["weir"]

@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from weir.online.codec.wire import ID_CHARS, PRINTABLE, WORD_CHARS, Id, MadeId, Note
 from weir.online.decisions.alert_state import Severity
 from weir.online.durations import Seconds
-from weir.streams.service.access.access_guard import tell_audit
-from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.access_guard import caller_of, tell_audit
 from weir.streams.service.store.alert_filter import AlertFilter, Aside
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.cases import Cases
@@ -85,15 +84,13 @@ class HoldSaid(Said):
 
 async def sees_of(request: Request) -> frozenset[str] | None:
     """The only tasks that who asks may see; ``None`` for all."""
-    caller: Caller = request.scope["weir"].caller
-    return caller.tasks
+    return caller_of(request).tasks
 
 
 async def name_of(request: Request) -> str:
     """Who asks, as an id of a record."""
-    caller: Caller = request.scope["weir"].caller
     # What a case event allows: a name from a provider or of a key may hold more, and be longer.
-    return "".join(filter(str.isprintable, caller.name))[:ID_CHARS] or "unknown"
+    return "".join(filter(str.isprintable, caller_of(request).name))[:ID_CHARS] or "unknown"
 
 
 async def alert_of(alert_id: str, request: Request) -> AlertRow:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from weir.online.codec.wire import Id, MadeId, Note
 from weir.online.durations import Seconds
 from weir.online.task.spec import TaskSpec
+from weir.streams.service.access.access_guard import caller_of
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.alert_lists import ListSaid, mark_of, new_since, shown_alerts
@@ -77,7 +78,7 @@ class AlertsPages(PageGroup):
 
     async def queue(self, request: Request, asked: Annotated[ListSaid, Query()], by: str = By) -> Response:
         """The alerts that wait for somebody; a later part of them where htmx asks with a cursor."""
-        store, now, caller = self._service.store, time.time(), _caller(request)
+        store, now, caller = self._service.store, time.time(), caller_of(request)
         of = asked.filter(caller.tasks, by, now)
         # What comes between the two is in the list and counted as new: better than in neither.
         mark = await store.cases.ask(mark_of)
@@ -103,7 +104,7 @@ class AlertsPages(PageGroup):
     async def new(self, request: Request, asked: Annotated[ListSaid, Query()], by: str = By) -> Response:
         """How many alerts of a list came since the page was made."""
         now = time.time()
-        of = asked.filter(_caller(request).tasks, by, now)
+        of = asked.filter(caller_of(request).tasks, by, now)
         count, more = await self._service.store.cases.ask(new_since, of, asked.mark, now)
         return self._pages.render(request, "_alert_new.html", asked=asked, count=count, more=more)
 
@@ -173,7 +174,7 @@ class AlertsPages(PageGroup):
 
     async def next(self, request: Request, asked: Annotated[ListSaid, Query()], by: str = By) -> Response:
         """Claim the next alert of the list that nobody has, and open it."""
-        of = ListSaid.filter(asked.model_copy(update={"show": "queue"}), _caller(request).tasks, by, time.time())
+        of = ListSaid.filter(asked.model_copy(update={"show": "queue"}), caller_of(request).tasks, by, time.time())
         alert_id = await self._service.store.cases.claim_next(of, by, CLAIM_S)
         if alert_id is None:
             return self._pages.render(request, "_toast.html", text="Nothing waits here that nobody has.")
@@ -188,7 +189,7 @@ class AlertsPages(PageGroup):
         return None if budget["line"] is None else {"line": budget["line"], "daily": sum(daily)}
 
     async def _rows(self, request: Request, alert_ids: Sequence[str]) -> list[AlertRow]:
-        return list((await self._service.store.cases.rows(alert_ids, _caller(request).tasks)).values())
+        return list((await self._service.store.cases.rows(alert_ids, caller_of(request).tasks)).values())
 
     async def _changed(
         self,
@@ -216,11 +217,6 @@ class AlertsPages(PageGroup):
 def _reasons_of(tasks: Iterable[TaskSpec]) -> list[str]:
     """Reasons for verdicts of the tasks in a list, each once."""
     return list(dict.fromkeys(reason for task in tasks for reason in task.alerts.verdict_reasons))
-
-
-def _caller(request: Request) -> Caller:
-    caller: Caller = request.scope["weir"].caller
-    return caller
 
 
 class NamedList(ViewSaid):

@@ -14,11 +14,10 @@ from weir.streams.service.access.access_guard import tell_audit
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.rendering import PageGroup
-from weir.streams.service.console.timelines import alert_marks, metric_chart, score_chart
+from weir.streams.service.console.timelines import PAST, SPREADS, alert_marks, metric_chart, readings_of, score_chart
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import list_alerts
 from weir.streams.service.store.case_rules import AlertRow
-from weir.streams.service.views.device_metrics import PAST, SPREADS, readings_of
 from weir.streams.service.views.entities import LOOKED_AT, records_of, scores_of
 
 if TYPE_CHECKING:
