@@ -93,7 +93,7 @@ def replay_command(
     limits = _limits(settings.kafka, topic and names.resolve(topic))
     if isinstance(source, TableSource):
         if source.warning:
-            notes().print(f"warning: {source.warning}", style="yellow", soft_wrap=True)
+            say(f"warning: {source.warning}", style="yellow")
     elif STDIN not in files:
         _warn_of_labels(files)
     pace = Pace(time.monotonic(), rate, speed)
