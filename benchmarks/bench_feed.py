@@ -145,11 +145,11 @@ def serve(rate: float, bound: socket.socket) -> None:
         access=Everyone(),
         metrics=Registry(),
         routers=[],
-        parts=[],
+        often=[],
         console=None,
     )
     feed = Feed(cast(Service, service))
-    service.parts.append(feed)
+    service.routers.append(feed.router)
 
     async def run() -> None:
         await feed.start()

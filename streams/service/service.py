@@ -53,6 +53,8 @@ class Service:
             self.models, Entities(self), self.letters,
         )  # fmt: skip
         self.routers: list[APIRouter] = [view.router for view in views]
+        self.often: list[APIRouter] = [self.door.router, self.decisions.router]
+        """Those of them whose handlers are called hundreds of times a second."""
         self.console: Console | None = Console(self)
         """Pages for people; none where only programs are served."""
         self._parts, self._running = AsyncExitStack(), AsyncExitStack()

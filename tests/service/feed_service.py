@@ -75,12 +75,12 @@ class FeedService:
             access=self.access,
             metrics=self.metrics,
             fail=self.faults.append,
-            routers=[],
+            often=[],
             console=None,
         )
         self.service = cast(Service, parts)
         self.feed = Feed(self.service)
-        self.service.parts = [self.feed]
+        self.service.routers = [self.feed.router]
         self.app: FastAPI = create_app(self.service)
 
     @property
