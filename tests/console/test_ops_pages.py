@@ -6,6 +6,8 @@ import json
 import signal
 import time
 from contextlib import suppress
+from itertools import permutations
+from typing import Final
 from urllib.parse import quote
 
 import pytest
@@ -95,6 +97,36 @@ def test_the_overview_draws_what_was_sampled(browser: Browser) -> None:
     browser.click("#period-1d")
     browser.settle()
     assert browser.path == "/console/?period=1d"
+
+
+_DENSE: Final = """
+const x = Array.from({ length: 90 }, (_, i) => 1.77e9 + i * 3600);
+const marks = x.map((at, i) => ({ x: at, label: i % 30 === 7 ? "alert" : "label 0" }));
+const said = { x, series: [{ label: "score", values: x.map(() => 0.5), points: true }], marks, range: [0, 1] };
+const block = document.body.appendChild(document.createElement("div"));
+Object.assign(block, { id: "dense", hidden: true, textContent: JSON.stringify(said) });
+document.querySelector("main").appendChild(document.createElement("div")).dataset.chart = "dense";
+window.texts = [];
+const fill = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  const wide = this.measureText(text).width;
+  if (/alert|label/.test(text)) window.texts.push([text, this.textAlign === "right" ? x - wide : x, y, wide]);
+  return fill.apply(this, arguments);
+};
+document.getElementById("theme").click();
+"""
+"""A chart with more marks than there is room for their texts, drawn as the theme changes."""
+
+
+def test_texts_of_marks_do_not_lie_on_each_other(browser: Browser) -> None:
+    browser.open("/console/")
+    browser.run(_DENSE)
+    found = browser.until(lambda: browser.run("return window.texts"), "texts of the marks")
+    texts = {(text, *place) for text, *place in found}  # it may be drawn again meanwhile
+    assert [text for text, *_ in texts].count("alert") == 3  # what is rare is told in any case
+    assert 8 < len(texts) < 90
+    for (_, x, y, wide), (_, at, height, _) in permutations(texts, 2):
+        assert y != height or not x <= at < x + wide
 
 
 def note(client: Client, text: str) -> None:

@@ -16,9 +16,11 @@ export function draw(box) {
     value: (_, value) => (value == null ? "–" : Number(value.toPrecision(4)).toLocaleString()),
   }));
   const bands = said.series.flatMap((one) => (one.band ? [{ series: one.band, fill: colour("--band") }] : []));
+  const often = Map.groupBy(said.marks ?? [], (mark) => mark.label);
   const marks = (plot) => {
-    let marked = 0;
-    for (const mark of said.marks ?? []) {
+    const ends = Array.from({ length: 4 }, () => []); // of the texts in each row, from where to where
+    // What is rare first: where texts have no room, an alert is told before the many labels; the table has all.
+    for (const mark of (said.marks ?? []).toSorted((a, b) => often.get(a.label).length - often.get(b.label).length)) {
       const x = Math.round(plot.valToPos(mark.x, "x", true));
       if (x < plot.bbox.left || x > plot.bbox.left + plot.bbox.width) continue;
       plot.ctx.save();
@@ -32,8 +34,13 @@ export function draw(box) {
       // To the left of its line where there is no room to the right of it.
       const left = x > plot.bbox.left + plot.bbox.width * 0.7;
       plot.ctx.textAlign = left ? "right" : "left";
-      plot.ctx.fillText(mark.label, x + (left ? -4 : 4), plot.bbox.top + (12 + 13 * (marked % 4)) * devicePixelRatio);
-      marked += 1;
+      const wide = plot.ctx.measureText(mark.label).width + 8;
+      const [from, to] = left ? [x - wide, x] : [x, x + wide];
+      const row = ends.findIndex((taken) => taken.every(([a, b]) => to <= a || b <= from));
+      if (row >= 0) {
+        ends[row].push([from, to]);
+        plot.ctx.fillText(mark.label, x + (left ? -4 : 4), plot.bbox.top + (12 + 13 * row) * devicePixelRatio);
+      }
       plot.ctx.restore();
     }
   };
