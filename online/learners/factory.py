@@ -138,12 +138,13 @@ def _build(spec: LearnerSpec, names: tuple[str, ...]) -> Learner:
         raise ValueError(f"learner {spec.kind!r} takes no members, got {len(spec.members)}; a stack does")
     if takes_members:
         inner = HedgedLearner.member_features(names) if build is HedgedLearner else names
-        return build(names, members=tuple(_build(m, inner) for m in _members(spec)), **params)
+        return build(names, members=tuple(_build(m, inner) for m in members_of(spec)), **params)
     learner = build(names, **params)
     return ClippingLearner(learner) if spec.kind in _CUT_RANGES else learner
 
 
-def _members(spec: LearnerSpec) -> tuple[LearnerSpec, ...]:
+def members_of(spec: LearnerSpec) -> tuple[LearnerSpec, ...]:
+    """The learners that one of ``auto``, ``stack`` or ``beside_full`` mixes: its own, or those of ``auto``."""
     return spec.members or (AUTO_MEMBERS if spec.kind == "auto" else ())
 
 
@@ -157,7 +158,7 @@ def hasty(spec: LearnerSpec) -> LearnerSpec:
     >>> hasty(LearnerSpec(kind="stack", members=(LearnerSpec(kind="boosted", params={"depth": 3}),))).members[0].params
     {'depth': 3, 'every': 16, 'buffer': 64}
     """
-    members = tuple(hasty(member) for member in _members(spec))
+    members = tuple(hasty(member) for member in members_of(spec))
     return spec.model_copy(update={"params": spec.params | _HASTY.get(spec.kind, {}), "members": members})
 
 
