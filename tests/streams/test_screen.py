@@ -4,6 +4,7 @@ import io
 import math
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from weir.online.decisions.alert_state import AlertState, Reason, Severity
+from weir.streams.cli.offline.demo import from_here
 from weir.streams.demo.screen.display import DemoDisplay, ScreenView, plain_line, render_screen, render_summary
 from weir.streams.demo.screen.number_words import short_count, sparkline
 from weir.streams.demo.screen.snapshot import DemoSnapshot, Finding, FullRow, TaskRow
@@ -199,6 +201,13 @@ def test_the_summary_says_what_happened_and_where_the_files_are(width: int) -> N
     for shown in ("1,934,120 events in 24 s", "7 drifts", "0.712", "v2 serves", "alerts.jsonl", "dead letters 112"):
         assert shown in text
     assert path in "".join(line.strip("│ ").removeprefix("report").strip() for line in text.splitlines())
+
+
+def test_files_are_called_from_where_a_person_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, beside = str(tmp_path / "here" / "demo" / "alerts.jsonl"), str(tmp_path / "here-too" / "alerts.jsonl")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert (from_here(inside), from_here(beside)) == ("demo/alerts.jsonl", beside)
 
 
 def test_the_plain_line_is_one_line_of_ascii() -> None:

@@ -105,7 +105,8 @@ def demo_command(
         ):
             with closing(DemoDisplay(console)) as display:
                 result = demo.run(Pace(seconds, full_speed, checkpoint_every), display.update)
-            console.print(render_summary(result.snapshot, result.files, console.width))
+            files = [(what, from_here(path)) for what, path in result.files]
+            console.print(render_summary(result.snapshot, files, console.width))
             stopped = asked.number
             if stopped is None and demo.link and sys.stdout.isatty():
                 console.print(f"The console stays open until Ctrl-C: {demo.link}", soft_wrap=True, highlight=False)
@@ -115,6 +116,11 @@ def demo_command(
         raise typer.Exit(128 + stopped)
     if not result.at_end:
         console.print("This machine was too slow for the whole period; run it again to go on, or give --events.")
+
+
+def from_here(path: str) -> str:
+    """The path as it is called from the directory at hand, where it is in that: shorter, and as good to copy."""
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 def _require_extra() -> None:
