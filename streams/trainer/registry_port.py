@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -18,20 +19,6 @@ from weir.streams.trainer.task_state import Effect, Job
 JOB_FILE: Final = "job.json"
 """In every version that a job made: by it the version is found again after a crash."""
 _TRIES: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a candidate was trained on."""
-
-    start: float
-    end: float
-    cutoff: float
-    events: int
-    labels: int
-    positives: int
-    label_delay: float = 0.0
-    """Seconds."""
 
 
 class RegistryShelf:
@@ -50,8 +37,9 @@ class RegistryShelf:
         m = artefact.manifest
         return Built(m.kind, artefact.onnx, m.inputs, m.state, m.embedding, dict(artefact.files), m.metrics, m.seed)
 
-    def register(self, task: str, built: Built, job: Job, origin: Origin, now: float) -> int:
-        """Keep a job's candidate; the same version when it is there already."""
+    def register(self, task: str, built: Built, job: Job, counts: Mapping[str, float], now: float) -> int:
+        """Keep a job's candidate, trained on what ``GatherWork`` counted; the same version when it is there already."""
+        start, end, cutoff = (counts[name] for name in ("start", "end", "cutoff"))
         mark = _mark(job)
         if (found := self._of_job(task, mark)) is not None:
             return found
@@ -59,12 +47,12 @@ class RegistryShelf:
         # without an entry that could be lost.
         made = replace(built, files={**built.files, JOB_FILE: mark})
         manifest = self._registry.register(
-            task, made, created_at=now, label_delay=origin.label_delay, metrics=job.metrics,
+            task, made, created_at=now, label_delay=counts.get("label_delay", 0.0), metrics=job.metrics,
             parent=job.champion or None,
             data=DataRange(
                 # The manifest refuses a range whose times are not in order.
-                start=min(origin.start, origin.end), end=origin.end, cutoff=max(origin.cutoff, origin.end),
-                events=origin.events, labels=origin.labels, positives=origin.positives,
+                start=min(start, end), end=end, cutoff=max(cutoff, end),
+                events=int(counts["events"]), labels=int(counts["labels"]), positives=int(counts["positives"]),
             ),
         )  # fmt: skip
         return manifest.version

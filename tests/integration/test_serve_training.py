@@ -31,7 +31,7 @@ def trainings(pid: int) -> list[int]:
     """Processes that train for a service."""
     listed = [task / "children" for task in Path(f"/proc/{pid}/task").iterdir()]
     children = [int(child) for each in listed for child in each.read_text().split()]
-    return [child for child in children if b"job_process" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in children if b"job_runner" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_a_training_goes_on_after_a_kill_and_its_model_serves(tmp_path: Path) -> None:

@@ -235,7 +235,6 @@ OWN_FILES = {
     "models/training/ddp.py",
     "streams/trainer/job/job_steps.py",
     "streams/trainer/job/job_runner.py",
-    "streams/trainer/job/job_process.py",
 }
 """The trainer's hand-over to its own children, in its own directory, which only its user can enter."""
 

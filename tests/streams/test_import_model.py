@@ -32,7 +32,7 @@ from weir.streams.offline_models.model_updates import update_record
 from weir.streams.records import Record
 from weir.streams.simulate import SimulationConfig, simulate
 from weir.streams.trainer.job.job_runner import InlineRunner
-from weir.streams.trainer.state_journal import FilesJournal
+from weir.streams.trainer.leased_state import FilesJournal
 
 TASK = """
 name = "fraud"

@@ -15,7 +15,7 @@ from weir.models.registry.registry import Registry
 from weir.models.types import BoolVector, Built, IntVector, TrainingSet
 from weir.streams.trainer.job.job_steps import JudgeWork, get, put
 from weir.streams.trainer.job.real_steps import score
-from weir.streams.trainer.registry_port import JOB_FILE, Origin, RegistryShelf
+from weir.streams.trainer.registry_port import JOB_FILE, RegistryShelf
 from weir.streams.trainer.task_state import Effect, Job
 
 
@@ -29,15 +29,15 @@ def tiny(weight: float) -> Built:
     return Built("trees", graph.SerializeToString(), ("truth",))
 
 
-ORIGIN = Origin(NOW - 100, NOW - 1, NOW, 10, 10, 2, label_delay=7 * 86_400.0)
+COUNTS = {"start": NOW - 100, "end": NOW - 1, "cutoff": NOW, "events": 10.0, "labels": 10.0, "positives": 2.0,
+          "label_delay": 7 * 86_400.0}  # fmt: skip
 
 
 def test_the_shelf_registers_once_and_moves_stages_once(tmp_path: Path) -> None:
     registry = Registry(str(tmp_path / "registry"))
     shelf = RegistryShelf(registry)
-    origin = ORIGIN
     jobs = [Job(f"fraud-{n}", asked(n, NOW), NOW, NOW) for n in (1, 2)]
-    versions = [shelf.register("fraud", tiny(job + 1.0), jobs[job], origin, NOW) for job in (0, 0, 1, 1)]
+    versions = [shelf.register("fraud", tiny(job + 1.0), jobs[job], COUNTS, NOW) for job in (0, 0, 1, 1)]
     assert versions == [1, 1, 2, 2]
     assert b"fraud-1" in registry.load("fraud", 1).files[JOB_FILE]
     assert registry.manifest("fraud", 1).label_delay == 7 * 86_400.0
@@ -65,7 +65,7 @@ def test_the_shelf_keeps_what_can_be_rolled_back_to_and_heeds_who_retired_it(tmp
     registry = Registry(str(tmp_path / "registry"))
     shelf = RegistryShelf(registry)
     for n in (1, 2):
-        shelf.register("fraud", tiny(float(n)), Job(f"fraud-{n}", asked(n, NOW), NOW, NOW), ORIGIN, NOW)
+        shelf.register("fraud", tiny(float(n)), Job(f"fraud-{n}", asked(n, NOW), NOW, NOW), COUNTS, NOW)
         shelf.tell("fraud", Effect("promote", n, NOW, {}), "why")
     shelf.tell("fraud", Effect("retire", 1, NOW, {}), "the watch is over")
     assert registry.rollback("fraud", at=NOW).champion == 1, "a person may still go back"
@@ -94,8 +94,8 @@ def test_what_passes_is_registered_with_its_variants_and_their_cost(
     assert judged.verdict.passed == bool(kept)
     assert not any("logit" in name for name in judged.metrics), "metrics are those of the graph that serves"
     registry = Registry(str(tmp_path / "registry"))
-    job, origin = Job("fraud-1", asked(1, NOW), NOW, NOW), Origin(NOW - 100, NOW - 1, NOW, 10, 10, 2)
-    RegistryShelf(registry).register("fraud", get(path), job, origin, NOW)
+    job = Job("fraud-1", asked(1, NOW), NOW, NOW)
+    RegistryShelf(registry).register("fraud", get(path), job, COUNTS, NOW)
     variants = registry.verify("fraud", 1).manifest.variants
     assert list(variants) == kept
     assert all(variant.measured == {"max_logit_change": 0.5} for variant in variants.values())

@@ -29,13 +29,11 @@ from weir.models.types import (
 from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
-from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import InlineRunner, Runner
-from weir.streams.trainer.job.job_stages import JobRunner
-from weir.streams.trainer.job.live_examples import LiveRows
-from weir.streams.trainer.leased_state import LeasedTaskState
-from weir.streams.trainer.registry_port import Origin, RegistryShelf
-from weir.streams.trainer.state_journal import Journal, MemoryJournal
+from weir.streams.trainer.job.job_stages import JobRunner, JobWorkshop
+from weir.streams.trainer.job.promotion import LiveRows
+from weir.streams.trainer.leased_state import Journal, LeasedTaskState, MemoryJournal
+from weir.streams.trainer.registry_port import RegistryShelf
 from weir.streams.trainer.task_state import Effect, Job, RetrainAsk
 from weir.streams.trainer.task_trainer import TaskTrainer
 
@@ -145,7 +143,7 @@ class FakeShelf(RegistryShelf):
     def built(self, task: str, version: int) -> Built:
         return self.models[version - 1][1]
 
-    def register(self, task: str, built: Built, job: Job, origin: Origin, now: float) -> int:
+    def register(self, task: str, built: Built, job: Job, counts: Mapping[str, float], now: float) -> int:
         names = [name for name, _ in self.models]
         if job.job_id not in names:
             self.models.append((job.job_id, built))

@@ -26,12 +26,11 @@ from weir.models.types import Built, Progress, TrainingSet
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
 from weir.streams.errors import UsageError
-from weir.streams.trainer.job.job_files import BUILT
+from weir.streams.trainer.job.job_stages import BUILT
 from weir.streams.trainer.job.job_steps import Data, GatherWork, Judgement, JudgeWork, get, put
 from weir.streams.trainer.job.real_steps import score
-from weir.streams.trainer.leased_state import LeasedTaskState
-from weir.streams.trainer.registry_port import Origin, RegistryShelf
-from weir.streams.trainer.state_journal import FilesJournal
+from weir.streams.trainer.leased_state import FilesJournal, LeasedTaskState
+from weir.streams.trainer.registry_port import RegistryShelf
 from weir.streams.trainer.task_state import Job, RetrainAsk, TaskState
 from weir.streams.trainer.task_trainer import training_of
 
@@ -113,11 +112,7 @@ def import_model(
         verdict=judged.verdict.reason,
         metrics={**judged.metrics, training_of(task).metric: judged.verdict.candidate},
     )  # fmt: skip
-    origin = Origin(
-        counts["start"], counts["end"], counts["cutoff"], int(counts["events"]), int(counts["labels"]),
-        int(counts["positives"]), counts["label_delay"],
-    )  # fmt: skip
-    version = shelf.register(task.name, built, job, origin, now)
+    version = shelf.register(task.name, built, job, counts, now)
     # Registered before the journal knows of it: a version that nobody speaks of does no harm, a job without its version
     # would fail.
     job = msgspec.structs.replace(job, version=version)

@@ -1,4 +1,9 @@
-"""Where work is done: in a process of its own, so that whatever happens to it the trainer goes on; or here."""
+"""Where work is done: in a process of its own, so that whatever happens to it the trainer goes on; or here.
+
+``python -m weir.streams.trainer.job.job_runner FOLDER`` is that process: it does the work in FOLDER/work.pkl and leaves
+FOLDER/result.pkl. ``weir.models.training.child_process`` says how it is stopped and how it tells its progress. It takes
+less than its share of the processor where others want it.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +13,22 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from weir.models.errors import ModelError
-from weir.models.training.child_process import STOPPED, read_progress
+from weir.models.training.child_process import STOPPED, read_progress, stop_with_parent, tell_progress
 from weir.models.types import Progress, TrainingStoppedError
-from weir.streams.trainer.job import job_process
-from weir.streams.trainer.job.job_steps import JobSteps, get
+from weir.online.errors import WeirError
+from weir.streams.trainer.job.job_steps import JobSteps, get, put
 from weir.streams.trainer.trainer_errors import WorkDiedError
 
 _LOOK_S: Final = 0.2
 _LAST_WORDS: Final = 1_000
+_FAILED: Final = 3
+_NICE: Final = 10
 
 
 class Runner(Protocol):
@@ -70,7 +78,7 @@ class SubprocessRunner:
         # To a file: a pipe that nobody reads stops the child once it is full.
         with (folder / "output.log").open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "weir.streams.trainer.job.job_process", str(folder)],
+                [sys.executable, "-P", "-m", "weir.streams.trainer.job.job_runner", str(folder)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 # What this process can import, so that a checkout works; '' is the current directory, which -P keeps
                 # out.
@@ -112,7 +120,7 @@ class SubprocessRunner:
             return get(folder / "result.pkl")
         if status == STOPPED:
             raise TrainingStoppedError(words or "asked to stop; it had not written a checkpoint in time")
-        if status == job_process.FAILED and words:
+        if status == _FAILED and words:
             raise ModelError(words)
         last = (folder / "output.log").read_text(encoding="utf-8", errors="replace").strip()[-_LAST_WORDS:]
         raise WorkDiedError(f"its process {_how(status)}{f'; its last words: {last}' if last else ''}")
@@ -129,3 +137,31 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
         process.wait()
+
+
+def main(folder: Path) -> int:
+    """Do the work; the exit status, 0 with a result."""
+    stop = stop_with_parent()
+    os.nice(_NICE)  # scoring on the same machine goes first
+    try:
+        put(folder / "result.pkl", get(folder / "work.pkl")(folder, stop.is_set, tell_progress))
+    # An exit status of its own: that it was asked to stop is no failure of the candidate.
+    except TrainingStoppedError as stopped:
+        _say(folder, str(stopped))
+        return STOPPED
+    except WeirError as failed:
+        _say(folder, str(failed))
+        return _FAILED
+    except Exception as failed:  # noqa: BLE001 - said to the parent, which notes it
+        traceback.print_exc()
+        _say(folder, f"{type(failed).__name__}: {failed}")
+        return _FAILED
+    return 0
+
+
+def _say(folder: Path, text: str) -> None:
+    (folder / "error.txt").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
