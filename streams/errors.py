@@ -21,24 +21,9 @@ WeirError (weir.online.errors)
 
 from __future__ import annotations
 
-from weir.online.errors import StateError, TaskError, WeirError
-
-__all__ = [
-    "BrokerError",
-    "FollowerBehind",
-    "LogError",
-    "LogFull",
-    "PartitionError",
-    "RecordsDropped",
-    "ReplicaDiverged",
-    "ShellError",
-    "StateError",
-    "TaskError",
-    "TooManyRejects",
-    "UsageError",
-    "WeirError",
-    "in_words",
-]
+from weir.online.errors import StateError as StateError  # for whoever catches errors of the shell
+from weir.online.errors import TaskError as TaskError
+from weir.online.errors import WeirError as WeirError
 
 
 def in_words(error: BaseException) -> str:

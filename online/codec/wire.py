@@ -126,12 +126,7 @@ Timestamp = Annotated[
     BeforeValidator(parse_time),
     Field(ge=TS_MIN, le=TS_MAX),
     WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": TS_MIN, "maximum": TS_MAX},
-                {"type": "string", "format": "date-time"},
-            ]
-        }
+        {"anyOf": [{"type": "number", "minimum": TS_MIN, "maximum": TS_MAX}, {"type": "string", "format": "date-time"}]}
     ),
 ]
 Properties = Annotated[dict[Id, Number | Text | bool], Field(max_length=PROPERTIES_MAX)]
@@ -326,10 +321,7 @@ class ExampleQuarantine(WireModel):
 
     v: Version = VERSION
     task: Id
-    quarantine: Annotated[
-        tuple[Count, ...],
-        Field(strict=False, min_length=2, max_length=QUARANTINE_MAX),
-    ]
+    quarantine: Annotated[tuple[Count, ...], Field(strict=False, min_length=2, max_length=QUARANTINE_MAX)]
     """Offsets of the topic before this record: where each range starts and where it ends, in order."""
     by: Id
     """Who asked for it."""
@@ -402,16 +394,6 @@ class DeadLetter(WireModel):
 
 
 MODELS: tuple[type[WireModel], ...] = (
-    UserEvent,
-    DeviceEvent,
-    Label,
-    Prediction,
-    Alert,
-    CaseEvent,
-    Example,
-    ExampleQuarantine,
-    EntityUpdate,
-    RetrainRequest,
-    ModelUpdate,
-    DeadLetter,
-)
+    UserEvent, DeviceEvent, Label, Prediction, Alert, CaseEvent, Example, ExampleQuarantine, EntityUpdate,
+    RetrainRequest, ModelUpdate, DeadLetter,
+)  # fmt: skip

@@ -45,45 +45,22 @@ def _or_else(a: FloatVector, b: FloatVector) -> FloatVector:
 
 
 _BINARY: dict[type[ast.operator], Callable[[FloatVector, FloatVector], FloatVector]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-}
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
+}  # fmt: skip
 # The arity of a function of two arguments that takes more, from left to right.
 _MANY = -1
 _COMPARE: dict[type[ast.cmpop], Callable[[FloatVector, FloatVector], FloatVector]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
-}
+}  # fmt: skip
 FUNCTIONS: dict[str, tuple[int, Callable[..., FloatVector]]] = {
-    "abs": (1, np.abs),
-    "ceil": (1, np.ceil),
-    "clip": (3, np.clip),
-    "cos": (1, np.cos),
-    "exp": (1, np.exp),
-    "floor": (1, np.floor),
-    "isnan": (1, lambda a: np.isnan(a).astype(float)),
-    "log": (1, np.log),
-    "log10": (1, np.log10),
-    "log1p": (1, np.log1p),
-    "max": (_MANY, np.fmax),
-    "min": (_MANY, np.fmin),
-    "nan": (0, lambda: np.array(np.nan)),
-    "or_else": (2, _or_else),
-    "round": (1, np.round),
-    "sign": (1, np.sign),
-    "sin": (1, np.sin),
-    "sqrt": (1, np.sqrt),
-    "where": (3, _where),
-}
+    "abs": (1, np.abs), "ceil": (1, np.ceil), "clip": (3, np.clip), "cos": (1, np.cos), "exp": (1, np.exp),
+    "floor": (1, np.floor), "isnan": (1, lambda a: np.isnan(a).astype(float)), "log": (1, np.log),
+    "log10": (1, np.log10), "log1p": (1, np.log1p), "max": (_MANY, np.fmax), "min": (_MANY, np.fmin),
+    "nan": (0, lambda: np.array(np.nan)), "or_else": (2, _or_else), "round": (1, np.round), "sign": (1, np.sign),
+    "sin": (1, np.sin), "sqrt": (1, np.sqrt), "where": (3, _where),
+}  # fmt: skip
 
 
 # What a source that is no expression may hold, and how to write that.

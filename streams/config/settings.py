@@ -30,20 +30,9 @@ from weir.streams.config.worker_settings import Role, WorkerSettings
 from weir.streams.errors import UsageError
 
 __all__ = [
-    "KafkaSettings",
-    "ModelSettings",
-    "RedisSettings",
-    "Role",
-    "SecretUrl",
-    "ServeSettings",
-    "Settings",
-    "TlsFiles",
-    "TopicOverride",
-    "TopicSettings",
-    "TrainerSettings",
-    "WorkerSettings",
-    "load_settings",
-]
+    "KafkaSettings", "ModelSettings", "RedisSettings", "Role", "SecretUrl", "ServeSettings", "Settings", "TlsFiles",
+    "TopicOverride", "TopicSettings", "TrainerSettings", "WorkerSettings", "load_settings",
+]  # fmt: skip
 
 BROKERS_SILENT_S: Final = 5.0
 """Brokers that did not answer, or acknowledge, for so long count as away."""

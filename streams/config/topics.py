@@ -45,17 +45,9 @@ INFERENCE: Final = (INFERENCE_REQUESTS, INFERENCE_RESULTS)
 PRODUCED: Final = (*OUTPUTS, LABELS, ENTITY_UPDATES, DECISIONS)
 """What workers write; labels only where silence is one, decisions where somebody reads them."""
 ALL: Final = (
-    *INPUTS,
-    *OUTPUTS,
-    DECISIONS,
-    ENTITY_UPDATES,
-    MODEL_UPDATES,
-    DEAD_LETTERS_DONE,
-    CASE_EVENTS,
-    AUDIT,
-    NOTIFICATIONS,
+    *INPUTS, *OUTPUTS, DECISIONS, ENTITY_UPDATES, MODEL_UPDATES, DEAD_LETTERS_DONE, CASE_EVENTS, AUDIT, NOTIFICATIONS,
     *INFERENCE,
-)
+)  # fmt: skip
 
 
 def largest_record(own: str, max_record_bytes: int = DEFAULT_RECORD_BYTES) -> int:
