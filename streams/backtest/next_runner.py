@@ -8,52 +8,34 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from weir.online.batch import RankedBatch
-from weir.online.codec.accept import Reject
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.next_pipeline import NextPipeline
 from weir.online.task.next_spec import NextTask
-from weir.streams.backtest.distinct_ids import distinct
-from weir.streams.backtest.event_files import FileSource
+from weir.streams.backtest.event_files import FileSource, distinct
 from weir.streams.backtest.notes import Note
-from weir.streams.backtest.score_file import written
-from weir.streams.backtest.tables.opening import place
+from weir.streams.backtest.run_outputs import IDS, RowFile
+from weir.streams.backtest.run_result import RunCounts
 from weir.streams.backtest.wire_files import WireSource
 from weir.streams.errors import TooManyRejects, UsageError
 
-_SHOWN_REJECTS = 20
 _GROUP_ROWS = 16_384
-_IDS = {"event_id": pa.string(), "entity_id": pa.string(), "ts": pa.float64(), "task": pa.string()}
 _TOLD = {"items": pa.list_(pa.string()), "scores": pa.list_(pa.float64()), "model_version": pa.int64()}
-_SCHEMA = pa.schema([*(_IDS | _TOLD).items()])
+_SCHEMA = pa.schema(IDS | _TOLD)
 
 
 @dataclass
-class NextResult:
+class NextResult(RunCounts):
     """What a run did; ``report()`` is what ``--report`` writes."""
 
     task: NextTask
     pipeline: NextPipeline
-    rows: int = 0
-    seconds: float = 0.0
-    repeats: int = 0
-    rejected: int = 0
-    rejects: list[Reject] = field(default_factory=list)
-    sizes: Sequence[tuple[Path, int]] = ()
-    decisions: list[str] = field(default_factory=list)
-    stopped: bool = False
-    """Whether somebody ended the run before its last row."""
-
-    def told(self, reject: Reject) -> str:
-        """A row that was refused, by its number, and by its file where there are several."""
-        return f"{place(self.sizes, reject.index)}: {reject.reason}"
 
     @property
     def notes(self) -> list[Note]:
@@ -133,10 +115,7 @@ def run_next(
             told = pipeline.events(rows.events)
             if told is not None and lists is not None:
                 lists.add(told)
-            result.rows += rows.rows
-            result.repeats += len(rows.batch) - len(rows.events)
-            result.rejected += len(rows.rejects)
-            result.rejects += rows.rejects[: _SHOWN_REJECTS - len(result.rejects)]
+            result.count(rows)
             if progress is not None:
                 progress(result.rows, len(source))
             result.stopped = stop()
@@ -156,9 +135,8 @@ class _ListFile:
     """The Parquet file of what was told, in groups of rows; raises ``UsageError`` where it cannot be written."""
 
     def __init__(self, path: Path, task: str) -> None:
-        self._path, self._task, self._held = path, task, _SCHEMA.empty_table()
-        with written(path):
-            self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd")
+        self._task, self._held = task, _SCHEMA.empty_table()
+        self._file = RowFile(path, _SCHEMA)
 
     def add(self, told: RankedBatch) -> None:
         """Add rows in order."""
@@ -169,13 +147,11 @@ class _ListFile:
     def close(self) -> None:
         """Write what is left, and finish the file."""
         self._flush()
-        with written(self._path):
-            self._writer.close()
+        self._file.close()
 
     def _flush(self) -> None:
         whole, self._held = self._held, _SCHEMA.empty_table()
-        with written(self._path):
-            self._writer.write_table(whole)
+        self._file.write(whole)
 
 
 def _table(told: RankedBatch, task: str) -> pa.Table:

@@ -7,19 +7,145 @@ files, not tasks, labels' sources or metrics.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, Literal
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weir.online.batch import PredictionBatch
+from weir.online.decisions.alert_state import AlertState
 from weir.online.labels.join_policy import JoinResult
 from weir.online.stages.pipeline import StepOutput
-from weir.streams.backtest.alert_log import AlertLog
 from weir.streams.backtest.outcomes import Keep, OutcomeLog, Outcomes, ScoredBlock
-from weir.streams.backtest.score_file import write_scores, written
+from weir.streams.errors import UsageError, in_words
+from weir.streams.outputs import alert_records
+
+IDS: Final = {"event_id": pa.string(), "entity_id": pa.string(), "ts": pa.float64(), "task": pa.string()}
+"""What each row of a file is of."""
+# The first six columns are what the files of earlier versions had.
+SCORE_SCHEMA: Final = pa.schema(IDS | {
+    "score": pa.float64(), "model_version": pa.int64(), "label": pa.int8(), "known_at": pa.float64(),
+    "threshold": pa.float64(), "alerted": pa.bool_(), "alert_id": pa.string(), "reasons": pa.list_(pa.string()),
+})  # fmt: skip
+_SCORE_ROWS: Final = 65_536
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Errors of writing ``path``, such as a full disk, in one sentence."""
+    try:
+        yield
+    except OSError as exc:  # Arrow's have no file name
+        why = in_words(exc)
+        raise UsageError(f"{path} cannot be written: {why}; check its rights and the free space") from exc
+
+
+class RowFile:
+    """A Parquet file that is written block by block; raises ``UsageError`` where it cannot be."""
+
+    def __init__(self, path: Path, schema: pa.Schema, **options: Any) -> None:
+        self._path = path
+        with written(path):
+            self._writer = pq.ParquetWriter(path, schema, compression="zstd", **options)
+
+    def write(self, block: pa.Table) -> None:
+        """Add rows."""
+        with written(self._path):
+            self._writer.write_table(block)
+
+    def close(self) -> None:
+        """Finish the file."""
+        with written(self._path):
+            self._writer.close()
+
+
+def write_scores(path: Path, task: str, outcomes: Outcomes) -> None:
+    """Write every outcome, in large row groups."""
+    whole, file = outcomes.table(), RowFile(path, SCORE_SCHEMA)
+    for at in range(0, len(whole), _SCORE_ROWS):
+        part = whole.slice(at, _SCORE_ROWS)
+        # Added a group at a time: the name in every row of millions would be held at once.
+        part = part.append_column("task", pa.array([task] * len(part), pa.string()))
+        file.write(part.select(SCORE_SCHEMA.names).cast(SCORE_SCHEMA))
+    file.close()
+
+
+# The records of alerts of a run: byte for byte what a worker would have sent, and what the labels said in the end.
+
+Outcome = Literal["confirmed", "false_alarm"]
+"""By the labels known at the end: one of the alert's events is positive, or all of them are negative."""
+_REASON = pa.struct([("feature", pa.string()), ("value", pa.float64()), ("contribution", pa.float64()),
+                     ("text", pa.string())])  # fmt: skip
+ALERT_SCHEMA = pa.schema({
+    "alert_id": pa.string(), "task": pa.string(), "entity_id": pa.string(), "status": pa.string(),
+    "severity": pa.string(), "score": pa.float64(), "threshold": pa.float64(), "reasons": pa.list_(_REASON),
+    "opened_at": pa.float64(), "updated_at": pa.float64(), "event_ids": pa.list_(pa.string()), "events": pa.int64(),
+    "amount": pa.float64(), "outcome": pa.string(),
+})  # fmt: skip
+_GROUP_ROWS = 16_384
+
+
+class AlertLog:
+    """Collects records of alerts in the order in which they would have been sent; the newest of an alert counts."""
+
+    def __init__(self) -> None:
+        self._records: list[tuple[str, bytes]] = []
+        self.outcomes: dict[str, Outcome] = {}
+        """By alert, once `settle` was called; alerts of which not enough is known are left out."""
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def add(self, alerts: Sequence[AlertState]) -> None:
+        """Add what a step told."""
+        records = alert_records(alerts, 0.0)  # its time is Kafka's, not part of the record
+        self._records += [(a.alert_id, record.value) for a, record in zip(alerts, records, strict=True)]
+
+    def settle(self, outcomes: Outcomes) -> None:
+        """Take from the labels what became of each alert."""
+        alerted = outcomes.take(outcomes.alerted)
+        labels: dict[str, list[float]] = {}
+        # A NaN is neither: an alert with one event that is not known, and no positive, stays open.
+        for alert_id, label in zip(alerted.alert_ids.to_pylist(), alerted.label.tolist(), strict=True):
+            labels.setdefault(alert_id, []).append(label)
+        for alert_id, known in labels.items():
+            if 1.0 in known:
+                self.outcomes[alert_id] = "confirmed"
+            elif all(label == 0.0 for label in known):
+                self.outcomes[alert_id] = "false_alarm"
+
+    def lines(self) -> Iterator[bytes]:
+        """Each record with ``outcome`` at its end, as JSON; null while labels leave it open."""
+        for alert_id, value in self._records:
+            # Into the record's bytes, not decoded and written anew: all else stays as it would have been sent.
+            yield value[:-1] + b',"outcome":' + orjson.dumps(self.outcomes.get(alert_id)) + b"}"
+
+    def table(self) -> pa.Table:
+        """The same as columns."""
+        lines = [*self.lines()]
+        # In parts: Python objects of all records at once would take many times their bytes.
+        parts = [self._part(lines[at : at + _GROUP_ROWS]) for at in range(0, len(lines), _GROUP_ROWS)]
+        return pa.concat_tables(parts) if parts else ALERT_SCHEMA.empty_table()
+
+    @staticmethod
+    def _part(lines: Sequence[bytes]) -> pa.Table:
+        rows: list[dict[str, Any]] = [orjson.loads(line) for line in lines]
+        return pa.Table.from_pylist(rows, schema=ALERT_SCHEMA)
+
+    def write(self, path: Path) -> None:
+        """Write all of it: Parquet where the name ends so, else a JSON record a line."""
+        with written(path):
+            if path.suffix == ".parquet":
+                pq.write_table(self.table(), path, compression="zstd")
+                return
+            with path.open("wb") as out:
+                out.writelines(line + b"\n" for line in self.lines())
+
 
 _BLOCK_ROWS = 16_384
 
@@ -47,34 +173,28 @@ class FeatureLog:
     """
 
     def __init__(self, features: Sequence[str], path: Path | None, *, hold: bool) -> None:
-        ids = {"event_id": pa.string(), "entity_id": pa.string(), "ts": pa.float64()}
+        ids = {name: IDS[name] for name in ("event_id", "entity_id", "ts")}
         self._chosen = [i for i, name in enumerate(features) if name not in ids]  # `ts` may be an input, too
         self._schema = pa.schema([*ids.items(), *((features[i], pa.float64()) for i in self._chosen)])
         # Floats repeat seldom: a dictionary of them costs time and saves nothing.
-        self._writer: pq.ParquetWriter | None = None
-        if path is not None:
-            with written(path):
-                self._writer = pq.ParquetWriter(
-                    path, self._schema, compression="zstd", compression_level=1, use_dictionary=["entity_id"]
-                )
-        self._path, self._hold = path, hold
+        options: dict[str, Any] = {"compression_level": 1, "use_dictionary": ["entity_id"]}
+        self._file = None if path is None else RowFile(path, self._schema, **options)
+        self._hold = hold
         self._held: list[pa.Table] = []
 
     def add(self, p: PredictionBatch) -> None:
         """Add rows in order."""
         arrays = [pa.array(p.event_id, pa.string()), pa.array(p.entity_id, pa.string()), pa.array(p.ts)]
         block = pa.Table.from_arrays([*arrays, *map(pa.array, p.features.T[self._chosen])], schema=self._schema)
-        if self._writer is not None and self._path is not None:
-            with written(self._path):
-                self._writer.write_table(block)
+        if self._file is not None:
+            self._file.write(block)
         if self._hold:
             self._held.append(block)
 
     def close(self) -> None:
         """Finish the file."""
-        if self._writer is not None and self._path is not None:
-            with written(self._path):
-                self._writer.close()
+        if self._file is not None:
+            self._file.close()
 
     def table(self) -> pa.Table | None:
         """What was held; ``None`` where that was not asked for."""

@@ -7,27 +7,89 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from weir.online.batch import ScoredBatch
 from weir.online.codec.accept import Reject
 from weir.online.stages.pipeline import TaskPipeline
 from weir.online.task.spec import TaskSpec
-from weir.streams.backtest.alert_log import AlertLog
-from weir.streams.backtest.explained_score import ExplainedScore
+from weir.streams.backtest.event_files import SourceBatch
 from weir.streams.backtest.notes import Note
 from weir.streams.backtest.outcomes import Outcomes
+from weir.streams.backtest.run_outputs import AlertLog
 from weir.streams.backtest.tables.opening import place
 
+# Explains the score of one event while a run is at it: the model is then the one that made the score.
+#
+# It knows a pipeline, not files or tables.
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedScore:
+    """A score beside the same score made again, and what it was made from."""
+
+    event_id: str
+    entity_id: str
+    ts: float
+    score: float
+    version: int
+    """How many examples the model had learned."""
+    digest: str
+    """Of that model."""
+    again: float
+    """The score as the model makes it from the logged features alone."""
+    parts: tuple[tuple[str, float, float], ...]
+    """Each feature with its value, and what it added to the log-odds; the largest first."""
+    reasons: tuple[str, ...]
+    """As an alert would say it."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether the two scores have the same bits."""
+        return np.float64(self.score).tobytes() == np.float64(self.again).tobytes()
+
+
+class ScoreExplainer:
+    """Watches a pipeline until it scores ``event_id``; an id that several entities have is explained for each."""
+
+    def __init__(self, pipeline: TaskPipeline, event_id: str) -> None:
+        self._pipeline, self.event_id = pipeline, event_id
+        self.found: list[ExplainedScore] = []
+        pipeline.on_scored = self.look
+
+    def look(self, scored: ScoredBatch) -> None:
+        """Explain rows of the event, if any is among these."""
+        ids = scored.predictions.event_id
+        if self.event_id in ids:
+            self.found += [self._explained(scored, row) for row, event in enumerate(ids) if event == self.event_id]
+
+    def _explained(self, scored: ScoredBatch, row: int) -> ExplainedScore:
+        p, model = scored.predictions, self._pipeline.model
+        x = p.features[row : row + 1]
+        again, version = model.score(x)
+        silence = self._pipeline.task.labels.silence
+        # Before anything is learned a task of silence says its prior, which the learner does not know.
+        prior = None if silence is None or version else silence.prior
+        added = model.learner.contributions(x)[0].tolist()
+        parts = zip(self._pipeline.features, x[0].tolist(), added, strict=True)
+        reasons = self._pipeline.labelling.explain(scored, np.array([row]))[0]
+        return ExplainedScore(
+            self.event_id, p.entity_id[row], float(p.ts[row]), float(p.score[row]), int(p.model_version[row]),
+            model.snapshot().digest, float(again[0]) if prior is None else prior,
+            tuple(sorted(parts, key=lambda part: (-abs(part[2]), part[0]))), tuple(r.text for r in reasons),
+        )  # fmt: skip
+
+
+_SHOWN_REJECTS = 20
 _MOST_POINTS = 200
 """Of the metrics over time, and of drifts, in a report: one of years stays small."""
 
 
-@dataclass
-class BacktestResult:
-    """What a run did; ``report()`` is what ``--report`` writes."""
+@dataclass(kw_only=True)
+class RunCounts:
+    """What a run of any kind counts of its rows."""
 
-    task: TaskSpec
-    pipeline: TaskPipeline
     rows: int = 0
     seconds: float = 0.0
     rejected: int = 0
@@ -35,18 +97,38 @@ class BacktestResult:
     """The first few; ``index`` counts from 0 over all files."""
     sizes: Sequence[tuple[Path, int]] = ()
     """The rows of each file."""
-    alert_records: int = 0
-    detections: list[dict[str, Any]] = field(default_factory=list)
-    requests: int = 0
-
     repeats: int = 0
     """Rows whose ``event_id`` came before: dropped, as live."""
     decisions: list[str] = field(default_factory=list)
     """What was decided of the input, and what a backtest leaves out."""
-    notes: list[Note] = field(default_factory=list)
-    """What is odd, the gravest first."""
     stopped: bool = False
     """Whether it was asked to end before the data did."""
+
+    def count(self, rows: SourceBatch) -> None:
+        """Some rows were processed."""
+        self.rows += rows.rows
+        self.repeats += len(rows.batch) - len(rows.events)
+        self.rejected += len(rows.rejects)
+        # Only the first are kept: a file of a million bad rows would be in memory a second time.
+        self.rejects += rows.rejects[: _SHOWN_REJECTS - len(self.rejects)]
+
+    def told(self, reject: Reject) -> str:
+        """A row that was refused, by its number, and by its file where there are several."""
+        return f"{place(self.sizes, reject.index)}: {reject.reason}"
+
+
+@dataclass
+class BacktestResult(RunCounts):
+    """What a run did; ``report()`` is what ``--report`` writes."""
+
+    task: TaskSpec
+    pipeline: TaskPipeline
+    alert_records: int = 0
+    detections: list[dict[str, Any]] = field(default_factory=list)
+    requests: int = 0
+
+    notes: list[Note] = field(default_factory=list)
+    """What is odd, the gravest first."""
     labels: dict[str, int] = field(default_factory=dict)
     """What became of labels, by the end of the data; see `JoinStats`."""
     outcomes: Outcomes | None = None
@@ -61,10 +143,6 @@ class BacktestResult:
     """What became of each training of the full model, where one was trained."""
     features: pa.Table | None = None
     """What each score was made from, by `Keep.features`."""
-
-    def told(self, reject: Reject) -> str:
-        """A row that was refused, by its number, and by its file where there are several."""
-        return f"{place(self.sizes, reject.index)}: {reject.reason}"
 
     @property
     def remedy(self) -> str:

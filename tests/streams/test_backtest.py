@@ -25,8 +25,8 @@ from weir.online.batch import EventBatch, FloatVector, LabelBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import LabelSpec, TaskSpec
 from weir.streams.backtest.outcomes import Keep
+from weir.streams.backtest.run_outputs import SCORE_SCHEMA
 from weir.streams.backtest.runner import run_backtest
-from weir.streams.backtest.score_file import SCHEMA
 from weir.streams.cli.main import COMMANDS, app, run
 from weir.streams.errors import TooManyRejects
 
@@ -95,7 +95,7 @@ def test_each_format_gives_identical_scores(tmp_path: Path) -> None:
         scored(tmp_path, write(tmp_path / f"x.{kind}", columns())) for kind in ("csv", "csv.gz", "parquet", "jsonl")
     ]
     assert all(other.equals(made[0]) for other in made[1:])
-    assert made[0].schema.equals(SCHEMA)
+    assert made[0].schema.equals(SCORE_SCHEMA)
     assert made[0].column("event_id").to_pylist() == columns()["id"]
     assert len(set(made[0].column("score").to_pylist())) > 100
     assert made[0].column("model_version").to_pylist()[-1] > 300

@@ -12,15 +12,15 @@ import typer
 
 from weir.streams.cli.console import bars, notes, output, say, table, utc
 from weir.streams.cli.options import INTERRUPTED
-from weir.streams.ops.stop_request import StopRequest, interruptible
+from weir.streams.ops.signals import StopRequest, interruptible
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from weir.online.task.next_spec import NextTask
-    from weir.streams.backtest.explained_score import ExplainedScore
     from weir.streams.backtest.next_runner import NextResult
     from weir.streams.backtest.outcomes import Outcomes
+    from weir.streams.backtest.run_result import ExplainedScore
 
 _SHOWN: Final = ("roc_auc", "average_precision", "log_loss", "brier", "ece", "accuracy", "f1", "kappa")
 _OF_SLICES: Final = ("scored", "rows", "positives", "average_precision", "roc_auc", "precision", "recall",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weir.streams.errors import UsageError
-from weir.streams.ops.stop_request import StopRequest, interruptible
+from weir.streams.ops.signals import StopRequest, interruptible
 
 if TYPE_CHECKING:
     from rich.console import Console
