@@ -33,8 +33,7 @@ from weir.models.serving.entity_steps import run_rounds
 from weir.models.serving.ort_model import OrtModel
 from weir.models.serving.packed_rows import PackedSequence
 from weir.models.training.feed import Feed
-from weir.models.training.loop import Loop
-from weir.models.training.phases import Phase, phases
+from weir.models.training.loop import Loop, Phase, phases
 from weir.models.training.training_run import _calibrate, _config, _fresh
 from weir.models.training.training_settings import EncoderSettings
 from weir.models.training.world import World

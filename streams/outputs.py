@@ -8,12 +8,7 @@ from typing import Final, Protocol
 
 from weir.online.batch import ExampleBatch, FloatVector, PredictionBatch, RankedBatch
 from weir.online.codec.decision_blocks import BLOCK_BYTES, decisions_on, encode_decisions
-from weir.online.codec.encode import (
-    encode_examples,
-    encode_model,
-    encode_predictions,
-    encode_ranked,
-)
+from weir.online.codec.encode import encode_examples, encode_model, encode_predictions, encode_ranked
 from weir.online.codec.wire import REASON_CHARS, Alert, DeadLetter, RetrainRequest
 from weir.online.decisions.alert_state import AlertState
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
@@ -53,6 +48,8 @@ class StageOutput(Protocol):
     alerts: list[AlertState]
     examples: list[ExampleBatch]
     requests: list[RetrainAsked]
+    thresholds: FloatVector | None
+    decided: dict[int, AlertState]
 
 
 def alert_records(alerts: Sequence[AlertState], now: float) -> list[Record]:
@@ -77,15 +74,8 @@ def decision_records(task: str, features: tuple[str, ...], out: StageOutput, now
     return made
 
 
-class StageDecisions(Protocol):
-    """What a pipeline or a labelling stage decided on its predictions."""
-
-    thresholds: FloatVector | None
-    decided: dict[int, AlertState]
-
-
 def decision_blocks(
-    task: str, features: tuple[str, ...], p: PredictionBatch, out: StageDecisions, now: float, most: int = BLOCK_BYTES
+    task: str, features: tuple[str, ...], p: PredictionBatch, out: StageOutput, now: float, most: int = BLOCK_BYTES
 ) -> list[Record]:
     """What was decided on each of the predictions ``p`` of one step, as blocks of at most ``most`` bytes.
 

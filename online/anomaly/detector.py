@@ -125,11 +125,7 @@ class SeriesAnomalyDetector:
         self._trees = draw_trees(DENSITY_FEATURES, p.tree_seed)
 
     def run_many(
-        self,
-        state: NDArray[np.float64],
-        slots: NDArray[np.int64],
-        ts: NDArray[np.float64],
-        values: NDArray[np.float64],
+        self, state: NDArray[np.float64], slots: NDArray[np.int64], ts: NDArray[np.float64], values: NDArray[np.float64]
     ) -> AnomalyRun:
         """Score ``values (n,)`` in order, update ``state`` in place, and say why.
 
@@ -156,11 +152,7 @@ class SeriesAnomalyDetector:
         return run
 
     def run_columns(
-        self,
-        state: NDArray[np.float64],
-        slots: NDArray[np.int64],
-        ts: NDArray[np.float64],
-        values: NDArray[np.float64],
+        self, state: NDArray[np.float64], slots: NDArray[np.int64], ts: NDArray[np.float64], values: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """As ``run_many``, of ``values (1, n)``: score, components and expected value as the columns of a matrix."""
         run = self.run_many(state, slots, ts, values[0])

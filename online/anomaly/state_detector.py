@@ -1,7 +1,7 @@
 """The detector of states: how unlike the reference of this entity its sensors are, for as long as that lasts.
 
 It learns a reference (rows, a time, or while a flag says so), raises nothing in it, and judges what comes after by it
-alone: a machine that stays wrong stays wrong. See ``state_fit`` for what is learned and ``detector`` for the other
+alone: a machine that stays wrong stays wrong. See ``state_kernel`` for what is learned and ``detector`` for the other
 kind, which finds the onset of something new and then gets used to it. It knows rows of numbers, not devices or alerts.
 """
 
@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from weir.online.anomaly.state_fit import LEAST_KEPT, fit
-from weir.online.anomaly.state_kernel import StateSettings, run_states
+from weir.online.anomaly.state_kernel import LEAST_KEPT, StateSettings, fit, run_states
 from weir.online.anomaly.state_layout import state_width, view_row
 from weir.online.anomaly.state_params import StateParams, outputs, span
 from weir.online.errors import TaskError
@@ -72,11 +71,7 @@ class StateDetector:
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
     def run_columns(
-        self,
-        state: NDArray[np.float64],
-        slots: NDArray[np.int64],
-        ts: NDArray[np.float64],
-        values: NDArray[np.float64],
+        self, state: NDArray[np.float64], slots: NDArray[np.int64], ts: NDArray[np.float64], values: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Judge ``n`` rows in order and update ``state`` in place; a column for each of ``outputs``.
 

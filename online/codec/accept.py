@@ -52,9 +52,7 @@ class AcceptedRecords:
 
 
 def accept_records(
-    model: type[WireModel],
-    raw: Sequence[bytes | None],
-    limits: InputLimits = DEFAULT_LIMITS,
+    model: type[WireModel], raw: Sequence[bytes | None], limits: InputLimits = DEFAULT_LIMITS
 ) -> AcceptedRecords:
     """Judge JSON records; ``None`` (a tombstone) counts as an empty record."""
     records = [record or b"" for record in raw]

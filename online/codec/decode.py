@@ -76,11 +76,7 @@ class DecodedLabels:
 
 
 def _decode_events(
-    model: type[WireModel],
-    raw: Sequence[bytes | None],
-    columns: ColumnRequest,
-    *,
-    limits: InputLimits = DEFAULT_LIMITS,
+    model: type[WireModel], raw: Sequence[bytes | None], columns: ColumnRequest, *, limits: InputLimits = DEFAULT_LIMITS
 ) -> DecodedEvents:
     """Decode the records of a stream into the columns asked for.
 

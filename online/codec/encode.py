@@ -31,11 +31,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def encode_predictions(
-    batch: PredictionBatch,
-    feature_names: Sequence[str],
-    task: str,
-    scored_at: float,
-    degraded: bool = False,
+    batch: PredictionBatch, feature_names: Sequence[str], task: str, scored_at: float, degraded: bool = False
 ) -> list[bytes]:
     """Encode scores of ``task`` as ``Prediction`` records, in order.
 

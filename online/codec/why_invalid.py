@@ -118,11 +118,7 @@ def explain_json(raw: bytes) -> str | None:
     try:
         # Numbers are not made, only measured: of an int of over 4,300 digits Python would speak in words of its own.
         value = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_int=_number,
-            parse_float=_number,
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_number, parse_float=_number
         )
     except RecursionError:
         return f"nested deeper than {MAX_DEPTH}; send a flat object"

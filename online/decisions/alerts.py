@@ -223,13 +223,7 @@ class AlertBook:
         )
         self._open = len(opened)
 
-    def _take(
-        self,
-        row: int,
-        predictions: PredictionBatch,
-        thresholds: FloatVector,
-        changed: list[_Change],
-    ) -> None:
+    def _take(self, row: int, predictions: PredictionBatch, thresholds: FloatVector, changed: list[_Change]) -> None:
         threshold = float(thresholds[row])
         event_id, entity_id = predictions.event_id[row], predictions.entity_id[row]
         if not self._remember(f"{entity_id}\n{event_id}"):  # no id holds a control character

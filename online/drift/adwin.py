@@ -84,12 +84,7 @@ def search(
 
 @njit(cache=True)
 def step(
-    x: float,
-    delta: float,
-    clock: int,
-    sums: NDArray[np.float64],
-    totals: NDArray[np.float64],
-    held: NDArray[np.int64],
+    x: float, delta: float, clock: int, sums: NDArray[np.float64], totals: NDArray[np.float64], held: NDArray[np.int64]
 ) -> tuple[float, float]:
     """Add one value and, every ``clock`` values, search for a cut; an alarm is statistic > bound."""
     add(x, sums, totals, held)

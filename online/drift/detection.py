@@ -6,12 +6,7 @@ from dataclasses import dataclass
 
 from weir.online.drift.drift_policy import Detector
 
-TITLES: dict[Detector, str] = {
-    "adwin": "ADWIN",
-    "page_hinkley": "Page-Hinkley",
-    "kswin": "KSWIN",
-    "psi": "PSI",
-}
+TITLES: dict[Detector, str] = {"adwin": "ADWIN", "page_hinkley": "Page-Hinkley", "kswin": "KSWIN", "psi": "PSI"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,13 +80,7 @@ def gather(
 
 @njit(cache=True)
 def _kswin(
-    history: NDArray[np.int64],
-    block: int,
-    window: int,
-    recent: int,
-    alpha: float,
-    floor: float,
-    inflation: float,
+    history: NDArray[np.int64], block: int, window: int, recent: int, alpha: float, floor: float, inflation: float
 ) -> tuple[float, float]:
     """Distance between the newest blocks and the older part of the window, and what it must exceed."""
     new, old = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)

@@ -113,10 +113,7 @@ def capture_parts(parts: Mapping[str, Stateful]) -> Callable[[], bytes]:
 
 
 def restore_parts(
-    task: str,
-    parts: Mapping[str, Stateful],
-    state: bytes,
-    upgrade: Callable[[dict[str, bytes]], None] | None = None,
+    task: str, parts: Mapping[str, Stateful], state: bytes, upgrade: Callable[[dict[str, bytes]], None] | None = None
 ) -> None:
     """Put a ``snapshot_parts`` back; raises ``StateError`` naming the ``task`` where it does not fit.
 
@@ -138,10 +135,7 @@ def restore_parts(
 
 
 def restore_fitting(
-    task: str,
-    parts: Mapping[str, Stateful],
-    state: bytes,
-    upgrade: Callable[[dict[str, bytes]], None] | None = None,
+    task: str, parts: Mapping[str, Stateful], state: bytes, upgrade: Callable[[dict[str, bytes]], None] | None = None
 ) -> list[Anew]:
     """Put back each part of a ``snapshot_parts`` that fits; the others stay as they are, which is told.
 

@@ -113,10 +113,7 @@ def partitions_of_text(
 
 
 def partitions_of_joined(
-    keys: NDArray[np.uint8],
-    sizes: NDArray[np.int64],
-    partitions: int,
-    partitioner: PartitionerName = "murmur2",
+    keys: NDArray[np.uint8], sizes: NDArray[np.int64], partitions: int, partitioner: PartitionerName = "murmur2"
 ) -> NDArray[np.int64]:
     """`partitions_of` for keys end to end, ``(sum(sizes),) uint8``, of ``sizes`` bytes each, ``(B,) int64``."""
     out = np.zeros(len(sizes), dtype=np.int64)

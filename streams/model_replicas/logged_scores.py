@@ -7,21 +7,37 @@ goes on behind a find for as long as repeats are apart.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import numpy as np
 
+from weir.online.batch import FloatMatrix
 from weir.online.errors import UNREADABLE
 from weir.streams.errors import UsageError
 from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.model_replicas.fold import ExampleFold
-from weir.streams.model_replicas.logged_features import row_of
 from weir.streams.model_replicas.past_models import Progress
 from weir.streams.model_replicas.topic_reader import TopicReader
 from weir.streams.records import Record
+
+# Features as a prediction logs them, as a model takes them.
+
+
+def row_of(logged: Mapping[str, float], features: Sequence[str], task: str) -> FloatMatrix:
+    """The logged features in the order of the model's, ``(1, F)``.
+
+    Raises ``UsageError`` where the task file has other features than the score was made from.
+    """
+    missing, extra = sorted({*features} - {*logged}), sorted({*logged} - {*features})
+    if missing or extra:
+        raise UsageError(
+            f"task {task}: the task file has other features than the score was made from: it lacks "
+            f"{', '.join(extra[:3]) or 'none'} and adds {', '.join(missing[:3]) or 'none'}; give the task file of then"
+        )
+    return np.array([[logged[name] for name in features]])
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,7 @@ _TURN: Final = 512
 
 
 async def fold_again(
-    fold: ExampleFold,
-    quarantine: Quarantine,
-    new_reader: OpensReader,
-    snapshots: ModelSnapshots | None,
+    fold: ExampleFold, quarantine: Quarantine, new_reader: OpensReader, snapshots: ModelSnapshots | None
 ) -> None:
     """Make ``fold`` what it would be without the examples that ``quarantine``, the next record, takes back.
 

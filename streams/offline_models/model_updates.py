@@ -8,7 +8,7 @@ fold's.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -115,13 +115,6 @@ class UpdateFold:
             held.seen.add(known)
             held.versions = _after(held.versions, update.action, Ref(int(update.version), update.uri, update.digest))
         return held.versions
-
-    def apply_all(self, updates: Iterable[ModelUpdate]) -> set[str]:
-        """Take in several; the tasks whose versions changed."""
-        before = {task: held.versions for task, held in self._tasks.items()}
-        for update in updates:
-            self.apply(update)
-        return {task for task, held in self._tasks.items() if held.versions != before.get(task, Versions())}
 
 
 def _after(now: Versions, action: str, ref: Ref) -> Versions:

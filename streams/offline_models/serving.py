@@ -15,8 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from weir.models.serving.active_models import Pair
-from weir.models.serving.model_runner import PROVIDERS, FullRunner
+from weir.models.serving.model_runner import PROVIDERS, FullRunner, Pair
 from weir.models.types import StepModel
 from weir.online.batch import FloatMatrix, FloatVector
 from weir.online.codec.wire import ModelUpdate
@@ -125,7 +124,8 @@ class FullModels:
 
     def want(self, updates: Iterable[ModelUpdate]) -> None:
         """Take in updates in the order of the log, and serve what is there already."""
-        self._fold.apply_all(updates)
+        for update in updates:
+            self._fold.apply(update)
         for name, served in self._served.items():
             served.wanted = self._fold.versions(name)
             self._swap(served)

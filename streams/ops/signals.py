@@ -9,9 +9,11 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Final
 
 log = logging.getLogger(__name__)
+
 _AGAIN_S: Final = 0.5
 IMMEDIATE: Final = 128 + signal.SIGINT
 
@@ -120,3 +122,37 @@ async def until_one_ends(*works: Coroutine[Any, Any, object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
+
+
+# Ctrl-C asks for the end of long work, which then ends where its results are whole.
+
+
+class StopRequest(threading.Event):
+    """Set when somebody asks for the end."""
+
+    number: int | None = None
+    """The first signal that did."""
+
+
+@contextmanager
+def interruptible(asked: StopRequest | None = None) -> Iterator[StopRequest]:
+    """An event that Ctrl-C (or SIGTERM) sets instead of breaking off in the middle of a record.
+
+    Only the main thread gets signals; in others it stays as it is.
+    """
+    asked = asked or StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        # The exit status says the signal that asked first.
+        asked.number = asked.number or number
+        asked.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

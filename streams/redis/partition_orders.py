@@ -16,7 +16,6 @@ import msgspec
 
 from weir.online.errors import UNREADABLE
 from weir.streams.redis.client import RedisClient
-from weir.streams.redis.stored_rows import Lane
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +70,6 @@ class Told(msgspec.Struct, frozen=True):
     position: int | None = None
     lag: int | None = None
     watermark: float | None = None
-
-
-def place_of(lane: Lane) -> str:
-    """A partition in one word.
-
-    >>> place_of(("labels", 3))
-    'labels-3'
-    """
-    return f"{lane[0]}-{lane[1]}"
 
 
 class Orders:

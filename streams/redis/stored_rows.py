@@ -58,6 +58,15 @@ class StoredRow:
     row: bytes
 
 
+def place_of(lane: Lane) -> str:
+    """A partition in one word.
+
+    >>> place_of(("labels", 3))
+    'labels-3'
+    """
+    return f"{lane[0]}-{lane[1]}"
+
+
 def lane_prefix(prefix: str, lane: Lane) -> str:
     """What all keys of a lane begin with.
 

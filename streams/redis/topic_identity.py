@@ -14,7 +14,7 @@ from weir.streams.config import topics
 from weir.streams.errors import StateError, UsageError
 from weir.streams.kafka.admin.cluster import TopicIdentity
 from weir.streams.redis.client import RedisClient
-from weir.streams.redis.stored_rows import Lane
+from weir.streams.redis.stored_rows import Lane, place_of
 
 _PARTITIONS: Final = "partitions"
 _ANEW: Final = {
@@ -87,15 +87,6 @@ class StoredIdentity:
     async def accept_partitions(self, partitions: int) -> None:
         """From now on keys are spread over so many partitions."""
         await self.store({_PARTITIONS: str(partitions)})
-
-
-def place_of(lane: Lane) -> str:
-    """A partition in one word.
-
-    >>> place_of(("labels", 3))
-    'labels-3'
-    """
-    return f"{lane[0]}-{lane[1]}"
 
 
 def other_partitions(held: str | None, partitions: int) -> str:

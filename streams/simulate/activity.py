@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 
 from weir.streams.simulate.config import DAY_S, HOUR_S, SimulationConfig
 from weir.streams.simulate.fraud import NONE, OWN_DEVICE, STOLEN, FraudPlan
-from weir.streams.simulate.population import (
-    CHANNELS,
-    OWN_DEVICES,
-    Floats,
-    Ints,
-    Merchants,
-    Users,
-    draw_by_cumulative,
-)
+from weir.streams.simulate.population import CHANNELS, OWN_DEVICES, Floats, Ints, Merchants, Users, draw_by_cumulative
 
 LOGIN, VIEW, PURCHASE = range(3)
 _MEAN_SESSION: Final = 3.2

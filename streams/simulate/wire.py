@@ -93,12 +93,7 @@ class UserEventEncoder:
 
     def _columns(self, events: UserEvents, day: int, kind: int, rows: Ints, session: Ints) -> list[list[Any]]:
         merchant = self._merchants[events.merchant[rows]].tolist()
-        head = [
-            [day] * len(rows),
-            rows.tolist(),
-            self._users[events.user[rows]].tolist(),
-            events.ts[rows].tolist(),
-        ]
+        head = [[day] * len(rows), rows.tolist(), self._users[events.user[rows]].tolist(), events.ts[rows].tolist()]
         tail = [
             self._devices[events.device[rows]].tolist(),
             session[rows].tolist(),

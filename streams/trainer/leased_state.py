@@ -128,13 +128,7 @@ class LeasedTaskState:
     """
 
     def __init__(
-        self,
-        task: str,
-        journal: Journal,
-        owner: str,
-        lease_s: float,
-        clock: Clock,
-        noted: Noted = lambda *_: None,
+        self, task: str, journal: Journal, owner: str, lease_s: float, clock: Clock, noted: Noted = lambda *_: None
     ) -> None:
         self.task, self.owner, self._noted = task, owner, noted
         self._journal, self._lease_s, self._clock = journal, lease_s, clock

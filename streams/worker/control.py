@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from weir.streams.errors import ShellError, UsageError
-from weir.streams.redis.partition_orders import Answer, Order, Orders, Told, place_of
+from weir.streams.redis.partition_orders import Answer, Order, Orders, Told
 from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.redis.stored_rows import place_of
 from weir.streams.worker.pauses import Pauses
 
 if TYPE_CHECKING:

@@ -30,10 +30,11 @@ from weir.streams.errors import (
     in_words,
 )
 from weir.streams.kafka.kafka_errors import DeliveryError, RebalanceHookError, RecordsDeleted
-from weir.streams.redis.partition_orders import Order, place_of
+from weir.streams.redis.partition_orders import Order
 from weir.streams.redis.partitions.label_journal import StepsTaken
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.redis.store_errors import StoreUnavailable
+from weir.streams.redis.stored_rows import place_of
 
 if TYPE_CHECKING:
     from weir.streams.worker.context import Context
@@ -44,14 +45,8 @@ log = logging.getLogger(__name__)
 Kind = Literal["rejects", "deleted", "state", "fault", "hand"]
 KINDS: Final[tuple[Kind, ...]] = ("rejects", "deleted", "state", "fault", "hand")
 OF_THE_PROCESS: Final = (
-    StoreUnavailable,
-    DeliveryError,
-    BrokerError,
-    RebalanceHookError,
-    ReplicaDiverged,
-    UsageError,
-    MemoryError,
-)
+    StoreUnavailable, DeliveryError, BrokerError, RebalanceHookError, ReplicaDiverged, UsageError, MemoryError,
+)  # fmt: skip
 """Errors that a lane meets and that are not its own: a link is gone, a setting is wrong, the memory is full."""
 QUICK_TRIES: Final = 3
 """So often a fault is tried again at once, as a restart would: it may have been a moment's."""

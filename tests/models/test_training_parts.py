@@ -21,8 +21,8 @@ from weir.models.training.checkpoints import Checkpoint, TrainingProgress, read
 from weir.models.training.child_process import read_progress
 from weir.models.training.chunks import Timeline, batches, cut
 from weir.models.training.feed import Feed
+from weir.models.training.loop import phases, rate_at
 from weir.models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
-from weir.models.training.phases import phases, rate_at
 from weir.models.training.training_settings import EncoderSettings
 from weir.online.task.full_spec import TrainingSpec
 

@@ -187,15 +187,7 @@ def read_rows(
 
 @njit(cache=True, nogil=True)
 def _read_one(
-    ops: Ints,
-    literals: Bytes,
-    buf: Bytes,
-    at: int,
-    end: int,
-    texts: Bytes,
-    place: int,
-    numbers: Words,
-    counts: Ints,
+    ops: Ints, literals: Bytes, buf: Bytes, at: int, end: int, texts: Bytes, place: int, numbers: Words, counts: Ints
 ) -> int:
     """Read one record; returns the place behind its texts, -1 where it is not this form."""
     number = count = 0

@@ -19,13 +19,12 @@ from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption,
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import admin_client, producer
-from weir.streams.ops.stop_request import interruptible
-from weir.streams.replay.pace import Pace
+from weir.streams.ops.signals import interruptible
+from weir.streams.replay.replayed_files import Pace
 
 if TYPE_CHECKING:
     from weir.streams.config.settings import KafkaSettings, Settings, TopicSettings
-    from weir.streams.replay.delivery import Delivery
-    from weir.streams.replay.replayed_files import Outgoing, OutgoingSource
+    from weir.streams.replay.replayed_files import Delivery, Outgoing, OutgoingSource
 
 _REFRESH = 500
 """Records between two looks at the progress bar."""
@@ -112,7 +111,7 @@ def replay_command(
 def _run(
     settings: Settings, source: OutgoingSource, limits: dict[str, int], pace: Pace, event_time: bool
 ) -> tuple[Delivery, bool]:
-    from weir.streams.replay.delivery import Delivery
+    from weir.streams.replay.replayed_files import Delivery
 
     with producer(settings.kafka, "replay") as client, interruptible() as stop:
         delivery = Delivery(client, limits, event_time)

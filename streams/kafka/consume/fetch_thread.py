@@ -22,11 +22,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
-from faust.transport.drivers.aiokafka import (
-    AIOKafkaConsumerThread,
-    ensure_aiokafka_TP,
-    server_list,
-)
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, ensure_aiokafka_TP, server_list
 from faust.types import TP
 
 from weir.streams.kafka.consume.drained import PartitionRead, drain

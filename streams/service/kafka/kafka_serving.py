@@ -17,7 +17,7 @@ from weir.streams.checks.entity_rows import TableRow, TaskRows
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.model_replicas.fold import ExampleFold
-from weir.streams.model_replicas.logged_features import row_of
+from weir.streams.model_replicas.logged_scores import row_of
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
 from weir.streams.model_replicas.past_models import rebuild
 from weir.streams.records import RecordBatch

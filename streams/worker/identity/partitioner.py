@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
@@ -68,13 +68,12 @@ async def settle_partitioner(ctx: Context) -> PartitionerName:
     Raises ``UsageError`` where the settings name another one than the state was made by.
     """
     key, wanted = f"{ctx.link.prefix}:partitioner", ctx.settings.topics.partitioner
-    held = await ctx.link.execute("GET", key)
-    if held is None:
+    name = await stored_partitioner(ctx.link)
+    if name is None:
         found = await _find(ctx) if wanted == "auto" else wanted
         await ctx.link.execute("SET", key, found, "NX")  # whoever is first settles it
-        held = await ctx.link.execute("GET", key)
-        log.info("producers partition by %s; that is kept with the state", held.decode())
-    name: Literal["murmur2", "crc32"] = "crc32" if held == b"crc32" else "murmur2"
+        name = await stored_partitioner(ctx.link) or found
+        log.info("producers partition by %s; that is kept with the state", name)
     if wanted not in ("auto", name):
         raise UsageError(
             f"[topics] partitioner = {wanted!r}, and the state in Redis was made by {name!r}: entities would be looked "
