@@ -105,8 +105,8 @@ class Passes:
         return max(4_000, 100 * size) if self._path == "backtest" else max(500, 2 * size)
 
     def warm(self, side: Checkout) -> None:
-        """Compile, and let the model learn."""
-        side.run(self.asked(60, WARM_ROWS, side.between_rows))
+        """Compile, and let the model learn: of one that has not, all scores are equal, and alerts are of every row."""
+        side.run(self.asked(60, WARM_ROWS, side.between_rows) | {"labelled": True})
         for size in SIZES if self._path != "backtest" else ():
             side.run(self.asked(size, size, side.between_rows))
 

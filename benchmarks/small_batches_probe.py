@@ -105,10 +105,10 @@ def main() -> None:
         if "backtest" in asked:
             took = backtest(asked["backtest"], asked["data"], asked["rows"])
         else:
-            name = json.dumps([asked["task"], asked["labelled"]])
-            if name not in streams:
-                streams[name] = Stream(asked["task"])
-            took = streams[name].run(asked["size"], asked["rows"], labelled=asked["labelled"])
+            task = asked["task"]
+            if task not in streams:
+                streams[task] = Stream(task)
+            took = streams[task].run(asked["size"], asked["rows"], labelled=asked["labelled"])
         print(json.dumps(took), flush=True)
 
 
