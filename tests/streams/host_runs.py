@@ -36,6 +36,7 @@ kind = "logistic"
 params = { lr = 0.1 }
 [labels]
 negative_rate = 0.5
+maturity = "none"
 [labels.join]
 negative_after_s = "1d"
 [threshold]
