@@ -39,7 +39,7 @@ SPECS = {
         members=(LearnerSpec(kind="logistic"), LearnerSpec(kind="bayesian_logistic"), LearnerSpec(kind="boosted")),
     ),
 }
-FOREST_ROWS = 600  # a forest learns about a thousand rows a second
+FOREST_ROWS = 600  # River's forest learns about a thousand rows a second
 
 
 def river_models() -> dict[str, Any]:
@@ -120,13 +120,13 @@ def main() -> None:
     args = parser.parse_args()
     river = river_models()
     result: dict[str, dict[str, float]] = {}
-    print(f"us a row, F = {args.features}, {args.rows} rows ({FOREST_ROWS} for forests)")
+    print(f"us a row, F = {args.features}, {args.rows} rows ({FOREST_ROWS} of River's forest)")
     heads = (*LEARN_KEYS, *(f"predict_{b}" for b in BATCHES), "snapshot_kb", "river learn", "river predict")
     print(f"{'':<20}" + "".join(f"{h:>15}" for h in heads))
     for name, spec in SPECS.items():
-        rows = FOREST_ROWS if name == "adaptive_forest" else args.rows
-        result[name] = ours(spec, args.features, rows)
+        result[name] = ours(spec, args.features, args.rows)
         if name in river:
+            rows = FOREST_ROWS if name == "adaptive_forest" else args.rows
             result[name] |= {f"river_{k}": v for k, v in rivers(river[name], args.features, rows).items()}
         keys = (*LEARN_KEYS, *(f"predict_{b}" for b in BATCHES), "snapshot_kb", "river_learn", "river_predict_1")
         cells = (f"{result[name][k]:>15.2f}" if k in result[name] else f"{'-':>15}" for k in keys)

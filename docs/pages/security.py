@@ -146,7 +146,7 @@ _TAIL: Final = (
     "A reader sees every value: events, features and scores are data of your users. Give `reader` to those who may.",
     "",
     "What no right of Kafka or Redis gives: code. Settings and task files are files of the machine; a task file holds",
-    "whitelisted expressions, records hold data, snapshots numbers (`online/learners/river/`), models are ONNX",
+    "whitelisted expressions, records hold data, snapshots numbers (`online/learners/state.py`), models are ONNX",
     "graphs. The trainer hands work to its own child by pickle, in `[trainer] work`, which only its user can enter.",
     "",
     "What is said at the start, by `weir doctor` and by `--check`: passwords in clear, certificates that are not",

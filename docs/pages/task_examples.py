@@ -123,7 +123,7 @@ PARAM_RANGES: Final[Mapping[tuple[str, str], str]] = {
     ("river", "memory"): "integer, >= 1",
     ("column", "column"): "text, one of the inputs",
     **{(kind, "leaf_prediction"): "`mc` or `nb` or `nba`" for kind in ("adaptive_tree", "adaptive_forest")},
-    ("adaptive_forest", "max_features"): "integer, or `sqrt`",
+    ("adaptive_forest", "max_features"): "integer, share below 1, `sqrt` or `log2`",
     **{
         ("EncoderSettings", name): "integer, >= 1"
         for name in ("hidden", "length", "batch", "epochs", "patience", "warm_epochs", "buckets", "checkpoint_steps")

@@ -21,6 +21,8 @@ from weir.online.learners.clipped import ClippingLearner
 from weir.online.learners.column import Column, ColumnPrefix
 from weir.online.learners.curved import CurvedLogistic
 from weir.online.learners.guard import GuardedLearner
+from weir.online.learners.hoeffding.adaptive_forest import AdaptiveForest
+from weir.online.learners.hoeffding.adaptive_tree import AdaptiveTree
 from weir.online.learners.logistic import ScaledLogistic
 from weir.online.learners.stack import Stack
 from weir.online.mistakes import did_you_mean, shown
@@ -28,8 +30,8 @@ from weir.online.mistakes import did_you_mean, shown
 REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "logistic": ScaledLogistic,
     "bayesian_logistic": BayesianLogistic,
-    "adaptive_tree": "weir.online.learners.river.adaptive_tree:AdaptiveTree",
-    "adaptive_forest": "weir.online.learners.river.adaptive_forest:AdaptiveForest",
+    "adaptive_tree": AdaptiveTree,
+    "adaptive_forest": AdaptiveForest,
     "auto": Auto,
     "curved_logistic": CurvedLogistic,
     "stack": Stack,

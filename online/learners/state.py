@@ -1,7 +1,7 @@
 """Learned state as bytes: named numpy arrays by MessagePack, equal bytes for equal states.
 
 It knows nothing of any one learner. A snapshot is numbers and names of its own making: nothing in it is looked up,
-imported or called. River's trees are numbers too (``river.tree_numbers``).
+imported or called.
 """
 
 from __future__ import annotations

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from river import forest, tree
 
 from weir.online.learners.base import Learner
 from weir.online.learners.bayesian import BayesianLogistic
 from weir.online.learners.interleaved import predict_learn
 from weir.online.learners.logistic import ScaledLogistic, logit_of
-from weir.online.learners.river.adaptive_forest import AdaptiveForest
-from weir.online.learners.river.adaptive_tree import AdaptiveTree
 from weir.online.learners.stack import Stack
 
 Vector = NDArray[np.float64]
 NAMES = ("a", "b", "c")
-
-
-def positive_share(proba: dict[Any, float]) -> float:
-    """Probability of ``True`` from River's answer, which lacks classes not seen yet; .5 when it knows nothing."""
-    total = sum(proba.values())
-    return min(float(proba.get(True, 0.0) / total), 1.0) if total > 0 else 0.5
 
 
 class Fixed:
@@ -149,34 +139,3 @@ def test_bad_settings_are_refused() -> None:
         Stack(NAMES, members=members(), temperature=-1.0)
     with pytest.raises(ValueError, match="member 0 has 3 features"):
         Stack(("a",), members=members())
-
-
-def test_the_flat_forest_is_rivers_forest() -> None:
-    rng = np.random.default_rng(11)
-    x = rng.normal(size=(900, 3))
-    y = (x[:, 0] > 0) ^ (x[:, 1] > 0.5) ^ (np.arange(900) > 600)  # a turn, so that trees are replaced
-    river = forest.ARFClassifier(n_models=4, seed=3)
-    ours = AdaptiveForest(NAMES, n_models=4, seed=3, max_depth=99)
-    for i in range(900):
-        named = dict(zip(NAMES, x[i].tolist(), strict=True))
-        p = ours.predict_many(x[i : i + 1])[0]
-        assert p == pytest.approx(positive_share(river.predict_proba_one(named)), abs=1e-9)
-        river.learn_one(named, bool(y[i]))
-        ours.learn_many(x[i : i + 1], y[i : i + 1], np.ones(1))
-    assert river.n_drifts_detected() > 0
-
-
-def test_the_flat_adaptive_tree_is_rivers_tree() -> None:
-    rng = np.random.default_rng(12)
-    x = rng.normal(size=(6000, 3))
-    y = (x[:, 0] > 0) ^ (np.arange(6000) // 2000 == 1)  # the concept turns round twice: alternates come and go
-    y ^= rng.random(6000) < 0.05
-    river = tree.HoeffdingAdaptiveTreeClassifier(grace_period=50, delta=0.01, seed=3, max_depth=10)
-    ours = AdaptiveTree(NAMES, grace_period=50, delta=0.01, seed=3)
-    for i in range(6000):
-        named = dict(zip(NAMES, x[i].tolist(), strict=True))
-        p = ours.predict_many(x[i : i + 1])[0]
-        assert p == pytest.approx(positive_share(river.predict_proba_one(named)), abs=1e-9)  # type: ignore[no-untyped-call]
-        river.learn_one(named, bool(y[i]))  # type: ignore[no-untyped-call]
-        ours.learn_many(x[i : i + 1], y[i : i + 1], np.ones(1))
-    assert river.n_alternate_trees > 0

@@ -241,10 +241,11 @@ def test_another_learner_or_other_features_do_not_fit() -> None:
     assert ExampleFold("churn", SPECS["logistic"], FEATURES).fit in fits
 
 
-def test_auto_computes_anew_wherever_it_is_a_member_and_other_kinds_go_on() -> None:
-    auto = LearnerSpec(kind="auto", members=(SPECS["logistic"],))
-    within = LearnerSpec(kind="stack", members=(SPECS["logistic"], auto))
-    assert arithmetic_of(auto) == arithmetic_of(within) > ARITHMETIC
+@pytest.mark.parametrize("kind", ["auto", "adaptive_tree", "adaptive_forest"])
+def test_what_computes_anew_does_so_wherever_it_is_a_member_and_other_kinds_go_on(kind: str) -> None:
+    changed = LearnerSpec(kind=kind, members=(SPECS["logistic"],) if kind == "auto" else ())
+    within = LearnerSpec(kind="stack", members=(SPECS["logistic"], changed))
+    assert arithmetic_of(changed) == arithmetic_of(within) > ARITHMETIC
     assert arithmetic_of(SPECS["logistic"]) == arithmetic_of(LearnerSpec(kind="boosted")) == ARITHMETIC
 
 

@@ -101,8 +101,8 @@ def test_a_worker_holds_only_what_its_tasks_need(tmp_path: Path) -> None:
     """Of scipy numba itself imports the outermost package."""
     churn = ROOT / "streams" / "demo" / "tasks" / "churn.toml"
     head, _, tail = churn.read_text().partition("[model]")
-    forest = f'{head}[model]\nkind = "adaptive_forest"\n[labels.silence]{tail.partition("[labels.silence]")[2]}'
-    (tmp_path / "forest.toml").write_text(forest)
+    model = '[model]\nkind = "river"\nestimator = "linear_model.LogisticRegression"\n'
+    (tmp_path / "river.toml").write_text(f"{head}{model}[labels.silence]{tail.partition('[labels.silence]')[2]}")
     code = f"""
 import weir.streams.worker.run
 from pathlib import Path
@@ -111,7 +111,7 @@ load_task(Path({str(churn)!r}))
 """
     unwanted = NOT_IN_A_WORKER & modules_after(code)
     assert not unwanted
-    needed = NOT_IN_A_WORKER & modules_after(f"{code}load_task(Path({str(tmp_path / 'forest.toml')!r}))")
+    needed = NOT_IN_A_WORKER & modules_after(f"{code}load_task(Path({str(tmp_path / 'river.toml')!r}))")
     assert "river" in needed
 
 
