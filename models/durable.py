@@ -16,7 +16,7 @@ _DEAD_S: Final = 86_400.0
 """A writer that added nothing for so long has died; clocks of machines that share a folder differ by less."""
 
 
-def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool = False) -> None:
+def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool = False, sweep: bool = True) -> None:
     """Put what ``write`` writes in the place of ``path``; a crash at any moment leaves what was there, or all of it.
 
     Parameters
@@ -24,6 +24,7 @@ def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool
     path : its folder is made where there is none.
     write : called once with a binary file that is open for writing.
     exclusive : only make a file that does not exist; of several writers at one moment exactly one succeeds.
+    sweep : whether to clear away what killed writers left in the folder, which then has to be one of ours.
 
     Raises
     ------
@@ -45,7 +46,8 @@ def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool
     finally:
         beside.unlink(missing_ok=True)  # after a rename there is none
     sync_names(path.parent)
-    sweep_unfinished(path.parent, time.time() - _DEAD_S)
+    if sweep:
+        sweep_unfinished(path.parent, time.time() - _DEAD_S)
 
 
 def sweep_unfinished(folder: Path, before: float) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,8 +21,8 @@ from weir.online.decisions.alert_state import AlertState
 from weir.online.labels.join_policy import JoinResult
 from weir.online.stages.pipeline import StepOutput
 from weir.streams.backtest.outcomes import Keep, OutcomeLog, Outcomes, ScoredBlock
-from weir.streams.errors import UsageError, in_words
 from weir.streams.outputs import alert_records
+from weir.streams.whole_files import written
 
 IDS: Final = {"event_id": pa.string(), "entity_id": pa.string(), "ts": pa.float64(), "task": pa.string()}
 """What each row of a file is of."""
@@ -33,16 +32,6 @@ SCORE_SCHEMA: Final = pa.schema(IDS | {
     "threshold": pa.float64(), "alerted": pa.bool_(), "alert_id": pa.string(), "reasons": pa.list_(pa.string()),
 })  # fmt: skip
 _SCORE_ROWS: Final = 65_536
-
-
-@contextmanager
-def written(path: Path) -> Iterator[None]:
-    """Errors of writing ``path``, such as a full disk, in one sentence."""
-    try:
-        yield
-    except OSError as exc:  # Arrow's have no file name
-        why = in_words(exc)
-        raise UsageError(f"{path} cannot be written: {why}; check its rights and the free space") from exc
 
 
 class RowFile:

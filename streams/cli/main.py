@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -168,6 +169,8 @@ def run() -> None:
         _fail(str(exc))
     except OSError as exc:
         # Of a socket or the like: there is no path to check, so somebody has to read the traceback.
+        if exc.filename is None and exc.errno in (errno.ENOSPC, errno.EDQUOT):  # of a file that was open already
+            _fail(f"{exc.strerror}: free some, also for temporary files, and run it again")
         if exc.filename is None:
             traceback.print_exc()
             _fail(in_words(exc), status=1)

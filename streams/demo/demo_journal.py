@@ -26,6 +26,7 @@ from weir.streams.demo.scenario import Scenario
 from weir.streams.demo.screen.snapshot import DemoSnapshot, Finding, TaskRow
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.whole_files import write_whole, written
 
 MAIN_METRICS = {"fraud": "average_precision", "churn": "roc_auc", "device_failure": "average_precision"}
 """The metric of each task that the screen follows."""
@@ -173,7 +174,7 @@ def export(
     _lines(directory / FILES[2], ({"time": _time(f.ts), **msgspec.structs.asdict(f)} for f in journal.findings))
     _lines(directory / FILES[3], (orjson.loads(r) for r in _values(host.log, topics.DEAD_LETTERS)))
     summary = _summary(scenario, host, journal, last, state)
-    (directory / FILES[4]).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
+    write_whole(directory / FILES[4], orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
     what = (f"alerts ({len(alerts):,})", "some predictions", "drifts, requests", "dead letters", "summary")
     return [(name, str(directory / file)) for name, file in zip(what, FILES, strict=True)]
 
@@ -240,7 +241,7 @@ def _task(name: str, host: EmbeddedHost) -> dict[str, Any]:
 
 
 def _lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("wb") as file:
+    with written(path), path.open("wb") as file:
         for row in rows:
             file.write(orjson.dumps(row) + b"\n")
 

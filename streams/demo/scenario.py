@@ -17,6 +17,7 @@ from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.errors import StateError
 from weir.streams.records import Record
 from weir.streams.simulate import RecordBlock, SimulationConfig, simulate
+from weir.streams.whole_files import write_whole
 
 TASKS: Final = ("fraud", "churn", "device_failure")
 PERIODS: Final = 3
@@ -92,7 +93,7 @@ class Scenario(BaseModel):
     def write(self, directory: Path) -> None:
         """Keep the scenario beside the log it made."""
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / _FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_whole(directory / _FILE, f"{self.model_dump_json(indent=2)}\n".encode())
 
     @classmethod
     def read(cls, directory: Path) -> Scenario | None:

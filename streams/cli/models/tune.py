@@ -28,6 +28,7 @@ from weir.streams.cli.options import (
     settings_of,
 )
 from weir.streams.errors import UsageError
+from weir.streams.whole_files import write_whole
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -213,7 +214,7 @@ def _finish(search: Search, of: _Told, out: Path | None) -> None:
         if looks > 1:
             say(f"look number {looks} of this study at these rows: what they say is no longer new")
     if out is not None:
-        out.write_text(rewritten(search.text, document), encoding="utf-8")
+        write_whole(out, rewritten(search.text, document).encode())
         of_trial = f"the task of trial {best.number}, the best of {looked_at} looked at"
         say(f"{out}: {of_trial if best.number else 'the task as it is'}")
 
@@ -265,7 +266,7 @@ def tune_full(
     shown = [(name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in best.settings.items()]
     output().print(table("setting", "best>", rows=shown, title=f"trial {best.number}: {best.value:.4f}"))
     if out is not None:
-        out.write_bytes(orjson.dumps(dict(best.settings), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+        write_whole(out, orjson.dumps(dict(best.settings), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
 
 
 async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings: Settings) -> LoggedHistory:

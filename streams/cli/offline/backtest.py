@@ -16,6 +16,7 @@ from weir.streams.cli.offline.backtest_tables import backtest_next, show_explain
 from weir.streams.cli.options import INTERRUPTED, DataOption, LabelsOption, duration
 from weir.streams.errors import UsageError
 from weir.streams.ops.signals import StopRequest, interruptible
+from weir.streams.whole_files import write_whole
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -104,6 +105,7 @@ def backtest_command(
     from weir.streams.workbench.outcome_report import outcome_report
 
     spec, console = load_any_task(task), notes()
+    source = task.read_text("utf-8-sig")  # now: a file that is edited during the run is another task's
     delay_s = None if label_delay is None else duration("--label-delay", label_delay)
     written = [target for target in (scores, report, alerts, features, html) if target is not None]
     for target in written:
@@ -158,14 +160,15 @@ def backtest_command(
     said = result.report()
     if result.judged is not None:
         said |= outcome_report(spec, result.judged, by)
+    # First of all: where one of the files cannot be written, a long run was not for nothing.
+    console.print(summary(said))
     if report is not None:
-        report.write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+        write_whole(report, orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     if looking is not None:
         from weir.streams.workbench.report.page import write_report
 
         with console.status("the page"):
-            write_report(result, looking, task.read_text("utf-8-sig"), html, plots)
-    console.print(summary(said))
+            write_report(result, looking, source, html, plots)
     if result.trainings:
         stages = Counter(each["stage"] for each in result.trainings)
         ended = ", ".join(f"{n:,} {stage}" for stage, n in stages.most_common())

@@ -13,6 +13,7 @@ import typer
 from weir.streams.cli.console import bars, notes, output, say, table, utc
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.ops.signals import StopRequest, interruptible
+from weir.streams.whole_files import write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -132,9 +133,9 @@ def backtest_next(task: NextTask, data: list[Path], scores: Path | None, report:
         except KeyboardInterrupt:
             say("stopped before the files were read")
             raise typer.Exit(INTERRUPTED) from None
-    if report is not None:
-        report.write_bytes(orjson.dumps(result.report(), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     console.print(_summary(result))
+    if report is not None:
+        write_whole(report, orjson.dumps(result.report(), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     for odd in result.notes:
         say(f"warning: {odd}")
     if result.stopped:

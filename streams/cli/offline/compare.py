@@ -15,6 +15,7 @@ from weir.streams.cli.console import bar_of_each, output, say, table, to_json
 from weir.streams.cli.offline.backtest import check_target
 from weir.streams.cli.options import INTERRUPTED, ArchiveOption, DataOption, LabelsOption, LogOption, duration
 from weir.streams.errors import UsageError
+from weir.streams.whole_files import write_whole
 
 if TYPE_CHECKING:
     from weir.online.decisions.threshold_policy import CostThreshold
@@ -98,7 +99,7 @@ def compare_command(
         raise typer.Exit(INTERRUPTED) from None
     show(found)
     if json is not None:
-        json.write_text(to_json(found.document()) + "\n", encoding="utf-8")
+        write_whole(json, f"{to_json(found.document())}\n".encode())
 
 
 def _costs(text: str) -> CostThreshold:

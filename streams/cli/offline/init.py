@@ -15,6 +15,7 @@ from weir.streams.cli.console import notes, say
 from weir.streams.cli.offline.backtest import backtest_command, check_target, watched
 from weir.streams.cli.options import YesOption
 from weir.streams.errors import UsageError
+from weir.streams.whole_files import write_whole
 
 if TYPE_CHECKING:
     from weir.streams.workbench.profile.draft import Draft
@@ -78,7 +79,7 @@ def init_command(
         parts = {"time": time, "entity": entity, "label": label, "positive": positive, "label_delay": label_delay}
         given = {part: said for part, said in parts.items() if said is not None}
         draft = draft_task(files, called, None if yes else ask, status.update, given)
-    target.write_text(draft.text, encoding="utf-8")
+    write_whole(target, draft.text.encode())
     for line in _told(draft, target):
         say(line)
     if html is not None:

@@ -26,6 +26,7 @@ from weir.streams.backtest.run_outputs import AlertLog, Outcome
 from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.errors import UsageError
 from weir.streams.pages.values import FOLDER, percent
+from weir.streams.whole_files import write_whole
 from weir.streams.workbench.measures import at_line, measure, reliability
 from weir.streams.workbench.outcome_report import judged_rows, line_words, one_sided_of
 from weir.streams.workbench.report import charts
@@ -79,9 +80,9 @@ def write_report(
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         for chart in (chart for part in drawn.values() for chart in part):
-            (plots / f"{chart.name}.svg").write_text(_alone(chart.svg), encoding="utf-8")
+            write_whole(plots / f"{chart.name}.svg", _alone(chart.svg).encode())
     if page is not None:
-        page.write_text(_html(report.facts() | drawn | {"source": source}), encoding="utf-8")
+        write_whole(page, _html(report.facts() | drawn | {"source": source}).encode())
 
 
 class _Report:

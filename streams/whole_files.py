@@ -1,0 +1,42 @@
+"""Writes what a command made: whole, or with what was there before left as it was; a full disk in one sentence."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from weir.models.durable import write_durably
+from weir.streams.errors import UsageError, in_words
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Errors of writing ``path``, such as a full disk, as ``UsageError`` in one sentence."""
+    try:
+        yield
+    except OSError as exc:  # Arrow's have no file name
+        raise UsageError(f"{path} cannot be written: {in_words(exc)}; check its rights and the free space") from exc
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Put ``data`` in the place of a file, or raise ``UsageError`` and leave what was there.
+
+    A link stays one, and a file keeps its rights. What is no file, such as a pipe or a terminal, is written to.
+    """
+    with written(path):
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        rights = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+
+        def write(file: Any) -> None:
+            if rights is not None:
+                os.fchmod(file.fileno(), rights)
+            file.write(data)
+
+        # The folder is of a person, who may have files of any name there.
+        write_durably(path.resolve(), write, sweep=False)

@@ -1,0 +1,64 @@
+"""What a command writes is there whole or not at all, and a full disk is one sentence."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from weir.streams.cli import main
+from weir.streams.errors import UsageError
+from weir.streams.whole_files import write_whole
+
+
+@contextmanager
+def little_space(size: int) -> Iterator[None]:
+    """Files of this process cannot grow beyond ``size`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    target, link = tmp_path / "task.toml", tmp_path / "link.toml"
+    write_whole(target, b"before")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    with little_space(100), pytest.raises(UsageError, match=r"link.toml cannot be written: .*check its rights and the"):
+        write_whole(link, b"x" * 101)
+    assert (target.read_bytes(), sorted(each.name for each in tmp_path.iterdir())) == (
+        b"before", ["link.toml", "task.toml"],
+    )  # fmt: skip
+    write_whole(link, b"after")
+    assert (link.is_symlink(), target.read_bytes(), target.stat().st_mode & 0o777) == (True, b"after", 0o640)
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced() -> None:
+    full, null = Path("/dev/full"), Path("/dev/null")
+    with pytest.raises(UsageError, match=r"/dev/full cannot be written: .*No space left"):
+        write_whole(full, b"x")
+    write_whole(null, b"x")
+    assert full.is_char_device()
+    assert null.is_char_device()
+
+
+def test_a_disk_that_is_full_somewhere_else_is_an_error_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(main, "app", fails)
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    said = capsys.readouterr().err
+    assert (ended.value.code, said) == (
+        2, "error: No space left on device: free some, also for temporary files, and run it again\n",
+    )  # fmt: skip
