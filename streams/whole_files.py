@@ -19,7 +19,8 @@ def written(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:  # Arrow's have no file name
-        raise UsageError(f"{path} cannot be written: {in_words(exc)}; check its rights and the free space") from exc
+        why = exc.strerror or in_words(exc)  # without the name of the file beside it, which is ours
+        raise UsageError(f"{path} cannot be written: {why}; check its rights and the free space") from exc
 
 
 def write_whole(path: Path, data: bytes) -> None:

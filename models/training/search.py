@@ -106,15 +106,18 @@ class Tuner:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study.parent.mkdir(parents=True, exist_ok=True)
         backend = JournalFileBackend(str(self.study))
-        study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(backend),
-            study_name="encoder",
-            direction="maximize",
-            load_if_exists=True,
-            # Another seed for each run of a study, which would else draw the same trials again.
-            sampler=optuna.samplers.TPESampler(seed=self.seed + _count(self.study)),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=_WARM_TRIALS, n_warmup_steps=1),
-        )
+        try:
+            study = optuna.create_study(
+                storage=optuna.storages.JournalStorage(backend),
+                study_name="encoder",
+                direction="maximize",
+                load_if_exists=True,
+                # Another seed for each run of a study, which would else draw the same trials again.
+                sampler=optuna.samplers.TPESampler(seed=self.seed + _count(self.study)),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=_WARM_TRIALS, n_warmup_steps=1),
+            )
+        except (ValueError, LookupError, TypeError) as exc:  # of a line that is no entry of a study
+            raise ModelError(f"{self.study} is no study ({exc}): name another file") from None
         about = self._about()
         if study.user_attrs.setdefault("about", about) != about:
             raise ModelError(f"{self.study} is a study of other data or settings: name another file")

@@ -175,6 +175,8 @@ def run() -> None:
             traceback.print_exc()
             _fail(in_words(exc), status=1)
         _fail(f"{exc.filename}: {exc.strerror}; check the path, its rights and the free space")
+    except KeyboardInterrupt:  # before typer, which makes an exit of it, had begun with the command
+        sys.exit(INTERRUPTED)
     except typer.Abort:
         _fail("stopped before an answer was given", status=INTERRUPTED)
     except Exception as exc:  # noqa: BLE001 - told in full, and its last line says what it was

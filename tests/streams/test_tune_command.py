@@ -63,3 +63,18 @@ def test_an_encoder_needs_a_state() -> None:
     with pytest.raises(UsageError, match="state is 0"):
         _base(FullSpec(state=0))
     assert _base(FullSpec(state=8, embedding=2)).hidden == 8
+
+
+def test_a_search_writes_over_nothing_that_it_reads(tmp_path: Path) -> None:
+    task, data = tmp_path / "fraud.toml", tmp_path / "rows.csv"
+    task.write_text(FRAUD)
+    data.write_text("user,eur\n1,2\n")
+    for study in (data, task, tmp_path):
+        with pytest.raises(UsageError, match=r"--study .*: a folder, or a file that is read by this run"):
+            tune_command(task, data=[data], study=study)
+    study = tmp_path / "study"
+    for out in (data, study):
+        with pytest.raises(UsageError, match="is read by this run, and would be written over"):
+            tune_command(task, data=[data], study=study, out=out)
+    with pytest.raises(UsageError, match="does not exist; create it first"):
+        tune_command(task, data=[data], study=study, out=tmp_path / "none" / "out.toml")

@@ -49,6 +49,18 @@ def test_what_is_no_file_is_written_to_and_not_replaced() -> None:
     assert null.is_char_device()
 
 
+def test_ctrl_c_before_the_command_has_begun_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "app", fails)
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "")
+
+
 def test_a_disk_that_is_full_somewhere_else_is_an_error_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

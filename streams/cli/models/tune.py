@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -17,6 +17,7 @@ import orjson
 import typer
 
 from weir.streams.cli.console import bar, bar_of_each, bars, output, say, table
+from weir.streams.cli.offline.backtest import check_target
 from weir.streams.cli.options import (
     INTERRUPTED,
     ArchiveOption,
@@ -104,6 +105,7 @@ def tune_command(
 
         weir tune fraud.toml --full --archive /data/weir-archive --trials 30 --study fraud.journal
     """
+    _check_files(study, out, (task, *(data or ()), *(labels or ())))
     if full or (not data and (archive is not None or log is not None)):
         settings = settings_of(config, bootstrap)
         tune_full(
@@ -114,8 +116,6 @@ def tune_command(
         raise UsageError("give --data FILE to search over, or --full to search the encoder's settings")
     if metric not in _METRICS:
         raise UsageError(f"--metric {metric!r}: give {', '.join(_METRICS)}")
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise UsageError(f"{out}: give a file in a folder that exists")
     if importlib.util.find_spec("optuna") is None:
         raise UsageError("optuna is not installed: pip install 'weir[train]'")
     if labels and label_delay is None:
@@ -127,6 +127,14 @@ def tune_command(
     except KeyboardInterrupt:
         say(f"interrupted: the same command goes on with {study}")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _check_files(study: Path, out: Path | None, inputs: Sequence[Path]) -> None:
+    """What is written must be possible before a search begins, and be none of what it reads."""
+    if study.is_dir() or study.resolve() in {each.resolve() for each in inputs}:
+        raise UsageError(f"--study {study}: a folder, or a file that is read by this run; give another name")
+    if out is not None:
+        check_target(out, (*inputs[1:], study))  # the task file itself may be written over: it is what is wanted better
 
 
 class _Told(NamedTuple):

@@ -34,7 +34,7 @@ from weir.streams.backtest.notes import RunWatch
 from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.backtest.runner import run_backtest
-from weir.streams.errors import UsageError, WeirError
+from weir.streams.errors import UsageError, WeirError, in_words
 from weir.streams.workbench.tuning.reference import BLOCKS, RUNGS, Reference, TrialWatch, left_alone, reference_of, sign
 from weir.streams.workbench.tuning.space import AS_IS, Document, Facts, Space, built
 from weir.streams.workbench.tuning.time_cut import TimeCut
@@ -98,13 +98,16 @@ class Search:
         """The study; raises ``UsageError`` where the file is one of other data or another task."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # what depends on a learner is sampled for itself
         self.study.parent.mkdir(parents=True, exist_ok=True)
-        study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(JournalFileBackend(str(self.study))),
-            study_name="task",
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2),
-        )
+        try:
+            study = optuna.create_study(
+                storage=optuna.storages.JournalStorage(JournalFileBackend(str(self.study))),
+                study_name="task",
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2),
+            )
+        except (ValueError, LookupError, TypeError) as exc:  # of a line that is no entry of a study
+            raise UsageError(f"{self.study} is no study ({in_words(exc)}): name another file by --study") from None
         # Another seed for each run of a study, which would else draw the same trials again.
         seed = self.seed + len(study.trials) + 1_000 * number
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)

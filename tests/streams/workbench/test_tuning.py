@@ -389,3 +389,14 @@ def test_what_is_tuned_on_is_the_same_file_in_every_process(tmp_path: Path) -> N
         assert (names := pq.read_schema(made.path).names)[:-1] == sorted(names[:-1])
         digests.add(made.digest)
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"time,user,eur\n1,a,2\n", b"\xff\xfe\x00\x01\n", b'{"a": 1}\n{"b": 2}\n', b"[]\n[]\n"]
+)
+def test_a_file_that_is_no_study_is_refused_and_stays(tmp_path: Path, content: bytes) -> None:
+    one = search(tmp_path / "table", rows())
+    one.study.write_bytes(content)
+    with pytest.raises(UsageError, match=r"is no study .*name another file by --study"):
+        one.open()
+    assert one.study.read_bytes() == content
