@@ -24,7 +24,7 @@ class AdaptiveForest(HoeffdingLearner):
     Parameters
     ----------
     features : names of the F columns.
-    n_models : trees. Learning costs less than a microsecond a tree and row.
+    n_models : trees. Learning costs some 2 us a tree and row.
     lambda_value : mean of the Poisson resampling count.
     grace_period : weight a leaf sees between split attempts. Large row weights use it up faster.
     delta, tau : split confidence and tie threshold.
