@@ -191,7 +191,7 @@ async def kept_after(server: RedisServer, task: Path, data: Path) -> dict[str, K
     await link.start()
     store = LaneStore(link)
     for table in engine.tables:
-        store.create(table.name, table.row_bytes, table.schema, table.ttl_s)
+        store.create(table.name, table.row_bytes, table.schema, table.kept_s)
     await store.open(LANE)
     for at, table in enumerate(engine.tables):
         keys: list[str] = held[table.name][3]
@@ -214,7 +214,7 @@ async def kept_after(server: RedisServer, task: Path, data: Path) -> dict[str, K
 
 def _checkpointed(table: Table, keys: list[str], rows: NDArray[np.uint8]) -> int:
     store = MemoryFeatureStore()
-    store.create(table.name, table.row_bytes, table.schema, table.ttl_s)
+    store.create(table.name, table.row_bytes, table.schema, table.kept_s)
     store.save(table.name, keys, rows, 1e9)
     return len(store.snapshot())
 

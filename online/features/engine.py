@@ -20,6 +20,7 @@ from weir.online.codec.wire import FEATURE_MAX
 from weir.online.errors import TaskError
 from weir.online.features import kernel
 from weir.online.features.expression import Column
+from weir.online.features.lives import LivingRows
 from weir.online.features.plan import AnomalyPass, EntityLayout, Plan, WindowPass
 from weir.online.features.readings import Readings
 from weir.online.features.spec import Anomaly
@@ -56,7 +57,7 @@ class Table:
     """The wire column whose values are its keys; ``*`` for one row that every event belongs to."""
     row_bytes: int
     schema: int
-    ttl_s: float
+    kept_s: float
     side: bool
     """Owned by another lane than that of the stream: read and updated, saved by ``apply`` only."""
 
@@ -124,7 +125,7 @@ class FeatureEngine:
         self.tables = tuple(self._list_tables())
         """Every table it uses, in a fixed order."""
         for table in self.tables:
-            store.create(table.name, table.row_bytes, table.schema, table.ttl_s)
+            store.create(table.name, table.row_bytes, table.schema, table.kept_s)
         self._expressions = dict(plan.values)
         self._first_column: list[int] = []
         self._names: list[list[str]] = []
@@ -138,14 +139,14 @@ class FeatureEngine:
 
     def _list_tables(self) -> list[Table]:
         out = [
-            Table(self._prefix + each.name, each.key, each.row_bytes, each.schema, each.ttl_s, self._is_side(each))
+            Table(self._prefix + each.name, each.key, each.row_bytes, each.schema, each.kept_s, self._is_side(each))
             for each in self.plan.layouts
         ]
         for p in self.plan.passes:
             if isinstance(p, AnomalyPass):
                 detector = self._detectors[id(p)]
                 width = 8 * detector.state_width
-                out.append(Table(self._prefix + _anomaly_table(p), p.key, width, detector.schema, p.ttl_s, False))
+                out.append(Table(self._prefix + _anomaly_table(p), p.key, width, detector.schema, p.kept_s, False))
         return out
 
     def _is_side(self, layout: EntityLayout) -> bool:
@@ -259,10 +260,7 @@ class FeatureEngine:
         columns.update(batch.entities)
         columns["type"] = batch.type
         made = np.full((n, len(self._made)), np.nan)
-        loaded = {
-            layout.name: LoadedRows(self.store, self._prefix + layout.name, groups[layout.key])
-            for layout in self.plan.layouts
-        }
+        loaded = {layout.name: self._load(layout, groups[layout.key], batch.ts) for layout in self.plan.layouts}
         sent: dict[str, list[FloatMatrix]] = {
             each.name: [] for each in self.plan.layouts if self._is_side(each) and each.fed_by == kernel.EVENT
         }
@@ -271,12 +269,16 @@ class FeatureEngine:
             self._run_passes(batch.ts, modes, columns, loaded, groups, sent, made)
             masks = self._label_masks(columns, n)
         if n:
-            now = float(batch.ts.max())
             for name, rows in loaded.items():
-                if not self._is_side(self._layouts[name]):
-                    rows.save(now)  # of a label table: unchanged, to keep it as long as the entity has events
+                if self._layouts[name].fed_by == kernel.EVENT and not self._is_side(self._layouts[name]):
+                    rows.save()
         updates = {name: np.concatenate(values).T for name, values in sent.items()}
         return FeatureBlock(self._matrix(columns, made, n), masks, columns, updates)
+
+    def _load(self, layout: EntityLayout, grouping: Grouping, ts: FloatVector) -> LoadedRows:
+        """The rows of a layout for events; those that labels feed live by labels alone: their owner knows no event."""
+        table, touches = self._prefix + layout.name, layout.fed_by == kernel.EVENT
+        return LoadedRows(self.store, table, grouping, ts, layout.kept_s, touches=touches)
 
     def _run_passes(
         self,
@@ -331,7 +333,8 @@ class FeatureEngine:
         fed_by, n = self._layouts[layout].fed_by, len(batch)
         if n == 0:
             return
-        rows = LoadedRows(self.store, self._prefix + layout, group(batch.entity_id))
+        kept_s = self._layouts[layout].kept_s
+        rows = LoadedRows(self.store, self._prefix + layout, group(batch.entity_id), batch.ts, kept_s)
         modes = np.full(n, fed_by, dtype=np.uint8)
         y, unit, at = np.zeros(n), np.ones(n), 0
         if fed_by == kernel.LABEL:
@@ -340,7 +343,7 @@ class FeatureEngine:
             values = np.ascontiguousarray(batch.values[:, at : at + len(p.values)].T)
             at += len(p.values)
             rows.run(p, batch.ts, modes, values, y, unit, None)
-        rows.save(float(batch.ts.max()))
+        rows.save()
 
     def _check_update(self, layout: str, batch: UpdateBatch) -> None:
         if layout not in self._layouts:
@@ -385,11 +388,11 @@ class FeatureEngine:
             values[k] = np.where(modes == kernel.EVENT, cut(np.array(expression.evaluate(columns)), _VALUE_MAX), np.nan)
         known = np.flatnonzero(grouping.slots >= 0)
         table = self._prefix + _anomaly_table(p)
-        rows = self.store.load(table, grouping.keys)
-        state, slots = rows.view(np.float64), grouping.slots[known]
+        living = LivingRows(self.store, table, grouping.keys, grouping.slots, ts, p.kept_s)
+        state, slots = living.rows.view(np.float64), living.slots[known]
         out[known] = self._detectors[id(p)].run_columns(state, slots, ts[known], values[:, known])
         if len(known):
-            self.store.save(table, grouping.keys, rows, float(ts.max()))
+            living.save()
 
 
 def _detector(anomaly: Anomaly) -> SeriesAnomalyDetector | StateDetector:

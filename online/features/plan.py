@@ -84,7 +84,7 @@ class AnomalyPass:
 
     entity: str
     key: str
-    ttl_s: float
+    kept_s: float
     level: int
     anomaly: Anomaly
     values: tuple[Expression, ...]
@@ -96,7 +96,7 @@ class EntityLayout:
 
     name: str
     key: str
-    ttl_s: float
+    kept_s: float
     row_bytes: int
     schema: int
     """A digest of everything that gives the row its meaning; a stored row of another schema is not read."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -35,6 +35,8 @@ Sensor = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,47}$")]
 REFERENCE = "400 rows"
 HOUR_S, DAY_S = 3600.0, 86_400.0
 LONGEST_S = 3653 * DAY_S
+KEPT: Final = 1.125
+"""Rows are kept so many times the ``ttl``: an entity that comes back a little later than once a ``ttl`` is known."""
 
 
 def _window(text: object) -> float:
@@ -218,17 +220,17 @@ class Entity(FrozenModel):
     key: str
     """A wire identifier such as ``user_id``, or ``*`` for one entity that every event belongs to."""
     ttl: Seconds = Field(default=60 * DAY_S, ge=0.0)
-    """How long an entity without events is remembered; left out, as long as its longest window (``ever``: 2 years).
-    Workers forget it then, a backtest and ``weir serve`` without Kafka up to an eighth later."""
+    """How long an entity without events is remembered, and an eighth longer; left out, as its longest window (``ever``:
+    2 years)."""
     aggregates: tuple[Aggregate, ...] = ()
     labels: tuple[LabelAggregate, ...] = ()
     anomalies: tuple[Anomaly, ...] = ()
 
     @property
     def kept_s(self) -> float:
-        """Seconds that its rows live without events: ``ttl``; left out, as long as its windows, ``ever`` 2 years."""
+        """Seconds between two events (of what labels feed: two labels) of an entity over which its rows are kept."""
         spans = (730 * DAY_S if w == EVER else w for a in self.windowed for w in a.windows)
-        return self.ttl if "ttl" in self.model_fields_set else max(self.ttl, *spans, 0.0)
+        return KEPT * (self.ttl if "ttl" in self.model_fields_set else max(self.ttl, *spans, 0.0))
 
     @property
     def windowed(self) -> list[Aggregate | LabelAggregate]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from weir.online.batch import FloatMatrix, FloatVector, IntVector
 from weir.online.features import kernel
+from weir.online.features.lives import LivingRows
 from weir.online.features.plan import WindowPass
 from weir.online.features.store import FeatureStore
 
@@ -62,12 +63,21 @@ class LoadedRows:
     store : where the rows live.
     table : its name.
     grouping : whose rows, and which record belongs to which.
+    ts, kept_s, touches : see `LivingRows`.
     """
 
-    def __init__(self, store: FeatureStore, table: str, grouping: Grouping) -> None:
-        self.slots, self._keys = grouping.slots, grouping.keys
-        self._store, self._table = store, table
-        rows = self._rows = store.load(table, self._keys)
+    def __init__(
+        self,
+        store: FeatureStore,
+        table: str,
+        grouping: Grouping,
+        ts: FloatVector,
+        kept_s: float,
+        *,
+        touches: bool = True,
+    ) -> None:
+        self._living = LivingRows(store, table, grouping.keys, grouping.slots, ts, kept_s, touches=touches)
+        rows = self._living.rows
         self._views = (rows.view(np.float64), rows.view(np.float32), rows.view(np.uint32))
 
     def run(
@@ -83,10 +93,10 @@ class LoadedRows:
         """One kernel call: ``values (V, n)``; features go to ``out (n, C)``, and are not computed without one."""
         features = p.table if out is not None else p.table[:0]
         kernel.run_rows(
-            *self._views, self.slots, ts, modes, p.fed_by, values, values.view(np.int64), y, unit,
+            *self._views, self._living.slots, ts, modes, p.fed_by, values, values.view(np.int64), y, unit,
             p.rings, p.widths, p.priors, p.scalars, p.decays, features, np.empty((0, 0)) if out is None else out,
         )  # fmt: skip
 
-    def save(self, now: float) -> None:
-        """Write the rows back; ``now`` starts their time to live anew."""
-        self._store.save(self._table, self._keys, self._rows, now)
+    def save(self) -> None:
+        """Write the rows back."""
+        self._living.save()

@@ -32,6 +32,7 @@ from weir.online.intake_policy import MAX_STEP
 from weir.online.labels.repeated_silence import EVENT_MARK, timers_of
 from weir.online.labels.silence import TimerOutput
 from weir.online.learners.online_model import OnlineModel
+from weir.online.stages.full_states import score_full
 from weir.online.stages.merge import insert_timers
 from weir.online.task.full_spec import FullScorer, columns, full_matrix, logged_matrix, usable
 from weir.online.task.spec import TaskSpec
@@ -128,6 +129,7 @@ class ScoringStage:
     model : shared by the stages of a process; a new one when not given.
     full : the full model of a task with ``[full]``; without one its columns are 0, and scores the online model's alone.
         Its state is in the table ``<task>.full``.
+    max_step : how far one event moves the time of timers, in seconds, as in ``IntakePolicy``.
 
     Raises
     ------
@@ -143,6 +145,7 @@ class ScoringStage:
         side: bool = False,
         model: OnlineModel | None = None,
         full: FullScorer | None = None,
+        max_step: float = MAX_STEP,
     ) -> None:
         self.task, self.columns = task, columns_of(task)
         self.engine = engine_of(task, store, side=side)
@@ -154,7 +157,7 @@ class ScoringStage:
         if full is not None:
             self._create_full(full)
         silence = task.labels.silence
-        self.timers = timers_of(silence, MAX_STEP) if silence is not None else None
+        self.timers = timers_of(silence, max_step) if silence is not None else None
         self._on_timers, self._prior = (False, None) if silence is None else (silence.on_timers, silence.prior)
 
     def events(self, batch: EventBatch) -> ScoreOutput:
@@ -252,9 +255,10 @@ class ScoringStage:
 
     def ask(self, featured: FeaturedBatch) -> FloatMatrix | None:
         """What the full model of this process says of rows with features, for ``finish``; ``None`` without one."""
-        if self.full is None or not len(featured):
+        if self.full is None or self.task.full is None or not len(featured):
             return None
-        return self.full.score(self.full_table, self.engine.store, featured.keys, featured.batch.ts, featured.full_x)
+        rows, kept_s = (featured.keys, featured.batch.ts, featured.full_x), self.task.full.kept_s
+        return score_full(self.full, self.full_table, self.engine.store, *rows, kept_s)
 
     def _score(self, featured: FeaturedBatch, block: FeatureBlock, full: FloatMatrix | None) -> ScoredBatch:
         """Scores and everything that labelling will want to know of them."""
@@ -313,7 +317,7 @@ class ScoringStage:
                 + ("there is no [full]" if spec is None else f"[full] makes {len(columns(spec))}")
             )
         if full.row_bytes:
-            self.engine.store.create(self.full_table, full.row_bytes, full.schema, spec.ttl)
+            self.engine.store.create(self.full_table, full.row_bytes, full.schema, spec.kept_s)
 
     def _updates(self, prepared: PreparedBatch, block: FeatureBlock) -> dict[str, UpdateBatch]:
         """What the events, but not the timers, feed to the rows of other lanes."""

@@ -18,6 +18,7 @@ from weir.online.batch import BoolVector, FloatMatrix, FloatVector
 from weir.online.codec.columns import no_column
 from weir.online.codec.wire import FEATURE_MAX
 from weir.online.durations import Seconds
+from weir.online.features.spec import KEPT
 from weir.online.features.store import FeatureStore
 from weir.online.frozen import FrozenModel
 from weir.online.full_columns import LOGGED, SEEN, SURPRISE
@@ -73,12 +74,17 @@ class FullSpec(FrozenModel):
     """Inputs named behind a high logit, which alerts then tell in its place; 0 leaves it at the logit. Two columns each
     are logged, so changing it makes what was logged before useless, as changing inputs does."""
     ttl: Seconds = Field(default=30 * 86_400.0, ge=0.0)
-    """How long the state of a silent entity is kept."""
+    """How long the state of a silent entity is kept, and an eighth longer."""
     remote: bool = False
     """Whether ``weir inference`` workers run it instead of the scoring worker."""
     deadline: Seconds = Field(default=0.25, ge=0.0)
     """How long a decision waits for a remote answer, before it is made on the online model alone."""
     training: TrainingSpec = TrainingSpec()
+
+    @property
+    def kept_s(self) -> float:
+        """Seconds between two events of an entity over which its state is kept."""
+        return KEPT * self.ttl
 
     @model_validator(mode="after")
     def _can_be_surprised(self) -> Self:

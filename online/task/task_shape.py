@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import FloatVector
 from weir.online.codec.columns import ColumnRequest, no_column
 from weir.online.codec.wire import ID_CHARS, DeviceEvent, UserEvent
 from weir.online.errors import TaskError
@@ -190,11 +191,14 @@ class _NoRows:
     without a word.
     """
 
-    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+    def create(self, table: str, row_bytes: int, schema: int, kept_s: float) -> None:
         """Nothing is kept."""
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
         raise NotImplementedError(f"{table}: this engine has no store")
 
-    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
+    def last_seen(self, table: str, keys: Sequence[str]) -> FloatVector:
+        raise NotImplementedError(f"{table}: this engine has no store")
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], seen: FloatVector | float) -> None:
         raise NotImplementedError(f"{table}: this engine has no store")

@@ -46,7 +46,7 @@ class FullRows:
         if self._layout is None or self._task.full is None:
             return None
         name, layout = f"{self._task.name}.full", self._layout
-        return Table(name, self._task.key, layout.row_bytes, layout.schema, self._task.full.ttl, side=False)
+        return Table(name, self._task.key, layout.row_bytes, layout.schema, self._task.full.kept_s, side=False)
 
     @property
     def topic(self) -> str:
@@ -93,9 +93,9 @@ class TableRow:
 class _HeldRows(MemoryFeatureStore):
     """Rows that do not expire: each is read as of its own last change, whenever that was."""
 
-    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+    def create(self, table: str, row_bytes: int, schema: int, kept_s: float) -> None:
         """See `MemoryFeatureStore`."""
-        del ttl_s
+        del kept_s
         super().create(table, row_bytes, schema, math.inf)
 
 

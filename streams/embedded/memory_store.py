@@ -8,75 +8,82 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import FloatVector
 from weir.online.errors import UNREADABLE, StateError
 from weir.online.features.compact_rows import compact, expand
+from weir.online.features.store import SPARE
 
 
 class _Table:
     """Rows of one width; freed rows are used again."""
 
-    def __init__(self, row_bytes: int, schema: int, ttl_s: float) -> None:
-        self.row_bytes, self.schema, self.ttl_s = row_bytes, schema, ttl_s
+    def __init__(self, row_bytes: int, schema: int, kept_s: float) -> None:
+        self.row_bytes, self.schema, self.kept_s = row_bytes, schema, kept_s
         self.slot_of: dict[str, int] = {}
         self.free: list[int] = []
         self.slab = np.zeros((1024, row_bytes), dtype=np.uint8)
-        self.updated = np.zeros(1024)
+        self.updated = np.full(1024, -np.inf)
         self.clock = 0.0
         self.swept = 0.0
         self._last: tuple[Sequence[str], NDArray[np.int64]] | None = None
 
     def slots(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Row of each key; a new key gets a row of zeros. A batch saves the very list it loaded: found once."""
-        if self._last is not None and self._last[0] is keys:
-            return self._last[1]
-        found = self._find(keys)
-        self._last = (keys, found)
+        found = self.known(keys)
+        if (found < 0).any():
+            for key in keys:
+                if key not in self.slot_of:
+                    self.slot_of[key] = self.free.pop() if self.free else len(self.slot_of)
+            self._grow(len(self.slot_of))
+            self._last = None
+            found = self.known(keys)
         return found
 
-    def _find(self, keys: Sequence[str]) -> NDArray[np.int64]:
+    def known(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each key; -1 for one that has none: who only reads keeps nothing."""
+        if self._last is not None and self._last[0] is keys:
+            return self._last[1]
         slot_of = self.slot_of
         try:
-            return np.fromiter((slot_of[key] for key in keys), dtype=np.int64, count=len(keys))
+            found = np.fromiter((slot_of[key] for key in keys), dtype=np.int64, count=len(keys))
         # Once a batch at most: a check of each key before would cost every batch what few need.
         except KeyError:
-            for key in keys:
-                if key not in slot_of:
-                    slot_of[key] = self.free.pop() if self.free else len(slot_of)
-            self._grow(len(slot_of))
-            return np.fromiter((slot_of[key] for key in keys), dtype=np.int64, count=len(keys))
+            found = np.fromiter((slot_of.get(key, -1) for key in keys), dtype=np.int64, count=len(keys))
+        self._last = (keys, found)
+        return found
 
     def _grow(self, rows: int) -> None:
         if rows > len(self.slab):
             size = max(rows, 2 * len(self.slab))
             slab = np.zeros((size, self.row_bytes), dtype=np.uint8)
             slab[: len(self.slab)] = self.slab
-            updated = np.zeros(size)
+            updated = np.full(size, -np.inf)
             updated[: len(self.updated)] = self.updated
             self.slab, self.updated = slab, updated
 
     def sweep(self, now: float) -> None:
-        """Forget keys whose time to live has passed, at most once an eighth of it."""
+        """Free the rows that no event in time can find any more, at most once an eighth of the time that they live."""
         self.clock = max(self.clock, now)
         # It looks at every key, so not with each batch.
-        if self.clock - self.swept < self.ttl_s / 8:
+        if self.clock - self.swept < self.kept_s / 8:
             return
         self.swept = self.clock
         self._last = None
-        dead = [k for k, s in self.slot_of.items() if self.updated[s] < self.clock - self.ttl_s]
+        dead = [k for k, s in self.slot_of.items() if self.updated[s] < self.clock - SPARE * self.kept_s]
         for key in dead:
             slot = self.slot_of.pop(key)
             # Whoever gets the slot next begins with zeros; `slots` does not clear.
-            self.slab[slot] = 0
+            self.slab[slot], self.updated[slot] = 0, -np.inf
             self.free.append(slot)
 
 
 class MemoryFeatureStore:
-    """A ``FeatureStore`` for the embedded host; keys expire in event time.
+    """A ``FeatureStore`` for the embedded host; rows that nothing changes are freed in event time.
 
     >>> store = MemoryFeatureStore()
     >>> store.create("user", 8, 1, 60.0)
     >>> rows = store.load("user", ["a", "b"]); rows[1] = 7
-    >>> store.save("user", ["a", "b"], rows, now=1.0)
+    >>> store.save("user", ["a", "b"], rows, 1.0)
     >>> store.load("user", ["b"]).tolist()
     [[7, 7, 7, 7, 7, 7, 7, 7]]
     """
@@ -86,27 +93,38 @@ class MemoryFeatureStore:
         # Compiled, or read from disk, here: a snapshot may be made in a child of a fork, which must take no lock.
         compact(np.zeros((0, 8), np.uint8))
 
-    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+    def create(self, table: str, row_bytes: int, schema: int, kept_s: float) -> None:
         """Declare a table; raises ``StateError`` when it holds rows of another width or schema."""
         known = self._tables.get(table)
         if known is None:
-            self._tables[table] = _Table(row_bytes, schema, ttl_s)
+            self._tables[table] = _Table(row_bytes, schema, kept_s)
         else:
             _check(table, (known.row_bytes, known.schema), (row_bytes, schema))
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
-        """Copies of the rows ``(len(keys), row_bytes)``."""
+        """Copies of the rows ``(len(keys), row_bytes)``; zeros for a key not seen."""
         t = self._tables[table]
-        slots = t.slots(keys)  # may replace the slab
-        return t.slab[slots]
+        slots = t.known(keys)
+        rows = t.slab[slots]
+        if (new := slots < 0).any():
+            rows[new] = 0
+        return rows
 
-    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
-        """Keep the rows; ``now`` is event time and starts the keys' time to live anew."""
+    def last_seen(self, table: str, keys: Sequence[str]) -> FloatVector:
+        """Event time of the last change of each row, ``(len(keys),)``; -inf for a key not seen."""
+        t = self._tables[table]
+        slots = t.known(keys)
+        return np.where(slots < 0, -np.inf, t.updated[slots])
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], seen: FloatVector | float) -> None:
+        """Keep the rows; ``seen`` is event time, of each key or of all."""
+        if not len(keys):
+            return
         t = self._tables[table]
         slots = t.slots(keys)
         t.slab[slots] = rows
-        t.updated[slots] = np.maximum(t.updated[slots], now)  # a late batch does not shorten a life
-        t.sweep(now)
+        t.updated[slots] = np.maximum(t.updated[slots], seen)  # a late batch does not shorten a life
+        t.sweep(float(np.max(seen)))
 
     def row(self, table: str, key: str) -> tuple[bytes, float] | None:
         """One row and the event time of its last change; ``None`` without one."""
@@ -139,7 +157,7 @@ class MemoryFeatureStore:
         for name, held in list(tables.items()):
             if fitting and name not in self._tables:
                 continue  # of a task that runs no longer
-            known = self._tables.setdefault(name, _Table(held.row_bytes, held.schema, held.ttl_s))
+            known = self._tables.setdefault(name, _Table(held.row_bytes, held.schema, held.kept_s))
             if fitting and (held.row_bytes, held.schema) != (known.row_bytes, known.schema):
                 anew.append(name)
                 continue
@@ -147,7 +165,7 @@ class MemoryFeatureStore:
         for name, t in self._tables.items():
             kept = name in tables and name not in anew
             # Behind all checks: a snapshot that does not fit leaves everything as it was.
-            self._tables[name] = _undump(tables[name]) if kept else _Table(t.row_bytes, t.schema, t.ttl_s)
+            self._tables[name] = _undump(tables[name], t.kept_s) if kept else _Table(t.row_bytes, t.schema, t.kept_s)
         return anew
 
 
@@ -166,7 +184,7 @@ class _Dump(msgspec.Struct, array_like=True):
 
     row_bytes: int
     schema: int
-    ttl_s: float
+    kept_s: float
     keys: list[str]
     rows: memoryview | tuple[memoryview, memoryview]
     """Compact rows and the size of each (int64); of a version before, the rows as they are."""
@@ -180,11 +198,11 @@ def _dump(t: _Table) -> _Dump:
     slots = np.array([t.slot_of[k] for k in keys], dtype=np.int64)
     stored, sizes = compact(t.slab[slots])
     rows, updated = (stored.data, sizes.view(np.uint8).data), t.updated[slots].view(np.uint8).data
-    return _Dump(t.row_bytes, t.schema, t.ttl_s, keys, rows, updated, t.clock, t.swept)
+    return _Dump(t.row_bytes, t.schema, t.kept_s, keys, rows, updated, t.clock, t.swept)
 
 
-def _undump(d: _Dump) -> _Table:
-    t = _Table(d.row_bytes, d.schema, d.ttl_s)
+def _undump(d: _Dump, kept_s: float) -> _Table:
+    t = _Table(d.row_bytes, d.schema, kept_s)
     slots = t.slots(d.keys)
     if isinstance(d.rows, tuple):
         t.slab[slots] = expand(np.frombuffer(d.rows[0], np.uint8), np.frombuffer(d.rows[1], np.int64), d.row_bytes)

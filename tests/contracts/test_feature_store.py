@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from tests.integration.kafka_broker import unavailable
 from tests.integration.redis_server import NoRedis, find_redis
+from weir.online.batch import FloatVector
 from weir.online.errors import StateError
-from weir.online.features.store import FeatureStore
+from weir.online.features.store import SPARE, FeatureStore
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.partition_store import LaneStore
@@ -48,16 +49,20 @@ class LaneOfRedis:
         self._lane, self._opened = ("user-events", 0), False
         self._next: int | None = None
 
-    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
-        self._lanes.create(table, row_bytes, schema, ttl_s)
+    def create(self, table: str, row_bytes: int, schema: int, kept_s: float) -> None:
+        self._lanes.create(table, row_bytes, schema, kept_s)
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
         self._runner.run(self._fetch(table, keys))
         return self._lanes.load(table, keys)
 
-    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
+    def last_seen(self, table: str, keys: Sequence[str]) -> FloatVector:
         self._runner.run(self._fetch(table, keys))
-        self._lanes.save(table, keys, rows, now)
+        return self._lanes.last_seen(table, keys)
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], seen: FloatVector | float) -> None:
+        self._runner.run(self._fetch(table, keys))
+        self._lanes.save(table, keys, rows, seen)
         self._runner.run(self._flush())
 
     async def _fetch(self, table: str, keys: Sequence[str]) -> None:
@@ -200,37 +205,43 @@ def test_thousands_of_keys(store: FeatureStore) -> None:
     assert values(store, *keys) == fill.tolist()
 
 
-def test_a_key_is_forgotten_after_its_time_to_live_has_passed_in_event_time(store: FeatureStore) -> None:
-    store.save("user", ["old"], rows(1), 1000.0)
-    store.save("user", ["new"], rows(2), 1000.0 + 1.2 * TTL)
-    assert values(store, "old", "new") == [0, 2]
+def test_each_row_says_when_it_last_changed(store: FeatureStore) -> None:
+    store.save("user", ["a", "b"], rows(1, 2), np.array([1000.0, 1002.5]))
+    store.save("user", ["c"], rows(3), 1001.0)
+    assert store.last_seen("user", ["c", "nobody", "a", "b"]).tolist() == [1001.0, -np.inf, 1000.0, 1002.5]
 
 
-def test_a_key_lives_for_its_time_to_live(store: FeatureStore) -> None:
+def test_a_late_change_does_not_make_a_row_older(store: FeatureStore) -> None:
+    store.save("user", ["a", "b"], rows(1, 1), 1000.0)
+    store.save("user", ["b", "a"], rows(2, 3), np.array([900.0, 1001.0]))
+    assert store.last_seen("user", ["a", "b"]).tolist() == [1001.0, 1000.0]
+    assert values(store, "a", "b") == [3, 2]
+
+
+def test_a_row_is_there_for_an_eighth_longer_than_anything_may_find_it(store: FeatureStore) -> None:
     store.save("user", ["a"], rows(1), 1000.0)
-    for step in range(1, 10):
-        store.save("user", ["other"], rows(2), 1000.0 + step * TTL / 10)
+    for step in range(1, 12):
+        store.save("user", ["other"], rows(2), 1000.0 + SPARE * TTL * step / 11)
     assert values(store, "a") == [1]
+    assert store.last_seen("user", ["a"]).tolist() == [1000.0]
 
 
-def test_a_save_starts_the_life_anew(store: FeatureStore) -> None:
-    for step in range(10):
-        store.save("user", ["a"], rows(step + 1), 1000.0 + step * TTL * 0.9)
-    assert values(store, "a") == [10]
+def test_one_that_is_read_alone_is_still_not_seen(store: FeatureStore) -> None:
+    assert values(store, "a") == [0]
+    assert store.last_seen("user", ["a"]).tolist() == [-np.inf]
 
 
-def test_a_late_save_does_not_shorten_a_life(store: FeatureStore) -> None:
-    store.save("user", ["a"], rows(1), 1000.0 + TTL)
-    store.save("user", ["a"], rows(2), 1000.0)
-    store.save("user", ["b"], rows(3), 1000.0 + 1.5 * TTL)
-    assert values(store, "a") == [2]
-
-
-def test_the_place_of_a_forgotten_key_is_clean_for_the_next(store: FeatureStore) -> None:
+def test_memory_frees_what_nothing_can_find_any_more_and_gives_its_place_clean_to_the_next() -> None:
+    store = MemoryFeatureStore()
+    store.create("user", WIDTH, SCHEMA, TTL)
     keys = [f"old{i}" for i in range(50)]
     store.save("user", keys, rows(*[9] * 50), 1000.0)
     store.save("user", ["clock"], rows(1), 1000.0 + 2 * TTL)
-    assert values(store, *(f"new{i}" for i in range(50))) == [0] * 50
+    assert store.count("user") == 1
+    new = [f"new{i}" for i in range(50)]
+    assert values(store, *new) == [0] * 50
+    store.save("user", new, rows(*[0] * 50), 1.0)
+    assert set(store.last_seen("user", new).tolist()) == {1.0}
 
 
 class TestSnapshots:
@@ -263,7 +274,7 @@ class TestSnapshots:
         one.save("user", [f"k{i}" for i in range(40)], rows(*range(1, 41)), 1000.0)
         two.restore(one.snapshot())
         for each in (one, two):
-            each.save("user", ["k3", "x"], rows(7, 8), 1000.0 + 1.5 * TTL)
+            each.save("user", ["k3", "x"], rows(7, 8), 1000.0 + 1.5 * TTL)  # which frees what nothing changed
             each.save("user", ["k4"], rows(9), 1000.0 + 1.6 * TTL)
         assert one.snapshot() == two.snapshot()
         assert values(two, "k3", "k4", "k5", "x") == [7, 9, 0, 8]

@@ -15,7 +15,7 @@ from weir.online.batch import UpdateBatch
 from weir.online.durations import EVER
 from weir.online.features.levels import feature_names
 from weir.online.features.plan import build_plan
-from weir.online.features.spec import Aggregate, Entity, LabelAggregate
+from weir.online.features.spec import KEPT, Aggregate, Entity, LabelAggregate
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 SPANS = {"10s": 10.0, "5m": 300.0, "90d": 90 * DAY, "ever": EVER}
@@ -255,11 +255,11 @@ def test_rows_live_as_long_as_their_windows() -> None:
         aggregate = {"name": "n", "ops": ["count"], "windows": ["10s", "90d"]}
         return Entity.model_validate({"name": "u", "key": "user_id", "aggregates": [aggregate], **more}).kept_s
 
-    assert (kept(), kept(ttl="7d")) == (90 * DAY, 7 * DAY)
+    assert (kept(), kept(ttl="7d")) == (KEPT * 90 * DAY, KEPT * 7 * DAY)
     store = MemoryFeatureStore()
     plan = build_plan((USER,), {})
-    store.create("user", plan.layouts[0].row_bytes, plan.layouts[0].schema, plan.layouts[0].ttl_s)
-    assert plan.layouts[0].ttl_s == 730 * DAY
+    store.create("user", plan.layouts[0].row_bytes, plan.layouts[0].schema, plan.layouts[0].kept_s)
+    assert plan.layouts[0].kept_s == KEPT * 730 * DAY
 
 
 def test_names_tell_seconds_from_ever() -> None:

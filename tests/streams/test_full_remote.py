@@ -273,9 +273,12 @@ class Lanes:
     def load(self, table: str, keys: Sequence[str]) -> np.ndarray:
         return self.of[self.used].load(table, keys)
 
-    def save(self, table: str, keys: Sequence[str], rows: np.ndarray, now: float) -> None:
-        self.saved.append((self.used, now))
-        self.of[self.used].save(table, keys, rows, now)
+    def last_seen(self, table: str, keys: Sequence[str]) -> np.ndarray:
+        return self.of[self.used].last_seen(table, keys)
+
+    def save(self, table: str, keys: Sequence[str], rows: np.ndarray, seen: np.ndarray) -> None:
+        self.saved.append((self.used, float(seen.max())))
+        self.of[self.used].save(table, keys, rows, seen)
 
 
 class Counting:
@@ -307,7 +310,7 @@ async def test_lanes_scored_together_keep_their_rows_apart(steps: list[tuple[int
     """Whatever comes together: each entity of each lane is counted as if its lane were alone."""
     store, scorer = Lanes(3), Counting()
 
-    pool = Pool(store, {"fraud": scorer}, Metrics(), linger_s=0.0)  # type: ignore[arg-type] # the part of it
+    pool = Pool(store, {"fraud": scorer}, {"fraud": 60.0}, Metrics(), linger_s=0.0)  # type: ignore[arg-type] # the part of it
     made = [
         pool.score(("t", lane), "fraud", keys, np.full(len(keys), float(i)), np.zeros((len(keys), 2), np.float32))
         for i, (lane, keys) in enumerate(steps)

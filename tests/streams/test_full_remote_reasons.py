@@ -79,7 +79,7 @@ class Inference(Outbox):
     def __init__(self) -> None:
         super().__init__()
         self.ctx, scorers = cast(Any, Context()), {"fraud": runner()}
-        pool = Pool(self.ctx.store, scorers, Metrics(), linger_s=0.0)
+        pool = Pool(self.ctx.store, scorers, {"fraud": 60.0}, Metrics(), linger_s=0.0)
         self.lanes = [
             InferenceLane((topics.INFERENCE_REQUESTS, p), self.ctx, scorers, {"fraud": len(INPUTS)}, pool)
             for p in range(PARTITIONS)

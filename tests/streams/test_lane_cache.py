@@ -30,8 +30,8 @@ WIDTH = 8
 LANE = ("user-events", 3)
 
 
-def new_cache(ttl_s: float = 1e9) -> RowCache:
-    return RowCache(WIDTH, ttl_s, lambda ids: framed_keys("p:", ids))
+def new_cache(kept_s: float = 1e9) -> RowCache:
+    return RowCache(WIDTH, kept_s, lambda ids: framed_keys("p:", ids))
 
 
 def fetched(cache: RowCache, *keys: str, prefetch: int = 1) -> None:
@@ -121,14 +121,13 @@ def test_a_list_seen_before_an_eviction_is_looked_up_anew_behind_it() -> None:
         cache.load(keys)
 
 
-def test_a_row_is_forgotten_in_event_time() -> None:
-    cache = new_cache(ttl_s=100.0)
-    fetched(cache, "old", "new")
-    cache.save(["old"], rows(1), 0.0, 1)
-    cache.save(["new"], rows(2), 100.0, 1)
-    assert first_bytes(cache, "old", "new") == [1, 2]
-    cache.save(["new"], rows(3), 100.5, 1)
-    assert first_bytes(cache, "old", "new") == [0, 3]
+def test_each_row_says_when_it_last_changed_and_late_changes_do_not_count() -> None:
+    cache = new_cache()
+    fetched(cache, "a", "b", "c")
+    cache.save(["a", "b"], rows(1, 2), np.array([5.0, 9.0]), 1)
+    cache.save(["b", "a"], rows(3, 4), np.array([8.0, 6.0]), 1)
+    assert cache.last_seen(["a", "b", "c"]).tolist() == [6.0, 9.0, -math.inf]
+    assert first_bytes(cache, "a", "b", "c") == [4, 3, 0]
 
 
 # -- the bytes of a flush ------------------------------------------------------------------------------------------
@@ -138,11 +137,11 @@ def step(cache: RowCache, offset: int, keys: list[str], fill: list[int], now: fl
     fetched(cache, *keys)
     given = rows(*fill)
     slots = cache.save(keys, given, now, 1)
-    return Writes(LANE, offset, 1, [Change("user", 7, cache, slots, given, cache.updated[slots])], {})
+    return Writes(LANE, offset, 1, [Change("user", 7, cache, slots, given, cache.updated[slots])])
 
 
 def test_rows_that_never_expire_are_written_with_the_longest_time_there_is() -> None:
-    writes = step(new_cache(ttl_s=math.inf), 7, ["a"], [1])
+    writes = step(new_cache(kept_s=math.inf), 7, ["a"], [1])
     assert flush_arguments("lane", "journal", b"8 bytes.", b"record", [], 0, [writes])
 
 
@@ -166,7 +165,7 @@ def stored(found: list[bytes]) -> dict[bytes, tuple[int, int, float]]:
 def test_one_step_is_one_group_of_rows_with_their_headers() -> None:
     found = arguments([step(new_cache(60.0), 41, ["a", "b"], [1, 2], 2.5)], (b"j1", b"j2"), 3)
     assert found[:8] == [b"4", b"lane", b"journal", b"p:a", b"p:b", b"8 bytes.", b"record", b"2"]
-    assert found[8:14] == [b"3", b"1", b"2", b"60000", b"j1", b"j2"]
+    assert found[8:14] == [b"3", b"1", b"2", b"67500", b"j1", b"j2"]
     assert stored(found) == {b"p:a": (1, 41, 2.5), b"p:b": (2, 41, 2.5)}
 
 
@@ -191,7 +190,7 @@ def test_a_later_step_does_not_change_what_an_earlier_one_wrote() -> None:
 
 
 def test_a_flush_of_nothing_still_moves_the_position() -> None:
-    empty = Writes(LANE, 5, 1, [], {})
+    empty = Writes(LANE, 5, 1, [])
     assert arguments([empty]) == [b"2", b"lane", b"journal", b"8 bytes.", b"record", b"0", b"0", b"0"]
 
 
@@ -287,7 +286,7 @@ async def test_a_lane_without_rows_has_nothing_to_bring_into_memory() -> None:
 
 
 def test_a_record_comes_back_and_two_of_the_same_position_differ_in_their_nonce() -> None:
-    record = LaneRecord(next_offset=2**40, mark=b"m\x00", schemas={"user": 7}, clocks={"user": 2.5}, journal=3)
+    record = LaneRecord(next_offset=2**40, mark=b"m\x00", schemas={"user": 7}, journal=3)
     one, two = encode_record(record), encode_record(record)
     assert decode_record(one) == decode_record(two) == record
     first, second = one[POSITION_AND_NONCE], two[POSITION_AND_NONCE]

@@ -77,7 +77,7 @@ async def test_a_side_lane_and_an_inference_lane_take_a_batch_of_nothing_else() 
     assert [x.offset for x in letters_of(ctx)] == [1, 2, 1, 2]
 
     far: Any = Context()
-    pool = Pool(far.store, {"fraud": runner()}, Metrics(), linger_s=0.0)
+    pool = Pool(far.store, {"fraud": runner()}, {"fraud": 60.0}, Metrics(), linger_s=0.0)
     lane = InferenceLane((topics.INFERENCE_REQUESTS, 0), far, {"fraud": runner()}, {"fraud": len(INPUTS)}, pool)
     await lane.open()
     await lane.compute(refused_only(topics.INFERENCE_REQUESTS))

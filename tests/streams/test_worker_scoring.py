@@ -124,7 +124,7 @@ def kept(step: PendingWrite | LaneMoved) -> tuple[Any, ...]:
         (c.table, [c.cache.frames[slot] for slot in c.slots], c.rows.tobytes(), c.updated.tolist())
         for c in writes.changes
     ]
-    return step.batch.partition, step.expected, rows, writes.clocks, step.mark, step.journal, step.drop
+    return step.batch.partition, step.expected, rows, step.mark, step.journal, step.drop
 
 
 def said(records: Sequence[Record]) -> Iterator[str]:

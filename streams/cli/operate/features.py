@@ -91,7 +91,7 @@ async def _read(
             # All of them: which one owns a key depends on the partitioner of its producers, and rows of before stay
             # where they were.
             lanes = [(topic, p) for p in range(settings.topics.partitions_of(topic))]
-            store.create(each.name, each.row_bytes, each.schema, each.ttl_s)
+            store.create(each.name, each.row_bytes, each.schema, each.kept_s)
             stored = await store.read_rows(each.name, entity, lanes)
             found += [rows.read(entity, each, row, at) for row in stored[:1]]
             if len(stored) > 1:

@@ -36,8 +36,8 @@ _RETENTION: Final[Mapping[str, Retention]] = {
     topics.DECISIONS: DAY_S,  # who asked for one waits for it; alerts and predictions say the same for longer
     topics.EXAMPLES: FOREVER,  # an online model is a fold over all of them
     topics.RETRAIN_REQUESTS: 30 * DAY_S,
-    # What fills an emptied store again: a row lives for 60 days after its last update (the default `ttl` of an entity),
-    # so the updates of 60 days bring back every row that is alive, and all of its windows, which reach back 30.
+    # What fills an emptied store again: the updates of 60 days (the default `ttl` of an entity) bring back every row
+    # that changed since, and all of its windows, which reach back 30.
     topics.ENTITY_UPDATES: 60 * DAY_S,
     topics.MODEL_UPDATES: FOREVER,
     topics.DEAD_LETTERS: 30 * DAY_S,

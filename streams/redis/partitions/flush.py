@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.features.store import SPARE
 from weir.streams.redis.partitions.row_cache import RowCache
 from weir.streams.redis.resp import Script, argument
 from weir.streams.redis.stored_rows import HEADER, VERSION, Lane, framed_values
@@ -69,7 +70,6 @@ class Writes:
     """Of the last record of the step."""
     step: int
     changes: Sequence[Change]
-    clocks: dict[str, float]
 
     @property
     def rows(self) -> int:
@@ -89,7 +89,7 @@ def flush_arguments(
     for group in groups:
         frames, values = _group(group)
         keys += frames
-        ttl_ms = int(min(group[0][1].cache.ttl_s * 1000, _LONGEST_TTL_MS))  # of `ttl = inf` too
+        ttl_ms = int(min(group[0][1].cache.kept_s * SPARE * 1000, _LONGEST_TTL_MS))  # of `ttl = inf` too
         sizes += [argument(len(frames)), argument(max(ttl_ms, 1))]
         blocks += values
     head: list[bytes | int] = [expected, record, len(journal), drop, len(groups)]

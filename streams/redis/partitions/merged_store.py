@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import FloatVector
 from weir.streams.redis.partitions.partition_store import Lane, LaneStore
 
 Part = tuple[int, slice | NDArray[np.int64], Sequence[str]]
@@ -26,26 +27,19 @@ class JointRows:
         self._store = store
         self._lanes: Sequence[Lane] = ()
         self._lane_of: Mapping[str, int] = {}
-        self._now: Sequence[float] = ()
         self._last: tuple[Sequence[str], list[Part]] | None = None
 
-    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+    def create(self, table: str, row_bytes: int, schema: int, kept_s: float) -> None:
         """See `LaneStore.create`."""
-        self._store.create(table, row_bytes, schema, ttl_s)
+        self._store.create(table, row_bytes, schema, kept_s)
 
     def use(self, lanes: Sequence[Lane], lane_of: Mapping[str, int]) -> None:
         """Set the lanes, and which of them has a key; tables of other topics' lanes are read through the first."""
         self._lanes, self._lane_of, self._last = lanes, lane_of, None
 
-    def set_times(self, now: Sequence[float]) -> None:
-        """Event time of each lane, for the saves that come: the time of all would let rows of a lane behind live on."""
-        self._now = now
-
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
         """Copies of the rows ``(len(keys), row_bytes)``; see `LaneStore.load`."""
-        # Rows of other topics' lanes were all fetched through the first; see `Scoring._prefetch`.
-        if len(self._lanes) == 1 or not self._store.tables.owned(self._lanes[0], table):
-            self._store.use(self._lanes[0])
+        if self._of_one(table):
             return self._store.load(table, keys)
         parts = []
         for lane, place, of_lane in self._parts(keys):
@@ -58,12 +52,30 @@ class JointRows:
             out[place] = rows
         return out
 
-    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
-        """Keep the rows; see `LaneStore.save`. ``now`` is of all lanes, and what was set for each counts."""
-        del now
+    def last_seen(self, table: str, keys: Sequence[str]) -> FloatVector:
+        """Event time of the last change of each row; see `LaneStore.last_seen`."""
+        if self._of_one(table):
+            return self._store.last_seen(table, keys)
+        out = np.empty(len(keys))
         for lane, place, of_lane in self._parts(keys):
             self._store.use(self._lanes[lane])
-            self._store.save(table, of_lane, rows[place], self._now[lane])
+            out[place] = self._store.last_seen(table, of_lane)
+        return out
+
+    def _of_one(self, table: str) -> bool:
+        """Whether a table is read through the first lane, which is then the used one."""
+        # Rows of other topics' lanes were all fetched through the first; see `Scoring._prefetch`.
+        if len(self._lanes) > 1 and self._store.tables.owned(self._lanes[0], table):
+            return False
+        self._store.use(self._lanes[0])
+        return True
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], seen: FloatVector | float) -> None:
+        """Keep the rows; see `LaneStore.save`."""
+        each = np.broadcast_to(seen, len(keys))
+        for lane, place, of_lane in self._parts(keys):
+            self._store.use(self._lanes[lane])
+            self._store.save(table, of_lane, rows[place], each[place])
 
     def _parts(self, keys: Sequence[str]) -> list[Part]:
         """What each lane has of the keys; a list object is looked at once."""

@@ -37,8 +37,6 @@ class LaneState:
         self.record = record
         """The newest that is in Redis."""
         self.caches: dict[str, RowCache] = {}
-        self._keys: dict[str, str] = {}
-        """Of each cached table, its name in keys and records."""
         self.changes: list[Change] = []
         """Of the open step."""
         self.step, self.flushed = 1, 0
@@ -69,23 +67,11 @@ class LaneState:
                 return framed_keys(row_key(prefix, self.lane, table.key, ""), ids)
             return _framed_side_keys(prefix, table.key, *side, ids)
 
-        self._keys[table.name] = table.key
-        cache = RowCache(table.row_bytes, table.ttl_s, frame, owned=owned)
-        if owned and self.record is not None:
-            cache.clock = self.record.clocks.get(table.key, cache.clock)
-        return cache
+        return RowCache(table.row_bytes, table.kept_s, frame, owned=owned)
 
-    def clocks(self) -> dict[str, float]:
-        """Newest event time of each table that the lane has changed."""
-        # Of tables too that no batch has touched since the lane was opened: a record without them would forget their
-        # clocks.
-        held = dict(self.record.clocks) if self.record is not None else {}
-        now = {self._keys[name]: c for name, c in self.caches.items() if c.owned and c.clock > float("-inf")}
-        return held | {key: float(cache.clock) for key, cache in now.items()}
-
-    def end_step(self, offset: int, clocks: dict[str, float]) -> Writes:
+    def end_step(self, offset: int) -> Writes:
         """Close the open step."""
-        writes = Writes(self.lane, offset, self.step, self.changes, clocks)
+        writes = Writes(self.lane, offset, self.step, self.changes)
         self.changes = []
         self.step += 1
         return writes

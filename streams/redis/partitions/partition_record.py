@@ -38,8 +38,6 @@ class LaneRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The host's own state, such as the watermark."""
     schemas: dict[str, int] = {}
     """Of every table that the lane has rows of."""
-    clocks: dict[str, float] = {}
-    """Newest event time of each table, which decides what has been forgotten."""
     journal: int = 0
     """Entries of the journal."""
 

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import FloatVector
 from weir.online.errors import StateError
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.flush import FLUSH, Change, Writes, flush_arguments
@@ -60,7 +61,7 @@ class LaneStore:
         await store.prefetch(lane, {"fraud.user": ["u1", "u2"]})
         store.use(lane)
         rows = store.load("fraud.user", ["u1", "u2"])  # the engine does this, changes them
-        store.save("fraud.user", ["u1", "u2"], rows, now)  # and this
+        store.save("fraud.user", ["u1", "u2"], rows, seen)  # and this
         writes = store.end_step(lane, last_offset)
         await store.flush(lane, [writes], store.record(lane, last_offset + 1), expected)
     """
@@ -81,9 +82,9 @@ class LaneStore:
         self.unkept = 0
         """Changes of new rows since the start that were not written, because ``takes_new`` was false."""
 
-    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+    def create(self, table: str, row_bytes: int, schema: int, kept_s: float) -> None:
         """Declare a table; raises ``StateError`` when it was declared with another width or schema."""
-        self.tables.create(table, row_bytes, schema, ttl_s)
+        self.tables.create(table, row_bytes, schema, kept_s)
 
     # -- a lane's life -------------------------------------------------------------------------------------------
 
@@ -206,7 +207,7 @@ class LaneStore:
             cache.evict(share, state.prefetches, state.flushed)
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
-        """Copies of the rows ``(len(keys), row_bytes)`` of the used lane; zeros for what is new or forgotten.
+        """Copies of the rows ``(len(keys), row_bytes)`` of the used lane; zeros for what is new.
 
         Raises
         ------
@@ -219,14 +220,22 @@ class LaneStore:
         except KeyError as exc:
             raise LookupError(_not_prefetched(state, table, exc.args[0])) from None
 
-    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
+    def last_seen(self, table: str, keys: Sequence[str]) -> FloatVector:
+        """Event time of the last change of each row of the used lane, ``(len(keys),)``; see `load`."""
+        state = self._current()
+        try:
+            return self._cache(state, table).last_seen(keys)
+        except KeyError as exc:
+            raise LookupError(_not_prefetched(state, table, exc.args[0])) from None
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], seen: FloatVector | float) -> None:
         """Keep the rows; ``rows`` belongs to the store from here on, and must not be changed.
 
         Parameters
         ----------
         table, keys : whose rows; all prefetched.
         rows : ``(len(keys), row_bytes) uint8``.
-        now : event time, epoch seconds; starts the time to live anew.
+        seen : event time, epoch seconds, of each key or of all.
         """
         state = self._current()
         cache = self._cache(state, table)
@@ -236,7 +245,7 @@ class LaneStore:
                 "it: send an update there"
             )
         try:
-            slots = cache.save(keys, rows, now, state.step)
+            slots = cache.save(keys, rows, seen, state.step)
         except KeyError as exc:
             raise LookupError(_not_prefetched(state, table, exc.args[0])) from None
         known = self.tables[table]
@@ -255,8 +264,7 @@ class LaneStore:
 
     def end_step(self, lane: Lane, offset: int) -> Writes:
         """What was saved since the last step ended; ``offset`` is that of the step's last record."""
-        state = self._state(lane)
-        return state.end_step(offset, state.clocks())
+        return self._state(lane).end_step(offset)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -319,8 +327,7 @@ class LaneStore:
     def _complete(state: LaneState, record: LaneRecord, writes: Sequence[Writes], entries: int) -> LaneRecord:
         held = state.record or LaneRecord(next_offset=0)
         schemas = held.schemas | {change.table: change.schema for step in writes for change in step.changes}
-        clocks = writes[-1].clocks if writes else held.clocks
-        return msgspec.structs.replace(record, schemas=schemas, clocks=clocks, journal=held.journal + entries)
+        return msgspec.structs.replace(record, schemas=schemas, journal=held.journal + entries)
 
     # -- for people ----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import FloatVector
+
 Slots = NDArray[np.int64]
 PINNED_PREFETCHES: Final = 8
 """What the last so many prefetches named stays: their batches may not have computed yet."""
@@ -20,28 +22,26 @@ class RowCache:
     Parameters
     ----------
     row_bytes : width of a row.
-    ttl_s : age in event time from which a row reads as zeros.
+    kept_s : how long a row is kept in Redis without a change, at least.
     frame : makes the framed Redis keys of new entities, which are kept beside them.
     owned : whether what is here is newer than what Redis has; a row of another lane is only a copy.
     """
 
     def __init__(
-        self, row_bytes: int, ttl_s: float, frame: Callable[[Sequence[str]], list[bytes]], *, owned: bool = True
+        self, row_bytes: int, kept_s: float, frame: Callable[[Sequence[str]], list[bytes]], *, owned: bool = True
     ) -> None:
-        self.row_bytes, self.ttl_s, self.owned = row_bytes, ttl_s, owned
+        self.row_bytes, self.kept_s, self.owned = row_bytes, kept_s, owned
         self.slot_of: dict[str, int] = {}
         self.frames: list[bytes] = []
         self.slab = np.zeros((256, row_bytes), dtype=np.uint8)
-        self.updated = np.zeros(256)
-        """Event time of each row's last change."""
+        self.updated = np.full(256, -np.inf)
+        """Event time of each row's last change; -inf without one."""
         self.used = np.zeros(256, dtype=np.int64)
         """Number of the prefetch that last named the row."""
         self.written = np.zeros(256, dtype=np.int64)
         """Number of the step that last changed the row."""
         self.stored = np.zeros(256, dtype=np.bool_)
         """Whether Redis has a row of this key, or will have it with the next flush."""
-        self.clock = -np.inf
-        """Newest event time saved."""
         self._frame, self._free = frame, list[int]()
         self._found: deque[tuple[Sequence[str], Slots]] = deque(maxlen=PINNED_PREFETCHES)
 
@@ -97,7 +97,7 @@ class RowCache:
         slots = np.fromiter(map(self.slot_of.__getitem__, keys), dtype=np.int64, count=len(keys))
         self.stored[slots] = False
         if len(found) < len(keys):
-            self.slab[slots], self.updated[slots] = 0, 0.0
+            self.slab[slots], self.updated[slots] = 0, -np.inf
             slots = slots[found]
         self.slab[slots], self.updated[slots], self.stored[slots] = rows, updated, True
 
@@ -124,21 +124,19 @@ class RowCache:
         self.used[self.slots(keys)] = prefetch
 
     def load(self, keys: Sequence[str]) -> NDArray[np.uint8]:
-        """Copies of the rows ``(len(keys), row_bytes)``; zeros where the last change is older than the time to live."""
-        slots = self.slots(keys)
-        rows = self.slab[slots]
-        forgotten = self.updated[slots] < self.clock - self.ttl_s
-        if forgotten.any():
-            rows[forgotten] = 0
-        return rows
+        """Copies of the rows ``(len(keys), row_bytes)``."""
+        return self.slab[self.slots(keys)]
 
-    def save(self, keys: Sequence[str], rows: NDArray[np.uint8], now: float, step: int) -> Slots:
-        """Keep the rows; ``now`` is event time and starts the time to live anew."""
+    def last_seen(self, keys: Sequence[str]) -> FloatVector:
+        """Event time of the last change of each row, ``(len(keys),)``; -inf without one."""
+        return self.updated[self.slots(keys)]
+
+    def save(self, keys: Sequence[str], rows: NDArray[np.uint8], seen: FloatVector | float, step: int) -> Slots:
+        """Keep the rows; ``seen`` is event time, of each key or of all."""
         slots = self.slots(keys)
         self.slab[slots] = rows
-        self.updated[slots] = np.maximum(self.updated[slots], now)  # a late batch does not shorten a life
+        self.updated[slots] = np.maximum(self.updated[slots], seen)  # a late batch does not shorten a life
         self.written[slots] = step
-        self.clock = max(self.clock, now)
         return slots
 
     def evict(self, limit: int, prefetch: int, flushed: int) -> int:

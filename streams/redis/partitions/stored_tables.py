@@ -26,7 +26,7 @@ class Table:
     name: str
     row_bytes: int
     schema: int
-    ttl_s: float
+    kept_s: float
     stored: str = ""
     """Under which name its rows are kept, where that is settled."""
 
@@ -65,11 +65,11 @@ class StoredTables:
         """The table of a name, where there is one."""
         return self._tables.get(table)
 
-    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+    def create(self, table: str, row_bytes: int, schema: int, kept_s: float) -> None:
         """Declare a table; raises ``StateError`` when it was declared with another width or schema."""
         if not _NAME.fullmatch(table):
             raise ValueError(f"table {table!r} must not be empty or hold space, colon or braces")
-        known = self._tables.setdefault(table, Table(table, row_bytes, schema, ttl_s))
+        known = self._tables.setdefault(table, Table(table, row_bytes, schema, kept_s))
         if (known.row_bytes, known.schema) != (row_bytes, schema):
             raise StateError(
                 f"table {table!r} is declared with rows of {known.row_bytes} B, schema {known.schema:08x}, but a task "

@@ -114,7 +114,7 @@ class KafkaServing:
         for table in tables.tables:
             topic = tables.topic(table)
             lanes = [(topic, p) for p in range(self._settings.topics.partitions_of(topic))]
-            store.create(table.name, table.row_bytes, table.schema, table.ttl_s)
+            store.create(table.name, table.row_bytes, table.schema, table.kept_s)
             stored = await store.read_rows(table.name, entity, lanes)
             found += [tables.read(entity, table, row) for row in stored[:1]]
         return found

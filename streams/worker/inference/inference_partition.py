@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from weir.models.types import Float32Matrix
 from weir.online.batch import BoolVector, FloatMatrix, FloatVector
 from weir.online.durations import format_duration
+from weir.online.stages.full_states import score_full
 from weir.online.task.full_spec import FullScorer
 from weir.streams.config import topics
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
@@ -57,14 +58,21 @@ class Pool:
     ----------
     store : of all lanes.
     scorers : by task.
+    kept_s : by task, how long an entity may be away that has a state.
     metrics : where the sizes of calls are counted.
     linger_s : how long a call waits for other lanes.
     """
 
     def __init__(
-        self, store: LaneStore, scorers: Mapping[str, FullScorer], metrics: Metrics, linger_s: float = LINGER_S
+        self,
+        store: LaneStore,
+        scorers: Mapping[str, FullScorer],
+        kept_s: Mapping[str, float],
+        metrics: Metrics,
+        linger_s: float = LINGER_S,
     ) -> None:
-        self._store, self._scorers, self._metrics, self._linger_s = store, scorers, metrics, linger_s
+        self._store, self._scorers, self._kept_s = store, scorers, kept_s
+        self._metrics, self._linger_s = metrics, linger_s
         self._waiting: dict[str, list[_Part]] = {}
 
     async def score(self, lane: Lane, task: str, keys: list[str], ts: FloatVector, x: Float32Matrix) -> FloatMatrix:
@@ -85,7 +93,7 @@ class Pool:
             return
         self._metrics.observe("weir_full_rows", sum(len(part.keys) for part in parts), task=task)
         try:
-            made = self._score(f"{task}.full", self._scorers[task], parts)
+            made = self._score(f"{task}.full", self._scorers[task], self._kept_s[task], parts)
         except Exception as error:  # noqa: BLE001 - it is raised in its lane
             if len(parts) == 1:
                 parts[0].done.set_exception(error)
@@ -99,16 +107,16 @@ class Pool:
             part.done.set_result(made[at : at + len(part.keys)])
             at += len(part.keys)
 
-    def _score(self, table: str, scorer: FullScorer, parts: list[_Part]) -> FloatMatrix:
+    def _score(self, table: str, scorer: FullScorer, kept_s: float, parts: list[_Part]) -> FloatMatrix:
         if len(parts) == 1:
             (part,) = parts
             # One lane needs no names before its keys: the common case, on a worker of few partitions.
             self._store.use(part.lane)
-            return scorer.score(table, self._store, part.keys, part.ts, _wide(part.x))
+            return score_full(scorer, table, self._store, part.keys, part.ts, _wide(part.x), kept_s)
         lanes = _Lanes(self._store, parts)
         ts, x = np.concatenate([part.ts for part in parts]), np.concatenate([part.x for part in parts])
         keys = [f"{lanes.number(part.lane)}:{key}" for part in parts for key in part.keys]
-        return scorer.score(table, lanes, keys, ts, _wide(x))
+        return score_full(scorer, table, lanes, keys, ts, _wide(x), kept_s)
 
 
 def _wide(x: Float32Matrix) -> FloatMatrix:
@@ -121,15 +129,14 @@ class _Lanes:
 
     def __init__(self, store: LaneStore, parts: Sequence[_Part]) -> None:
         self._store, self._lanes = store, list(dict.fromkeys(part.lane for part in parts))
-        self._now = [max(float(p.ts.max()) for p in parts if p.lane == lane) for lane in self._lanes]
 
     def number(self, lane: Lane) -> int:
         """Return the number of a lane, which its keys begin with."""
         return self._lanes.index(lane)
 
-    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+    def create(self, table: str, row_bytes: int, schema: int, kept_s: float) -> None:
         """Declare a table."""
-        self._store.create(table, row_bytes, schema, ttl_s)
+        self._store.create(table, row_bytes, schema, kept_s)
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
         """Rows of all lanes, in the order of the keys."""
@@ -143,13 +150,20 @@ class _Lanes:
             rows[places] = found
         return rows if rows is not None else np.empty((0, 0), dtype=np.uint8)
 
-    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
-        """Keep the rows, each lane's at the newest time of its own: ``now`` is that of all."""
-        del now
+    def last_seen(self, table: str, keys: Sequence[str]) -> FloatVector:
+        """Event time of the last change of each row, in the order of the keys."""
+        seen = np.empty(len(keys))
         for lane, places, names in self._by_lane(keys):
             self._store.use(self._lanes[lane])
-            # One lane's clock must not age the rows of another.
-            self._store.save(table, names, rows[places], self._now[lane])
+            seen[places] = self._store.last_seen(table, names)
+        return seen
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], seen: FloatVector | float) -> None:
+        """Keep the rows of all lanes."""
+        each = np.broadcast_to(seen, len(keys))
+        for lane, places, names in self._by_lane(keys):
+            self._store.use(self._lanes[lane])
+            self._store.save(table, names, rows[places], each[places])
 
     def _by_lane(self, keys: Sequence[str]) -> list[tuple[int, list[int], list[str]]]:
         """Lane, places in ``keys`` and names, lane by lane."""

@@ -46,10 +46,10 @@ class InferenceHost(LaneTable):
         super().__init__(ctx)
         self._inputs = {task.name: len(task.runner.inputs) for task in models.tasks}
         self._scorers = {name: scorer for name in self._inputs if (scorer := models.scorer(name)) is not None}
-        self._pool = Pool(ctx.store, self._scorers, ctx.metrics)
+        self._pool = Pool(ctx.store, self._scorers, {name: specs[name].kept_s for name in self._scorers}, ctx.metrics)
         for name, scorer in self._scorers.items():
             if scorer.row_bytes:
-                ctx.store.create(f"{name}.full", scorer.row_bytes, scorer.schema, specs[name].ttl)
+                ctx.store.create(f"{name}.full", scorer.row_bytes, scorer.schema, specs[name].kept_s)
 
     async def assigned(self, tps: set[TP]) -> dict[TP, int]:
         """Open the lanes of ``tps``; the offsets to go on from, where there are any.

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from weir.streams.errors import StateError
@@ -166,13 +164,12 @@ class RowLane(ABC):
         """What the lane keeps in its record."""
         return b""
 
-    async def move(self, offset: int, newest: float = math.inf) -> None:
-        """Go on at ``offset``, where the lane is open and not started; rows that seem newer than ``newest`` are not."""
+    async def move(self, offset: int) -> None:
+        """Go on at ``offset``, where the lane is open and not started."""
         store = self.ctx.store
         writes = store.end_step(self.lane, offset - 1)
-        clocks = {table: min(ts, newest) for table, ts in writes.clocks.items()}
         record = store.record(self.lane, offset, self.mark())
-        await store.flush(self.lane, [replace(writes, clocks=clocks)], record, self.next_offset)
+        await store.flush(self.lane, [writes], record, self.next_offset)
         self.next_offset = offset
 
     def made(self, step: PendingWrite) -> None:

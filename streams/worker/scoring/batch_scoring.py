@@ -306,7 +306,7 @@ class Scoring:
         self, parts: Sequence[LaneBatch], made: dict[ScoreLane, PendingWrite | LaneMoved], clock: Laps
     ) -> None:
         self._rows.use([part.lane.lane for part in parts], owners_of(parts, self._side) or {})
-        joints = join(self._stages, self._rows, parts)
+        joints = join(self._stages, parts)
         asked: list[Acknowledgements] = [[] for _ in parts]
         for joint in joints:
             joint.features()

@@ -107,7 +107,7 @@ class ScoreLane(RowLane):
         """Take ``ts``, epoch seconds, for the newest event time, where the lane is open and not started."""
         self.intake.set_watermark(ts)
         if self.next_offset is not None:
-            await self.move(self.next_offset, newest=ts)
+            await self.move(self.next_offset)
 
     @property
     def id_bytes(self) -> int:

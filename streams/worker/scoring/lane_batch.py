@@ -12,7 +12,6 @@ import numpy as np
 from weir.online.batch import FloatMatrix, FloatVector, ScoredBatch
 from weir.online.stages.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
-from weir.streams.redis.partitions.merged_store import JointRows
 from weir.streams.worker.scoring.misplaced import Astray
 
 if TYPE_CHECKING:
@@ -65,17 +64,13 @@ class MergedBatch:
 
     Parameters
     ----------
-    stage : the task's, over ``rows``.
-    rows : of all the parts' lanes.
+    stage : the task's, over the rows of all the parts' lanes.
     of : which of the parts have rows.
     prepared : theirs.
-    parts : how many parts there are.
     """
 
-    def __init__(
-        self, stage: ScoringStage, rows: JointRows, of: Sequence[int], prepared: Sequence[PreparedBatch], parts: int
-    ) -> None:
-        self.stage, self._rows, self._of, self._parts = stage, rows, of, parts
+    def __init__(self, stage: ScoringStage, of: Sequence[int], prepared: Sequence[PreparedBatch]) -> None:
+        self.stage, self._of = stage, of
         self._cuts = list(accumulate((len(p.batch) for p in prepared), initial=0))
         """Where the prepared rows of each part begin, and where those of the last end."""
         self._prepared = stage.join(prepared)
@@ -85,17 +80,12 @@ class MergedBatch:
 
     def features(self) -> None:
         """Features of every row."""
-        self._set_times(self._prepared.batch.ts, self._cuts)
         self.featured = self.stage.features_of(self._prepared)
         # Rows that only feed windows are not scored, so the cuts among those that are lie elsewhere.
         self._scored_cuts: list[int] = np.searchsorted(self.featured.rows, self._cuts).tolist()
 
     def ask(self) -> FloatMatrix | None:
         """What the full model of this process says."""
-        if self.stage.full is None:
-            return None
-        # Anew: the state of a full model is saved at the times of the rows that it saw.
-        self._set_times(self.featured.batch.ts, self._scored_cuts)
         return self.stage.ask(self.featured)
 
     def finish(self, full: FloatMatrix | None) -> None:
@@ -106,18 +96,11 @@ class MergedBatch:
         """Each part that has rows to score: its number, where they begin among all, and where they end."""
         return [(i, a, b) for i, (a, b) in zip(self._of, pairwise(self._scored_cuts), strict=True) if b > a]
 
-    def _set_times(self, ts: FloatVector, cuts: Sequence[int]) -> None:
-        times = [0.0] * self._parts
-        for i, (a, b) in zip(self._of, pairwise(cuts), strict=True):
-            if b > a:
-                times[i] = float(ts[a:b].max())
-        self._rows.set_times(times)
 
-
-def join(stages: Sequence[ScoringStage], rows: JointRows, parts: Sequence[LaneBatch]) -> list[MergedBatch]:
+def join(stages: Sequence[ScoringStage], parts: Sequence[LaneBatch]) -> list[MergedBatch]:
     """The parts as one batch of each task that any of them has rows for."""
     joints: list[MergedBatch] = []
     for k, stage in enumerate(stages):
         if of := [i for i, part in enumerate(parts) if len(part.prepared[k].batch)]:
-            joints.append(MergedBatch(stage, rows, of, [parts[i].prepared[k] for i in of], len(parts)))
+            joints.append(MergedBatch(stage, of, [parts[i].prepared[k] for i in of]))
     return joints
