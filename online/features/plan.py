@@ -47,7 +47,7 @@ _SLOTS = (
     (d.S_POSITIVE_TS, {"since_positive"}, 1),
     (d.S_FIRST_POSITIVE_TS, {"since_first_positive"}, 1),
 )
-_CODES = {"positives": "SUM", "gap_mean": "MEAN", "gap_std": "STD", "gap_trend": "TREND"}
+_CODES = {"gap_mean": "MEAN", "gap_std": "STD", "gap_trend": "TREND"}
 """Windowed operations that are those of another name."""
 _NEVER_MISSING = {"count", "sum", "distinct", "rate", "positives", "run_count"}
 

@@ -251,10 +251,12 @@ def ring_feature(op, stats, r, x, counted, priors):
         return stats[r, d.T_SUM]
     if op == d.DISTINCT:
         return stats[r, d.T_DISTINCT]
-    if op == d.SHARE:
-        weight = n + priors[r, 0]
+    if op in (d.SHARE, d.POSITIVES):
         # The window may hold a correction, +1 or -1, and no longer the label that it corrects.
         positives = min(max(stats[r, d.T_SUM], 0.0), n)
+        if op == d.POSITIVES:
+            return positives
+        weight = n + priors[r, 0]
         return (positives + priors[r, 0] * priors[r, 1]) / weight if weight > 0 else np.nan
     if op == d.OVER_MEAN:
         n -= counted

@@ -19,7 +19,12 @@ DAY, START = 86_400.0, 1.7e9
 def told(labels: list[tuple[float, float, float]], day: float, prior: float = 0.0) -> dict[str, float]:
     """The features at a day, after labels ``(day, value, unit)``; a correction has the change as value and no unit."""
     known = LabelAggregate(
-        name="bad", ops=("count", "share", "ewmean"), windows=("7d",), half_life="7d", prior=prior, prior_share=0.1
+        name="bad",
+        ops=("count", "positives", "share", "ewmean"),
+        windows=("7d",),
+        half_life="7d",
+        prior=prior,
+        prior_share=0.1,
     )
     plan = build_plan((Entity(name="u", key="user_id", labels=(known,)),), {})
     engine = FeatureEngine(plan, MemoryFeatureStore(), inputs=("u.*",), indicators=False)
@@ -49,9 +54,12 @@ def test_a_late_correction_brings_no_more_than_is_left(
     st.floats(0.0, 99.0),
     st.sampled_from([0.0, 5.0]),
 )
-def test_shares_are_shares(seen: list[tuple[float, bool, bool, float]], day: float, prior: float) -> None:
+def test_shares_are_shares_and_positives_are_some_of_the_labels(
+    seen: list[tuple[float, bool, bool, float]], day: float, prior: float
+) -> None:
     labels = [(at, float(y), 1.0) for at, y, _, _ in seen]
     labels += [(at + late, -1.0 if y else 1.0, 0.0) for at, y, wrong, late in seen if wrong]
     found = told(sorted(labels, key=lambda label: label[0]), day, prior)
     for name in ("share_7d", "ewmean"):
         assert 0.0 <= found[name] <= 1.0 + 1e-12, name
+    assert 0.0 <= found["positives_7d"] <= found["count_7d"]
