@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right, insort
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -66,15 +66,25 @@ class AlertCap:
 
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""
-        return msgspec.msgpack.encode([self._marks, self._times, self._opened])
+        return msgspec.msgpack.encode([self._marks, self._times, self._opened, self._every])
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``, perhaps of other limits; raises ``StateError`` for anything else."""
         try:
-            held = msgspec.msgpack.decode(state, type=tuple[list[float], list[float], int])
+            held = msgspec.msgpack.decode(state, type=list[Any])
+            # Of versions before there is no fourth: it is taken for the same.
+            every = msgspec.convert(held[3], int) if len(held) > 3 else self._every
+            marks, times, self._opened = msgspec.convert(held[:3], tuple[list[float], list[float], int])
         except UNREADABLE as error:
             raise StateError(f"not a snapshot of a cap of alerts: {error}") from error
-        self._marks, self._times, self._opened = held
+        self._marks, self._times = self._counted(marks, every), self._counted(times, every)
+
+    def _counted(self, times: list[float], every: int) -> list[float]:
+        """Times that stood for ``every`` openings each as times that stand for as many as here; none too few."""
+        if every == self._every:
+            return times
+        stop = [-(-n * every // self._every) for n in range(len(times) + 1)]
+        return [at for at, before, after in zip(times, stop, stop[1:], strict=False) for _ in range(after - before)]
 
     def _remembered(self, alerts: float) -> int:
         # k - 1 openings may lie before the first remembered one in a span, and as many after each.

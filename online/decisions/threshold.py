@@ -23,18 +23,18 @@ LIMIT = 20.0
 """Log-odds beyond which scores share the outermost bins; ``sigmoid(-20)`` is 2e-9."""
 
 
-def bin_edges(bins: int) -> FloatVector:
+def bin_edges(bins: int, limit: float = LIMIT) -> FloatVector:
     """Probability at the lower edge of each bin, ``(bins + 1,) float64``; the first is 0 and the last two reach 1.
 
     The scale is even in log-odds, so one score in a thousand and one in ten are told apart equally well.
     """
-    logit = np.linspace(-LIMIT, LIMIT, bins + 1)
+    logit = np.linspace(-limit, limit, bins + 1)
     edges: FloatVector = 1.0 / (1.0 + np.exp(-logit))
     edges[0], edges[-1] = 0.0, 1.0
     return edges
 
 
-def bin_of(score: FloatVector, edges: FloatVector) -> IntVector:
+def bin_of(score: FloatVector, edges: FloatVector, limit: float = LIMIT) -> IntVector:
     """Bin of each score in [0, 1], ``(n,) int64``; a score equal to an edge is in the bin above it.
 
     Compared to the edges themselves and not to a formula, so "in bin k or above" is exactly ``score >= edges[k]``.
@@ -42,7 +42,7 @@ def bin_of(score: FloatVector, edges: FloatVector) -> IntVector:
     bins = len(edges) - 1
     # Off by one bin at most, by rounding; the two comparisons with the edges below put it right.
     guess = np.log(np.maximum(score, 1e-300)) - np.log1p(-np.minimum(score, 1.0 - 1e-16))
-    index = _inside(((guess + LIMIT) * (bins / (2 * LIMIT))).astype(np.int64), bins)
+    index = _inside(((guess + limit) * (bins / (2 * limit))).astype(np.int64), bins)
     index -= score < edges[index]
     index += (index < bins - 1) & (score >= edges[index + 1])
     return _inside(index, bins)
@@ -70,7 +70,7 @@ _NUMBERS = (
 _COUNTS = ("_scores", "_positives", "_negatives", "_labels")
 _OLD = len(_NUMBERS) + 1 + len(_COUNTS)
 # What was added later, and what it is in older ones; two that were rows' own budget are no longer read.
-_ADDED: dict[str, float] = {"_by_budget": True, "_unused": 0.0, "_unused_too": 0.0, "_pull": 0.0}
+_ADDED: dict[str, float] = {"_by_budget": True, "_unused": 0.0, "_unused_too": 0.0, "_pull": 0.0, "_limit": LIMIT}
 PULL_TO, PULL_A_DAY, MOST_PULL = 0.93, 4.0, 7.0
 """How much of the cap is to be used, and how strongly what is not moves the line, in log of rows a day; its limit."""
 JUMP, JUMP_ROWS, KEPT_DAYS = 3.0, 10.0, 0.25
@@ -125,7 +125,12 @@ class Threshold:
             self._threshold = float(policy.line())
         self._cap = None if self._budget is None else AlertCap(self._budget.limits)
         bins = getattr(policy, "bins", 16)
-        self._edges = bin_edges(bins)
+        # Amounts may be in any currency: losses reach much further than the odds of a probability. As many bins more,
+        # so that each is as wide as without.
+        wide = 2 if self._budget is not None and self._budget.value is not None else 1
+        bins *= wide
+        self._limit = wide * LIMIT
+        self._edges = bin_edges(bins, self._limit)
         self._watermark = -math.inf
         self._refreshed_at = 0.0
         self._rows = 0  # since the last boundary
@@ -194,7 +199,7 @@ class Threshold:
             # The first time that is known, not 0: else the years since 1970 would be time in which nothing came.
             self._refreshed_at = self._started_at = float(marks[marks > -math.inf][0])
         worth = None if self._budget is None or self._budget.value is None else amount
-        return _Rows(marks, bin_of(score if worth is None else _rank(score, worth), self._edges), worth)
+        return _Rows(marks, self._bins(score if worth is None else _rank(score, worth)), worth)
 
     def upto(self, rows: _Rows) -> int:
         """Where the next boundary is: up to there one line holds. What came before the first row is closed."""
@@ -227,13 +232,16 @@ class Threshold:
         """
         if not isinstance(self.policy, PrecisionThreshold):
             return
-        index = bin_of(np.nan_to_num(score, nan=0.0), self._edges)
+        index = self._bins(np.nan_to_num(score, nan=0.0))
         redone = np.zeros(len(y), dtype=np.bool_) if correction is None else correction
         taken_back = np.where(redone, -weight, 0.0)
         # add.at adds one by one in order: the sums do not depend on cuts, as those of bincount would.
         np.add.at(self._positives, index, np.where(y, weight, taken_back))
         np.add.at(self._negatives, index, np.where(y, taken_back, weight))
         np.add.at(self._labels, index, np.where(redone, 0.0, 1.0))
+
+    def _bins(self, score: FloatVector) -> IntVector:
+        return bin_of(score, self._edges, self._limit)
 
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""
@@ -252,6 +260,9 @@ class Threshold:
             added = _ADDED | dict(zip(_ADDED, msgspec.convert(held[_OLD:], list[bool | int | float]), strict=False))
         except (*UNREADABLE, ValueError) as error:
             raise StateError(f"not a snapshot of a threshold: {error}") from error
+        if added.pop("_limit") < self._limit:  # of a version before, whose bins are those in the middle
+            pending, *counts = (_widened(each) for each in (pending, *counts))
+            bins *= 2
         if (kind, bins) != (self.policy.kind, len(self._pending)):
             raise StateError(
                 f"the snapshot is of kind {kind!r} with {bins} bins, this threshold of {self.policy.kind!r} "
@@ -377,6 +388,12 @@ class Threshold:
         enough = tail(self._labels) >= policy.min_labels
         met = enough & (positives >= policy.precision * (positives + negatives)) & (positives > 0.0)
         return float(self._edges[int(np.argmax(met))]) if met.any() else None
+
+
+def _widened(counts: bytes) -> bytes:
+    """Counts of bins, eight bytes each, with half as many empty ones on either side."""
+    bins = len(counts) // 8
+    return bytes(8 * (bins // 2)) + counts + bytes(8 * (bins - bins // 2))
 
 
 def _rank(score: FloatVector, amount: FloatVector) -> FloatVector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,30 @@ def test_it_remembers_few_of_many_and_never_admits_too_many() -> None:
     last = [sum(t - DAY_S < each <= t for each in opened) for t in at[::20_000]]
     assert 24_900 < max(last) <= 25_000
     assert len(cap.snapshot()) < 400_000
+
+
+@pytest.mark.parametrize(("before", "after"), [(25_000, 9_000), (25_000, 12_000), (9_000, 25_000), (25_000, 3)])
+def test_a_limit_that_is_changed_holds_from_the_change_on(before: int, after: int) -> None:
+    """Of a large limit some openings are remembered only: each of these counts for those between."""
+    old, new = AlertCap([(before, DAY_S)]), AlertCap([(after, DAY_S)])
+    day = [i * DAY_S / before / 2 for i in range(before)]
+    opened = [t for t in day if old.admit(t, t)]
+    new.restore(old.snapshot())
+    later = [day[-1] + i * 2.0 for i in range(30_000)]
+    admitted = [t for t in later if new.admit(t, t)]
+    for t in [*later[::1_500], later[-1]]:
+        span = sum(t - DAY_S < each <= t for each in (*opened, *admitted))
+        among = sum(t - DAY_S < each <= t for each in admitted)
+        assert span <= max(after, len(opened)) or not among
+        assert among <= max(after - sum(t - DAY_S < each <= t for each in opened), 0)
+    assert admitted or after < len(opened)
+
+
+def test_a_state_without_its_step_is_read() -> None:
+    held = [[1.0, 2.0], [1.0, 2.0], 2]
+    cap = AlertCap([(3, DAY_S)])
+    cap.restore(msgspec.msgpack.encode(held))
+    assert [cap.admit(t, t) for t in (3.0, 4.0)] == [True, False]
 
 
 def test_a_clock_that_is_set_back_does_not_end_all_alerts() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,6 +64,32 @@ def test_the_budget_is_met_after_the_warm_up_and_after_a_shift() -> None:
     assert not over[ts < DAY].any(), "no alerts in the first day"
     assert over[(ts > 5 * DAY) & ~shifted].sum() / 10 == pytest.approx(budget, rel=0.1)
     assert over[ts > 22 * DAY].sum() / 8 == pytest.approx(budget, rel=0.1)
+
+
+LOSSES = BudgetThreshold(alerts_per_day=20, value="amount", half_life_days=2.0)
+
+
+def test_losses_in_any_currency_are_told_apart() -> None:
+    """Of a million million the largest alert, as of ones; they shared a bin from half a thousand million on."""
+    rng, n = np.random.default_rng(3), 40_000
+    ts, score, amount = np.sort(rng.uniform(0.0, 20 * DAY, n)), np.full(n, 0.9), np.exp(rng.normal(3.0, 1.5, n))
+    over = [score >= Threshold(LOSSES).thresholds(ts, score, amount=unit * amount) for unit in (1.0, 1e9, 1e12)]
+    late = ts > 5 * DAY
+    for found in over:
+        assert found[late].sum() / 15 == pytest.approx(20, rel=0.1)
+        assert np.median(amount[late & found]) > np.quantile(amount[late], 0.98)
+
+
+def test_a_state_of_losses_of_before_goes_on() -> None:
+    rng, n = np.random.default_rng(4), 5_000
+    ts, score, amount = np.sort(rng.uniform(0.0, 5 * DAY, n)), scores(n), np.exp(rng.normal(3.0, 1.5, n))
+    one, other = Threshold(LOSSES), Threshold(LOSSES)
+    one.thresholds(ts, score, amount=amount)
+    kind, bins, *held = msgspec.msgpack.decode(one.snapshot())
+    counts = slice(8 * bins // 4, 8 * bins // 4 * 3)  # half as many, those in the middle, and no word of how far
+    before = [each[counts] if isinstance(each, bytes) and len(each) == 8 * bins else each for each in held]
+    other.restore(msgspec.msgpack.encode([kind, bins // 2, *before[:-2], before[-1]]))
+    assert other.snapshot() == one.snapshot()
 
 
 def test_without_fading_the_budget_threshold_is_the_lowest_edge_that_fits() -> None:
