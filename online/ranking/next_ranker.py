@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weir.online.errors import StateError, stored
+from weir.online.features.store import SPARE
 from weir.online.learners.factory import LearnerSpec, build_learner
 from weir.online.learners.state import Arrays, copy_into, pack_arrays, unpack_arrays
 from weir.online.ranking import basket_kernel as kernel
@@ -104,8 +105,9 @@ class NextRanker:
         if number < 0:
             self.unknown += 1
             return False
-        self._newest = max(self._newest, ts)
-        at = self._row_of(entity)
+        # A little at a time: one event that is dated far ahead, by a broken clock, must not let all others go.
+        self._newest = max(self._newest, min(ts, self._newest + self._ttl / 8)) if self._newest > -np.inf else ts
+        at = self._row_of(entity, ts)
         head = self._rows.head[at]
         if head[kernel.OPEN]:
             apart = ts - head[kernel.OPEN_TS]
@@ -142,8 +144,8 @@ class NextRanker:
         self._names.append(item)
         return self._number[item]
 
-    def _row_of(self, entity: str) -> int:
-        """The row of an entity; an empty one where it is new or was away for too long."""
+    def _row_of(self, entity: str, ts: float) -> int:
+        """The row of an entity with an event at ``ts``; an empty one where it is new or was away for too long."""
         at = self._at.get(entity)
         if at is None:
             if len(self._at) == len(self._rows.head):
@@ -151,7 +153,7 @@ class NextRanker:
             at = self._at[entity] = len(self._at)
             self._basket.append(None)
             self._clear(at)
-        elif self._newest - self._rows.head[at, kernel.OPEN_TS] > self._ttl:  # as `_make_room` would have it
+        elif ts - self._rows.head[at, kernel.OPEN_TS] > self._ttl:
             self._clear(at)
         return at
 
@@ -160,8 +162,8 @@ class NextRanker:
         self._told[:, at], self._basket[at] = -1, None
 
     def _make_room(self) -> None:
-        """Leave out who was away for too long; where that are few, twice the rows."""
-        alive = np.flatnonzero(self._newest - self._rows.head[:, kernel.OPEN_TS] <= self._ttl)
+        """Leave out who is away for too long, also for an event that comes late; where that are few, twice the rows."""
+        alive = np.flatnonzero(self._newest - self._rows.head[:, kernel.OPEN_TS] <= SPARE * self._ttl)
         names = list(self._at)
         size = len(names) if len(alive) <= len(names) // 2 else 2 * len(names)
         rows, told = _rows(size, self._remember), np.full((2, size, *self._told.shape[2:]), -1, np.int32)

@@ -173,6 +173,18 @@ def test_items_beyond_the_most_and_entities_beyond_their_ttl_are_let_go() -> Non
     assert back[0][0] == ["other"]  # "i" would be told, had its basket been closed
 
 
+def test_one_event_that_is_dated_far_ahead_lets_no_other_entity_go() -> None:
+    events = [Event(f"u{n % 14}", f"b{n // 14}", f"i{n % 5}", 1.5e9 + n * 3600.0) for n in range(140)]
+    late = [Event(f"v{n}", "b", "i0", 1.6e9 + n) for n in range(10)]  # for whom room has to be made
+    events += [event._replace(ts=event.ts + 1.0e8) for event in events[:28]] + late
+    broken = Event("broken", "b", "i0", 4.0e9)
+    before = [
+        told(pipeline_of(f'{BASKET}ttl = "1095d"\n'), [*events[:70], ahead, *events[70:]])
+        for ahead in (broken, broken._replace(ts=1.5e9 + 70 * 3600.0))
+    ]
+    assert before[0] == before[1]
+
+
 def test_an_entity_remembers_what_it_took_last() -> None:
     pipeline = pipeline_of()
     events = [Event("u", f"b{n}", f"i{n}", 1.5e9 + n * DAY) for n in range(30)]
