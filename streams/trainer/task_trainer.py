@@ -7,6 +7,7 @@ What has to survive is in the desk's document; everything else can be made again
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ import msgspec
 
 from weir.models.errors import ModelError
 from weir.online.codec.wire import ModelUpdate, RetrainRequest
+from weir.online.durations import format_duration
 from weir.online.task.full_spec import FullSpec, TrainingSpec
 from weir.online.task.spec import TaskSpec
 from weir.streams.ops.metric_registry import Registry
@@ -37,6 +39,8 @@ from weir.streams.trainer.triggers import (
 
 log = logging.getLogger(__name__)
 
+AHEAD_S: Final = 3600.0
+"""How far the time of events may be ahead of the clock: as ``max_ahead`` has it unless told otherwise."""
 # What a trainer measures of one task. The document says most of it; what is counted is what this trainer did.
 
 _WORK: Final[Mapping[Stage, str]] = {
@@ -156,9 +160,17 @@ class TaskTrainer:
         """The document, as far as this trainer knows it."""
         return self.desk.state
 
-    def ask(self, request: RetrainRequest) -> RequestOutcome:
-        """Take in a request; noted in the journal when this returns. The lease is not needed."""
+    def ask(self, request: RetrainRequest, now: float = math.inf) -> RequestOutcome:
+        """Take in a request; noted in the journal when this returns. The lease is not needed.
+
+        ``now`` is when it came, epoch seconds: one that is dated further ahead than the time of events may be counts as
+        of then, as the cooldown behind it would else hold off all others until its time has come.
+        """
         asked, found = RetrainAsk.of(request), list[RequestOutcome]()
+        if asked.at > now + AHEAD_S:
+            ahead = format_duration(round(asked.at - now))
+            log.warning("request %s is dated %s ahead: it counts as of now", asked.request_id, ahead)
+            asked = msgspec.structs.replace(asked, at=now)
 
         def change(state: TaskState) -> TaskState:
             found.append(consider(state, asked, self.spec.retrain.cooldown))

@@ -194,7 +194,7 @@ class Trainer:
             return
         while True:
             try:
-                await asyncio.to_thread(bench.trainer.ask, request)
+                await asyncio.to_thread(bench.trainer.ask, request, time.time())
             except PASSING as error:
                 log.warning("request %s: %s; trying again in a while", request.request_id, in_words(error))
                 await asyncio.sleep(self._settings.trainer.heartbeat_s)

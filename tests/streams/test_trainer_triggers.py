@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.streams.trainer_fakes import DAY, NOW, World, asked, spec
+from tests.streams.trainer_fakes import DAY, NOW, World, asked, request, spec
 from weir.online.errors import TaskError
 from weir.streams.trainer.leased_state import MemoryJournal
 from weir.streams.trainer.task_state import TaskState, encode
@@ -32,6 +32,15 @@ def test_the_cooldown_holds_for_all_but_the_schedule_and_who_insists() -> None:
     assert answers == ["too soon", "too soon", "accepted", "too soon", "accepted", "accepted"]
     said = consider(state, asked(2, NOW + 60, "drift"), 3600).words
     assert said == "drift asks 1m after the last request that was accepted; the cooldown is 1h"
+
+
+def test_a_request_that_is_dated_far_ahead_does_not_hold_off_those_to_come(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    cooldown = world.trainer.spec.retrain.cooldown
+    assert world.trainer.ask(request(1, NOW + 3650 * DAY, "manual"), NOW).answer == "accepted"
+    assert world.trainer.state.accepted_at == NOW
+    assert world.trainer.ask(request(2, NOW + cooldown - 1.0), NOW + cooldown).answer == "too soon"
+    assert world.trainer.ask(request(3, NOW + cooldown), NOW + cooldown).answer == "waits"
 
 
 def test_a_request_that_is_repeated_is_known_also_when_it_was_refused() -> None:

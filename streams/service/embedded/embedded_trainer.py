@@ -178,7 +178,7 @@ class EmbeddedTrainer(Part):
             return
         request = RetrainRequest.model_validate_json(value)
         if (bench := self.benches.get(request.task)) is not None:
-            await asyncio.to_thread(bench.trainer.ask, request)
+            await asyncio.to_thread(bench.trainer.ask, request, time.time())
 
     def _publish(self, update: ModelUpdate) -> None:
         """Called by threads; returns when the swap has its place in the log."""
