@@ -31,4 +31,5 @@ class IntakePolicy(FrozenModel):
     """An event or a label further ahead of its arrival (by the broker's clock where it stamps records, else by the
     worker's own) has a broken clock."""
     max_step: Seconds = Field(default=MAX_STEP, gt=0.0)
-    """How far one event moves the newest time; to be believed further than this takes three entities that say so."""
+    """How far one event moves the newest time, by which labels, alerts and timers go, too; to be believed further than
+    this takes three entities that say so."""

@@ -125,8 +125,7 @@ class Threshold:
             self._threshold = float(policy.line())
         self._cap = None if self._budget is None else AlertCap(self._budget.limits)
         bins = getattr(policy, "bins", 16)
-        # Amounts may be in any currency: losses reach much further than the odds of a probability. As many bins more,
-        # so that each is as wide as without.
+        # Losses, in any currency, reach further than odds: twice the bins, each as wide as without.
         wide = 2 if self._budget is not None and self._budget.value is not None else 1
         bins *= wide
         self._limit = wide * LIMIT
@@ -199,7 +198,7 @@ class Threshold:
             # The first time that is known, not 0: else the years since 1970 would be time in which nothing came.
             self._refreshed_at = self._started_at = float(marks[marks > -math.inf][0])
         worth = None if self._budget is None or self._budget.value is None else amount
-        return _Rows(marks, self._bins(score if worth is None else _rank(score, worth)), worth)
+        return _Rows(marks, bin_of(score if worth is None else _rank(score, worth), self._edges, self._limit), worth)
 
     def upto(self, rows: _Rows) -> int:
         """Where the next boundary is: up to there one line holds. What came before the first row is closed."""
@@ -232,16 +231,13 @@ class Threshold:
         """
         if not isinstance(self.policy, PrecisionThreshold):
             return
-        index = self._bins(np.nan_to_num(score, nan=0.0))
+        index = bin_of(np.nan_to_num(score, nan=0.0), self._edges, self._limit)
         redone = np.zeros(len(y), dtype=np.bool_) if correction is None else correction
         taken_back = np.where(redone, -weight, 0.0)
         # add.at adds one by one in order: the sums do not depend on cuts, as those of bincount would.
         np.add.at(self._positives, index, np.where(y, weight, taken_back))
         np.add.at(self._negatives, index, np.where(y, taken_back, weight))
         np.add.at(self._labels, index, np.where(redone, 0.0, 1.0))
-
-    def _bins(self, score: FloatVector) -> IntVector:
-        return bin_of(score, self._edges, self._limit)
 
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""

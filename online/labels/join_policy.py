@@ -99,6 +99,8 @@ class JoinStats:
     """Labels that met a prediction whose record could not be read back: retention, or a changed task."""
     early: int = 0
     """Labels that became known before their event was mature: they are learned when it is."""
+    no_maturity: int = 0
+    """Predictions without the number that says when they are mature: they wait for ``keep_s``, as long as any."""
 
 
 @dataclass(frozen=True, slots=True)

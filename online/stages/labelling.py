@@ -22,6 +22,7 @@ from weir.online.batch import (
     PredictionBatch,
     ScoredBatch,
     UpdateBatch,
+    missing_of,
     side_by_side,
 )
 from weir.online.decisions.alert_state import AlertState, Reason
@@ -35,6 +36,7 @@ from weir.online.drift.monitor import DriftMonitor
 from weir.online.errors import TaskError
 from weir.online.event_time import EventTime
 from weir.online.features.plan import label_feeds
+from weir.online.intake_policy import MAX_STEP
 from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinResult
 from weir.online.labels.logged_predictions import RowsToRead
@@ -96,6 +98,7 @@ class LabellingStage:
     dedupe : whether predictions may come again; a repeat (the same event, perhaps by a newer model) then counts
         nowhere. Where they never do, this saves the memory of their ids.
     lane : told in the ids of retrain requests, where there are several lanes.
+    max_step : how far one score moves the time, in seconds, as in ``IntakePolicy``.
     """
 
     def __init__(
@@ -109,9 +112,10 @@ class LabellingStage:
         share: float = 1.0,
         dedupe: bool = True,
         lane: str = "",
+        max_step: float = MAX_STEP,
     ) -> None:
         self.task, self._contributions = task, contributions
-        self.time = EventTime()
+        self.time = EventTime(max_step)
         # The threshold in force is the one thing noted with a score that its record does not carry.
         self.joiner = LabelJoiner(
             task.labels.join, len(features), 1 + masks, secondary, unlogged=1, matures=task.labels.matures
@@ -278,7 +282,7 @@ class LabellingStage:
         if self.joiner.policy.negative_after_s is None and not self.joiner.matures:
             # Nothing falls due by time alone.
             return self.joiner.wanted_due(np.empty(0))
-        p, time = of.predictions, EventTime()
+        p, time = of.predictions, EventTime(self.time.max_step)
         if self.seen is not None:
             p = p.take(np.flatnonzero(self.seen.absent(p, of.offsets)))
         # A copy of the clock: this only looks ahead.
@@ -299,10 +303,13 @@ class LabellingStage:
 
     def _ripens_s(self, p: PredictionBatch) -> FloatVector | None:
         """After what event time each is learned at the earliest."""
-        maturity = self.task.labels.matures_after
-        if isinstance(maturity, float):
-            return np.full(len(p), maturity)
-        return None if maturity == "none" else p.features[:, self._features.index(maturity)]
+        labels = self.task.labels
+        if not labels.matures:
+            return None
+        if isinstance(labels.matures_after, str):
+            told = p.features[:, self._features.index(labels.matures_after)]
+            self.joiner.stats.no_maturity += int(np.count_nonzero(missing_of(told)))
+        return labels.ripens_s(self._features, p.features)
 
     def _new(self, scored: ScoredBatch) -> ScoredBatch:
         """What did not come before."""

@@ -15,6 +15,7 @@ from weir.online.batch import EventBatch, ExampleBatch, FloatVector, IntVector, 
 from weir.online.decisions.alert_state import AlertState
 from weir.online.drift.detection import Detection
 from weir.online.features.store import FeatureStore
+from weir.online.intake_policy import MAX_STEP
 from weir.online.labels.join_policy import JoinResult
 from weir.online.stages.labelling import LabellingStage, LabelOutput
 from weir.online.stages.retrain_policy import RetrainAsked
@@ -50,17 +51,21 @@ class TaskPipeline:
     task : what to do.
     store : where entity rows live; tables are named ``<task>.<layout>``.
     full : the full model of a task with ``[full]``; its columns are 0 without.
+    max_step : how far one event moves the time of labels, alerts and timers, in seconds, as in ``IntakePolicy``.
     """
 
-    def __init__(self, task: TaskSpec, store: FeatureStore, full: FullScorer | None = None) -> None:
+    def __init__(
+        self, task: TaskSpec, store: FeatureStore, full: FullScorer | None = None, *, max_step: float = MAX_STEP
+    ) -> None:
         self.task = task
-        self.scoring = ScoringStage(task, store, full=full)
+        self.scoring = ScoringStage(task, store, full=full, max_step=max_step)
         self.columns, self.engine, self.features = self.scoring.columns, self.scoring.engine, self.scoring.features
         self.model, self.timers = self.scoring.model, self.scoring.timers
         shape, learner = self.scoring.shape, self.model.learner
         self.labelling = LabellingStage(
-            task, shape.features, shape.masks, shape.secondary, lambda x, _: learner.contributions(x), dedupe=False
-        )
+            task, shape.features, shape.masks, shape.secondary, lambda x, _: learner.contributions(x), dedupe=False,
+            max_step=max_step,
+        )  # fmt: skip
         self.joiner, self.threshold, self.book = self.labelling.joiner, self.labelling.threshold, self.labelling.book
         self.evaluation = self.labelling.evaluation
         self.on_scored: Callable[[ScoredBatch], object] | None = None

@@ -5,11 +5,14 @@ The models here know shapes, defaults and limits; ``weir.online.stages.pipeline`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from weir.online.batch import FloatMatrix, FloatVector, missing_of
 from weir.online.codec.wire import FEATURE_MAX, NEGATIVE_RATE_MIN, Word
 from weir.online.decisions.alert_policy import AlertPolicy
 from weir.online.decisions.reasons import ReasonPolicy
@@ -49,8 +52,8 @@ class LabelSpec(FrozenModel):
     """Share of negatives that become examples; each counts for 1 / rate, so probabilities stay calibrated."""
     maturity: float | str = Field(default="horizon", exclude_if=lambda value: value == "horizon")
     """How long after it an event is learned and judged, however soon its label is known: a duration, or an input that
-    tells the seconds; ``none`` for as soon as its label is known; ``horizon`` for ``negative_after_s`` where that is
-    given, else as ``none``."""
+    tells the seconds (``keep_s`` where it is missing); ``none`` for as soon as its label is known; ``horizon`` for
+    ``negative_after_s`` where that is given, else as ``none``."""
     act: Literal["between batches", "between rows"] = Field(
         default="between batches", exclude_if=lambda value: value == "between batches"
     )
@@ -73,6 +76,20 @@ class LabelSpec(FrozenModel):
     def matures(self) -> bool:
         """Whether events wait for their maturity."""
         return self.matures_after != "none"
+
+    def ripens_s(self, features: Sequence[str], x: FloatMatrix) -> FloatVector:
+        """Seconds after which events with features ``x (n, F)`` are mature, ``(n,)``.
+
+        The longest, ``keep_s``, where the input that tells them is missing: learned at once, a label that is known
+        sooner than the other would count too often.
+        """
+        wait = self.matures_after
+        if not isinstance(wait, str):
+            return np.full(len(x), wait)
+        if wait == "none":
+            return np.zeros(len(x))
+        told = x[:, features.index(wait)]
+        return np.where(missing_of(told), self.join.keep_s, told)
 
     @property
     def metrics_over(self) -> str:

@@ -21,6 +21,7 @@ from weir.online.digests import Digests, pair_digests
 from weir.online.labels.join_policy import JoinResult
 from weir.online.labels.row_tables import FirstRows
 from weir.online.rows import NumberedRows
+from weir.online.task.spec import LabelSpec
 
 _TEXTS = {"event_ids": pa.string(), "entity_ids": pa.string(), "alert_ids": pa.string(),
           "reasons": pa.list_(pa.string()), "values": pa.string()}  # fmt: skip
@@ -177,14 +178,12 @@ class OutcomeLog:
     Parameters
     ----------
     features : names of the columns of predictions, among which the amount is found.
-    maturity : of the task's labels: seconds, the name of a column that tells them, or ``none``.
+    labels : of the task, which say when an event is mature.
     reasons : whether reasons are kept.
     """
 
-    def __init__(self, features: Sequence[str], maturity: float | str = "none", *, reasons: bool = False) -> None:
-        self._reasons = reasons
-        self._wait_s = maturity if isinstance(maturity, float) else 0.0
-        self._wait = features.index(maturity) if isinstance(maturity, str) and maturity != "none" else None
+    def __init__(self, features: Sequence[str], labels: LabelSpec, *, reasons: bool = False) -> None:
+        self._reasons, self._features, self._labels = reasons, features, labels
         self._amount = features.index("amount") if "amount" in features else None
         self._blocks: list[pa.Table] = []
         self._digests: list[Digests] = []
@@ -203,7 +202,7 @@ class OutcomeLog:
         # A view would keep all features in memory.
         amount = np.full(n, np.nan) if self._amount is None else p.features[:, self._amount].copy()
         texts = (p.event_id, p.entity_id, ids, said, block.values or [None] * n)
-        matures_at = p.ts + (self._wait_s if self._wait is None else p.features[:, self._wait])
+        matures_at = p.ts + self._labels.ripens_s(self._features, p.features)
         numbers = (p.ts, p.score, block.thresholds, alerted, p.model_version, amount, matures_at)
         self._blocks.append(pa.table(dict(zip(_SCHEMA.names, (*texts, *numbers), strict=True)), schema=_SCHEMA))
         # 16 bytes a row, however long its ids are; labels find their row by them.

@@ -20,6 +20,7 @@ from weir.online.batch import PredictionBatch
 from weir.online.decisions.alert_state import AlertState
 from weir.online.labels.join_policy import JoinResult
 from weir.online.stages.pipeline import StepOutput
+from weir.online.task.spec import LabelSpec
 from weir.streams.backtest.outcomes import Keep, OutcomeLog, Outcomes, ScoredBlock
 from weir.streams.outputs import alert_records
 from weir.streams.whole_files import written
@@ -198,19 +199,17 @@ class Outputs:
     Parameters
     ----------
     task, features : the name of the task, and those of the columns of its predictions.
-    maturity : of the task's labels.
+    labels : what the task says of them.
     keep, files : what is collected, and what is written.
     """
 
-    def __init__(
-        self, task: str, features: Sequence[str], maturity: float | str, keep: Keep, files: OutputFiles
-    ) -> None:
+    def __init__(self, task: str, features: Sequence[str], labels: LabelSpec, keep: Keep, files: OutputFiles) -> None:
         self._task, self._files = task, files
         self._field = keep.field is not None
         # Alerts get their outcome from the labels of their rows.
         wanted = keep.outcomes or keep.alerts or files.scores is not None or files.alerts is not None
         reasons = keep.reasons or files.scores is not None
-        self._outcomes = OutcomeLog(features, maturity, reasons=reasons) if wanted else None
+        self._outcomes = OutcomeLog(features, labels, reasons=reasons) if wanted else None
         self.alerts = AlertLog() if keep.alerts or files.alerts is not None else None
         wide = keep.features or files.features is not None
         self.features = FeatureLog(features, files.features, hold=keep.features) if wide else None

@@ -157,9 +157,7 @@ def run_backtest(
     if started is not None:
         started(result.decisions)
     batches = within(_batches(source, given.spec), given.span_s)
-    outputs = Outputs(
-        task.name, pipeline.features, task.labels.matures_after, keep, OutputFiles(scores, alerts, features)
-    )
+    outputs = Outputs(task.name, pipeline.features, labelled, keep, OutputFiles(scores, alerts, features))
     run = _Run(result, given, RunWatch(task, watched), outputs, keep.field, full, watcher)
     start = time.perf_counter()
     try:

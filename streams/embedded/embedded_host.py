@@ -91,8 +91,11 @@ class EmbeddedHost:
         self.log, self.outputs, self.stats = log, log if outputs is None else outputs, HostStats()
         self.store = MemoryFeatureStore()
         self.full = full or FullModels()
+        self._intake_policy = policy = intake or IntakePolicy()
         self.pipelines = {
-            t.name: TaskPipeline(t, self.store, self.full.scorer(t.name)) for t in tasks if isinstance(t, TaskSpec)
+            t.name: TaskPipeline(t, self.store, self.full.scorer(t.name), max_step=policy.max_step)
+            for t in tasks
+            if isinstance(t, TaskSpec)
         }
         self.recommenders = {t.name: NextPipeline(t) for t in tasks if isinstance(t, NextTask)}
         self._all: dict[str, TaskPipeline | NextPipeline] = {**self.pipelines, **self.recommenders}
@@ -102,7 +105,6 @@ class EmbeddedHost:
         self._columns = {
             s: union([p.columns for p in self._all.values() if p.task.stream == s]) for s in self._of_stream
         }
-        self._intake_policy = intake or IntakePolicy()
         self.intake: dict[str, Admission] = {}
         self._input_limits = limits
         self._limit = RejectLimit(rejects or RejectPolicy())

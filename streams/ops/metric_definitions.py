@@ -121,6 +121,8 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         "Predictions read back from Kafka because a label, or a negative, met them."),
     _counter("weir_predictions_evicted_total{task}", "records",
         "Predictions that stopped waiting before keep_s was over: max_rows of the task, or memory."),
+    _counter("weir_maturity_missing_total{task}", "records",
+        "Predictions without the input that tells their maturity: they wait for keep_s, as long as any."),
     _counter("weir_examples_learned_total{task}", "examples", "Examples this process learned since it started."),
     _gauge("weir_learner_version{task}", "examples",
         "Version of the model that scores: examples learned since its beginning."),

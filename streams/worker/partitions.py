@@ -324,7 +324,8 @@ class LaneHost(LaneTable):
     def _stage(self, task: TaskSpec, rows: FeatureStore | None = None) -> ScoringStage:
         """A stage of a task, over the worker's store or ``rows``."""
         full, store = self.ctx.full.scorer(task.name), self.ctx.store if rows is None else rows
-        return ScoringStage(task, store, side=True, model=self.follower.model(task.name), full=full)
+        model, max_step = self.follower.model(task.name), self.ctx.settings.worker.intake.max_step
+        return ScoringStage(task, store, side=True, model=model, full=full, max_step=max_step)
 
     def _labelling(self, task: TaskSpec, partition: int, history: ModelHistory) -> LabellingStage:
         shape = self._shapes[task.name]
@@ -336,6 +337,7 @@ class LaneHost(LaneTable):
             history.contributions,
             share=1.0 / self.ctx.partitions,
             lane=str(partition),
+            max_step=self.ctx.settings.worker.intake.max_step,
         )
 
     # -- checks --------------------------------------------------------------------------------------------------

@@ -192,6 +192,7 @@ class WorkerStatus(ProcessStatus):
         for field, outcome in _OUTCOMES.items():
             self._ctx.metrics.inc("weir_labels_total", self._joined(stage, field), task=name, outcome=outcome)
         self._ctx.metrics.inc("weir_predictions_evicted_total", self._joined(stage, "evicted"), task=name)
+        self._ctx.metrics.inc("weir_maturity_missing_total", self._joined(stage, "no_maturity"), task=name)
 
     def _joined(self, stage: LabellingStage, field: str) -> float:
         total, told = getattr(stage.joiner.stats, field), self._joins.setdefault(stage, {})

@@ -238,6 +238,25 @@ def test_the_horizon_is_the_maturity_unless_the_task_says_otherwise() -> None:
     assert after(f'maturity = "5d"\n{horizon}') == 5 * 86_400.0
 
 
+def test_an_event_without_its_maturity_waits_as_long_as_any() -> None:
+    """Learned as soon as its label is known, one value of it would count too often."""
+    run = pipeline("wait")
+    keep_s = run.task.labels.join.keep_s
+
+    def event(name: str, ts: float, amount: float) -> None:
+        run.events(EventBatch([name], np.array([ts]), ["x"], {"user_id": ["u"]}, {"amount": np.array([amount])}))
+
+    event("a", 1e9, np.nan)
+    event("b", 1e9, 0.0)
+    run.labels(LabelBatch(["l", "m"], ["u"] * 2, ["a", "b"], np.full(2, 1e9), np.ones(2, np.bool_), np.ones(2)))
+    assert run.joiner.stats.no_maturity == 1
+    for n in range(1, int(keep_s / 3600.0)):  # an hour is what one event may move the time
+        event(f"c{n}", 1e9 + n * 3600.0, 1e9)
+    assert run.labelled == 1, "a wait of 0 s is one"
+    event("d", 1e9 + keep_s, 1e9)
+    assert run.labelled == 2
+
+
 def test_a_maturity_that_cannot_be_is_told() -> None:
     with pytest.raises(TaskError, match="keep_s"):
         pipeline('90d"\njoin = { keep_s = "80d" }  # "')

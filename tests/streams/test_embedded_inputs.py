@@ -56,6 +56,21 @@ def test_a_clock_that_runs_ahead_does_not_make_the_rest_late() -> None:
     assert "ahead" in values(outputs(log)[topics.DEAD_LETTERS])[0]["reason"]
 
 
+@pytest.mark.parametrize(("max_step", "hours"), [(3_600.0, 0), (8 * 3_600.0, 5)])
+def test_all_clocks_of_a_host_go_by_one_step(max_step: float, hours: int) -> None:
+    """What one event may move: of what is late, of labels and alerts, and of timers of a silence."""
+    log = EmbeddedLog()
+    host = host_on(log, FRAUD, CHURN, intake=IntakePolicy(max_step=max_step, max_ahead=1e9))
+    log.append(topics.USER_EVENTS, [*(event(n) for n in (1, 2, 3)), event(4, user_id="u2", ts=1.7e9 + 5 * 3_600.0)])
+    host.run_pending()
+    now = 1.7e9 + hours * 3_600.0 if hours else 1.7e9 + 3
+    assert [intake.watermark for intake in host.intake.values()] == [now]
+    assert host.pipelines["fraud"].labelling.time.watermark == now
+    timers = host.pipelines["churn"].timers
+    assert timers is not None
+    assert timers.watermark == now
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_lateness_does_not_depend_on_batches(cut: int) -> None:
     """A repeat that claims a newer time counts the same for the row behind it, in its batch or in the next."""
