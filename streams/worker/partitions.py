@@ -323,22 +323,17 @@ class LaneHost(LaneTable):
 
     def _stage(self, task: TaskSpec, rows: FeatureStore | None = None) -> ScoringStage:
         """A stage of a task, over the worker's store or ``rows``."""
-        full, store = self.ctx.full.scorer(task.name), self.ctx.store if rows is None else rows
-        model, max_step = self.follower.model(task.name), self.ctx.settings.worker.intake.max_step
-        return ScoringStage(task, store, side=True, model=model, full=full, max_step=max_step)
+        full, model = self.ctx.full.scorer(task.name), self.follower.model(task.name)
+        store = self.ctx.store if rows is None else rows
+        step = self.ctx.settings.worker.intake.max_step
+        return ScoringStage(task, store, side=True, model=model, full=full, max_step=step)
 
     def _labelling(self, task: TaskSpec, partition: int, history: ModelHistory) -> LabellingStage:
         shape = self._shapes[task.name]
         return LabellingStage(
-            task,
-            shape.features,
-            shape.masks,
-            shape.secondary,
-            history.contributions,
-            share=1.0 / self.ctx.partitions,
-            lane=str(partition),
-            max_step=self.ctx.settings.worker.intake.max_step,
-        )
+            task, shape.features, shape.masks, shape.secondary, history.contributions,
+            share=1.0 / self.ctx.partitions, lane=str(partition), max_step=self.ctx.settings.worker.intake.max_step,
+        )  # fmt: skip
 
     # -- checks --------------------------------------------------------------------------------------------------
 
