@@ -38,7 +38,7 @@ def bodies_of_lines(paths: Sequence[str], labels: bool) -> Iterator[Body]:
     for path in paths:
         at = 1
         for lines in bodies_of(path, MOST):
-            yield Body(lines, labels, f"{path} from record {at:,}", _Numbered(path, at))
+            yield Body(lines, labels, f"{path} from record {at:,}", _LineName(path, at))
             at += len(lines)
 
 
@@ -60,12 +60,12 @@ def _told(events: list[bytes], labels: list[bytes], labels_alone: bool) -> Itera
     # A label behind its event: it may be of one in the same round.
     for lines, of_labels in ((events, False), (labels, True)):
         if lines and (of_labels or not labels_alone):
-            named = _Named(lines, "label of " if of_labels else "")
+            named = _EventName(lines, "label of " if of_labels else "")
             yield Body(lines, of_labels, f"from {named(0)}", named)
 
 
 @dataclass(frozen=True, slots=True)
-class _Numbered:
+class _LineName:
     """Names a line by its number in a file."""
 
     path: str
@@ -76,7 +76,7 @@ class _Numbered:
 
 
 @dataclass(frozen=True, slots=True)
-class _Named:
+class _EventName:
     """Names a record by its event: rows of tables are sent by time, so that their numbers say little."""
 
     lines: list[bytes]
