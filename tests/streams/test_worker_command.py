@@ -10,6 +10,7 @@ import pytest
 from tests.streams.weir_commands import TASKS, weir
 from weir.online.task.spec import TaskSpec
 from weir.streams.checks.findings import Check
+from weir.streams.cli.processes import process
 from weir.streams.cli.processes import process as process_cli
 from weir.streams.cli.processes import worker as worker_cli
 from weir.streams.cli.processes.worker import banner
@@ -28,7 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Settings,
         return 0
 
     monkeypatch.setattr(worker_cli, "_runner", lambda: fake)
-    monkeypatch.setattr(worker_cli, "log_to_stderr", lambda *_: None)
+    monkeypatch.setattr(process, "log_to_stderr", lambda *_: None)
     return calls
 
 
