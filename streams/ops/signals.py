@@ -78,9 +78,9 @@ class Deadline:
         self._timer: threading.Timer | None = None
 
     def begin(self) -> None:
-        """Start the clock, unless it runs."""
+        """Start the clock, unless it runs; called from the loop of the process."""
         if self._timer is None:
-            self._timer = threading.Timer(self._limit_s, self._end)
+            self._timer = threading.Timer(self._limit_s, self._end, (asyncio.get_running_loop(),))
             # A process that stops in time is not kept until the deadline.
             self._timer.daemon = True
             self._timer.start()
@@ -90,12 +90,30 @@ class Deadline:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _end(self) -> None:
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         why = self._why()
         after = "" if why is None else f" after {type(why).__name__}: {why}"
         log.critical("stopping took longer than %g s; ending with status %d%s", self._limit_s, EXIT_STATUS, after)
+        try:
+            log.critical("it waits in %s", "; ".join(sorted(waits(loop))) or "no task: the loop itself is busy")
+        except RuntimeError as exc:  # tasks begin and end while they are read: the loop is another thread's
+            log.critical("what it waits in could not be read: %s", exc)
         # Not sys.exit, which ends this thread only; what hangs would go on.
         os._exit(EXIT_STATUS)
+
+
+def waits(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
+    """Where each task of a loop waits: ``function (file:line)``, from its own to the innermost.
+
+    For a person who reads why a process did not end; another thread may ask.
+    """
+    for task in asyncio.all_tasks(loop):
+        step, way = task.get_coro(), list[str]()
+        while (frame := getattr(step, "cr_frame", None)) is not None:
+            code = frame.f_code
+            way.append(f"{code.co_name} ({os.path.basename(code.co_filename)}:{frame.f_lineno})")  # noqa: PTH119
+            step = getattr(step, "cr_await", None)
+        yield " > ".join(way) or task.get_name()
 
 
 async def end_tasks() -> None:

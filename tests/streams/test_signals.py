@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from weir.streams.ops.signals import StopSignals, end_tasks
+from weir.streams.ops.signals import StopSignals, end_tasks, waits
 
 
 def test_the_first_signal_stops_and_a_second_ctrl_c_does_not_wait() -> None:
@@ -44,3 +44,22 @@ def test_tasks_that_lose_a_cancellation_are_ended_too() -> None:
 
     assert asyncio.run(run())
     assert len(lost) == 2
+
+
+def test_a_process_that_does_not_end_says_where_it_waits() -> None:
+    async def inner(event: asyncio.Event) -> None:
+        await event.wait()
+
+    async def main() -> list[str]:
+        event = asyncio.Event()
+        task = asyncio.create_task(inner(event))
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        said = await asyncio.to_thread(lambda: list(waits(loop)))
+        event.set()
+        await task
+        return said
+
+    assert any(
+        each.startswith("inner (test_signals.py:") and " > wait (locks.py:" in each for each in asyncio.run(main())
+    )
