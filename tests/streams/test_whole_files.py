@@ -14,7 +14,6 @@ from weir.streams.cli import main
 from weir.streams.errors import UsageError
 from weir.streams.whole_files import write_whole
 
-
 _LITTLE_SPACE = """
 import resource, sys
 from pathlib import Path
