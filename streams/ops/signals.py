@@ -108,7 +108,8 @@ def waits(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
     For a person who reads why a process did not end; another thread may ask.
     """
     for task in asyncio.all_tasks(loop):
-        step, way = task.get_coro(), list[str]()
+        step: Any = task.get_coro()
+        way: list[str] = []
         while (frame := getattr(step, "cr_frame", None)) is not None:
             code = frame.f_code
             way.append(f"{code.co_name} ({os.path.basename(code.co_filename)}:{frame.f_lineno})")  # noqa: PTH119
