@@ -36,7 +36,8 @@ from weir.streams.kafka.admin.printed_records import Match, as_json, filters, ke
 from weir.streams.kafka.admin.reader import Start
 from weir.streams.outputs import dead_letter
 from weir.streams.records import Record, RefusedRecord
-from weir.streams.replay.replayed_files import LinesSource, Pace, TableSource, time_of
+from weir.streams.replay.pace import Pace
+from weir.streams.replay.replayed_files import LinesSource, TableSource, time_of
 from weir.streams.text import printable
 
 DAY = 86_400.0

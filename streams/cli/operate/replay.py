@@ -20,7 +20,7 @@ from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import admin_client, producer
 from weir.streams.ops.signals import interruptible
-from weir.streams.replay.replayed_files import Pace
+from weir.streams.replay.pace import Pace
 
 if TYPE_CHECKING:
     from weir.streams.config.settings import KafkaSettings, Settings, TopicSettings
