@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from weir.streams.cli import main
 from weir.streams.errors import UsageError
 from weir.streams.whole_files import write_whole
 
@@ -51,28 +50,28 @@ def test_what_is_no_file_is_written_to_and_not_replaced() -> None:
     assert null.is_char_device()
 
 
-def test_ctrl_c_before_the_command_has_begun_is_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fails(**_: object) -> None:
-        raise KeyboardInterrupt
+_FAILS = """
+import sys
+from weir.streams.cli import main
+def app(**_):
+    raise eval(sys.argv[1])
+main.app = app
+main.run()
+"""
+"""A process of its own: where threads are left, as of the tests before, the command ends the process there and then."""
 
-    monkeypatch.setattr(main, "app", fails)
-    with pytest.raises(SystemExit) as ended:
-        main.run()
-    assert (ended.value.code, capsys.readouterr().err) == (130, "")
 
-
-def test_a_disk_that_is_full_somewhere_else_is_an_error_without_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fails(**_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(main, "app", fails)
-    with pytest.raises(SystemExit) as ended:
-        main.run()
-    said = capsys.readouterr().err
-    assert (ended.value.code, said) == (
-        2, "error: No space left on device: free some, also for temporary files, and run it again\n",
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        # Before the command has begun.
+        ("KeyboardInterrupt()", 130, ""),
+        (
+            f"OSError({errno.ENOSPC}, 'No space left on device')",
+            2, "error: No space left on device: free some, also for temporary files, and run it again\n",
+        ),
+    ],
+)  # fmt: skip
+def test_what_ends_a_command_from_outside_is_no_traceback(error: str, status: int, said: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", _FAILS, error], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (status, said)
