@@ -49,8 +49,9 @@ class LivingRows:
         self.slots = np.empty(len(slots), np.int64)
         """``(n,)`` each record's place among ``rows``; -1 where it names no entity."""
         self._last, forgotten = np.arange(len(keys)), np.zeros(len(keys), np.bool_)
-        arguments = slots, np.ascontiguousarray(ts), self._seen, kept_s, touches, self._last, forgotten, self.slots
-        count = int(_follow(*arguments))
+        # Times out of a message are read-only, for which numba would compile a second kernel.
+        times = np.require(ts, np.float64, ["C", "W"])
+        count = int(_follow(slots, times, self._seen, kept_s, touches, self._last, forgotten, self.slots))
         rows = store.load(table, keys)
         if forgotten.any():
             rows[forgotten] = 0

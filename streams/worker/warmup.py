@@ -18,6 +18,7 @@ from weir.online.codec.row_updates import decode_updates, encode_updates
 from weir.online.codec.scan import find_suspects
 from weir.online.drift.drift_policy import DriftPolicy
 from weir.online.drift.monitor import DriftMonitor
+from weir.online.features.lives import LivingRows
 from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinPolicy
 from weir.online.learners.factory import hasty
@@ -70,6 +71,13 @@ def warm_up_records() -> None:
     framed_values(np.zeros(1, HEADER), row)
     unpack_rows("", 0, 8, [encode_row(0, 0, 0.0, row.tobytes())])
     _join()
+
+
+def warm_up_states() -> None:
+    """Find the state that an entity still has, as it is done for a full model."""
+    store, ts = MemoryFeatureStore(), np.full(1, _START)
+    store.create("warm", 8, 0, 1.0)
+    LivingRows(store, "warm", ["u1"], np.zeros(1, np.int64), ts, 1.0).save()
 
 
 def warm_up(task: TaskSpec, *, side: bool = True) -> None:

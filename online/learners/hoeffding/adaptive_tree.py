@@ -44,7 +44,7 @@ def _log_odds(values: FloatVector) -> float:
     return math.log((values[YES] + 0.5) / (values[NO] + 0.5))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _follow(grove: Grove, x: FloatMatrix, growth: Growth) -> FloatMatrix:
     """What each feature adds along the paths of rows, ``(n, F)``."""
     out, row = np.zeros(x.shape), np.empty(x.shape[1])

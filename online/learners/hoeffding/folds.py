@@ -67,7 +67,7 @@ def _score(grove: Grove, row: FloatVector, growth: Growth) -> float:
     return yes / (no + yes) if no + yes > 0.0 else 0.5
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def score_rows(grove: Grove, x: FloatMatrix, growth: Growth) -> FloatVector:
     """Probabilities ``(n,)`` of ``x (n, F)``."""
     out, row = np.empty(x.shape[0]), np.empty(x.shape[1])
@@ -77,7 +77,7 @@ def score_rows(grove: Grove, x: FloatMatrix, growth: Growth) -> FloatVector:
     return out
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def fold(
     grove: Grove,
     growth: Growth,

@@ -24,7 +24,8 @@ from weir.streams.replay.pace import Pace
 
 if TYPE_CHECKING:
     from weir.streams.config.settings import KafkaSettings, Settings, TopicSettings
-    from weir.streams.replay.replayed_files import Delivery, Outgoing, OutgoingSource
+    from weir.streams.replay.delivery import Delivery
+    from weir.streams.replay.replayed_files import Outgoing, OutgoingSource
 
 _REFRESH = 500
 """Records between two looks at the progress bar."""
@@ -111,7 +112,7 @@ def replay_command(
 def _run(
     settings: Settings, source: OutgoingSource, limits: dict[str, int], pace: Pace, event_time: bool
 ) -> tuple[Delivery, bool]:
-    from weir.streams.replay.replayed_files import Delivery
+    from weir.streams.replay.delivery import Delivery
 
     with producer(settings.kafka, "replay") as client, interruptible() as stop:
         delivery = Delivery(client, limits, event_time)

@@ -25,6 +25,7 @@ from weir.streams.worker.inference.inference_partition import InferenceLane, Poo
 from weir.streams.worker.lane_table import LaneTable
 from weir.streams.worker.process import Process, run_process
 from weir.streams.worker.status import ProcessStatus
+from weir.streams.worker.warmup import warm_up_states
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,10 @@ class InferenceWorker(Process):
         super().__init__(settings, tasks, "inference", served=tasks, remote=True, when_deleted="skip")
         host = InferenceHost(self.ctx, self.ctx.full, specs)
         self._consume([OWN], host, InferenceStatus(self.ctx, host))
+
+    async def prepare(self) -> None:
+        """See ``Process``."""
+        await asyncio.to_thread(warm_up_states)  # the endpoints answer meanwhile
 
 
 class InferenceStatus(ProcessStatus):
