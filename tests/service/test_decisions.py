@@ -81,13 +81,23 @@ async def test_an_alert_is_told_with_its_id_severity_and_reasons(tmp_path: Path)
         service.log.subscribe([topics.ALERTS], alerts.append)
         (result,) = (await client.post(PATIENT, json=event("e1"))).json()["results"]
         short = await client.post(f"{PATIENT}&explain=false", json=event("e2", user_id="u2"))
+        (more,) = (await client.post(PATIENT, json=event("e3"))).json()["results"]
+        verdict = {"v": 1, "task": "fraud", "entity_id": "u1", "ts": 1.7e9, "value": 0}
+        await client.post("/v1/labels", json=[{**verdict, "event_id": each} for each in ("e1", "e3")])
+        (after,) = (await client.post(PATIENT, json=event("e4"))).json()["results"]
     (decision,), alert = result["decisions"], json.loads(alerts[0].records[0].value)
-    assert decision["decision"] == "alert"
+    assert (decision["decision"], decision["alert_status"]) == ("alert", "open")
     assert {name: decision[name] for name in ("alert_id", "severity", "reasons")} == {
         name: alert[name] for name in ("alert_id", "severity", "reasons")
     }
     assert decision["reasons"][0].keys() == {"feature", "value", "contribution", "text"}
     assert "reasons" not in short.json()["results"][0]["decisions"][0]
+    (more,), (after,) = more["decisions"], after["decisions"]
+    assert (more["alert_id"], more["alert_status"], more["severity"]) == (alert["alert_id"], "open", alert["severity"])
+    assert more["reasons"]
+    # After people said that it was a false alarm: nothing of that alert speaks of this event.
+    assert (after["decision"], after["alert_id"], after["alert_status"]) == ("alert", alert["alert_id"], "resolved")
+    assert (after["severity"], after["reasons"]) == (None, [])
 
 
 async def test_the_same_event_gets_its_first_answer(tmp_path: Path) -> None:

@@ -273,14 +273,17 @@ def _decision(waits: _Request, key: str, again: bool, explain: bool) -> TaskDeci
     if known is None:
         return TaskDecision(task, "repeat", repeat=True)
     alert = known.alert
+    # What is said of a resolved alert is about other events than this one.
+    own = alert if known.alerted else None
     return TaskDecision(
         task=task,
         decision="alert" if known.score >= known.threshold else "pass",
         score=known.score,
         threshold=known.threshold,
-        severity=alert.severity if alert is not None else None,
+        severity=own.severity if own is not None else None,
         alert_id=alert.alert_id if alert is not None else None,
-        reasons=([asdict(reason) for reason in alert.reasons] if alert is not None else []) if explain else UNSET,
+        alert_status=alert.status if alert is not None else None,
+        reasons=([asdict(reason) for reason in own.reasons] if own is not None else []) if explain else UNSET,
         model_version=known.model_version,
         degraded=known.degraded,
         repeat=again or key in waits.repeats,

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from weir.online.codec.wire import DeviceEvent, Label, UserEvent, WireModel
+from weir.online.decisions.alert_state import Status
 
 _EVENT: Final = {
     "v": 1, "event_id": "e-1", "type": "purchase", "user_id": "u-7", "ts": "2026-11-28T12:00:00Z", "amount": 42.5
@@ -41,7 +42,8 @@ class TaskDecision(msgspec.Struct):
     """What one task decided on one event.
 
     The threshold is null while nothing was to alert, as the task has not seen enough. The decision is ``alert`` where
-    the score is at or over it, also in the cooldown after an alert.
+    the score is at or over it, also in the cooldown after an alert: then ``alert_status`` is ``resolved``, and the event
+    has neither severity nor reasons, as it opened nothing.
     """
 
     task: str
@@ -50,6 +52,7 @@ class TaskDecision(msgspec.Struct):
     threshold: float | None = None
     severity: str | None = None
     alert_id: str | None = None
+    alert_status: Status | None = None
     reasons: list[dict[str, Any]] | UnsetType = UNSET
     model_version: int | None = None
     degraded: bool = False
@@ -107,7 +110,7 @@ def _inlined(node: Any, parts: dict[str, Any]) -> Any:
 
 _REASON: Final = {"feature": "amount", "value": 42.5, "contribution": 1.2, "text": "amount is 42.50, usually 9.10"}
 _TAKEN: Final = IntakeAnswer(1, 0, 1, [RecordResult(1, "refused", "amount: got 'nine', give a number")])
-_ALERT: Final = TaskDecision("fraud", "alert", 0.91, 0.83, "high", "fraud:u-7:e-1", [_REASON], 12_400)
+_ALERT: Final = TaskDecision("fraud", "alert", 0.91, 0.83, "high", "fraud:u-7:e-1", "open", [_REASON], 12_400)
 _DECIDED: Final = DecisionAnswer([EventResult(0, "e-1", "accepted", "", [_ALERT])])
 EVENTS: Final = _route((UserEvent, DeviceEvent), _EVENT, _TAKEN)
 LABELS: Final = _route((Label,), _LABEL, _TAKEN)
