@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.console import browser as browsers
-from weir.streams.demo.scenario import MOST_EVENTS
+from weir.streams.demo.demo_warmup import MOST_EVENTS
 
 GOAL: Final = 0.15
 """Of one core, while a browser has the console open for ten minutes."""

@@ -18,7 +18,8 @@ from weir.online.batch import RankedBatch
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.next_pipeline import NextPipeline
 from weir.online.task.next_spec import NextTask
-from weir.streams.backtest.event_files import FileSource, distinct
+from weir.streams.backtest.distinct_ids import distinct
+from weir.streams.backtest.event_files import FileSource
 from weir.streams.backtest.notes import Note
 from weir.streams.backtest.run_outputs import IDS, RowFile
 from weir.streams.backtest.run_result import RunCounts

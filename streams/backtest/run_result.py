@@ -14,10 +14,10 @@ from weir.online.batch import ScoredBatch
 from weir.online.codec.accept import Reject
 from weir.online.stages.pipeline import TaskPipeline
 from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.alert_log import AlertLog
 from weir.streams.backtest.event_files import SourceBatch
 from weir.streams.backtest.notes import Note
 from weir.streams.backtest.outcomes import Outcomes
-from weir.streams.backtest.run_outputs import AlertLog
 from weir.streams.backtest.tables.opening import place
 
 # Explains the score of one event while a run is at it: the model is then the one that made the score.

@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, Protocol
 
 from weir.online.batch import EventBatch, FloatVector, LabelBatch
-from weir.online.codec.columns import ColumnRequest
 from weir.online.decisions.threshold_policy import FixedThreshold
 from weir.online.durations import format_duration
 from weir.online.stages.dedupe import Deduper, bytes_for
@@ -23,9 +22,11 @@ from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.stages.scoring import seen_by
 from weir.online.task.spec import SourceSpec, TaskSpec
 from weir.online.task.task_shape import columns_of, union
-from weir.streams.backtest.event_files import FileSource, SourceBatch, distinct, within
+from weir.streams.backtest.distinct_ids import distinct, within
+from weir.streams.backtest.event_files import FileSource, SourceBatch
 from weir.streams.backtest.full_trainer import FullTrainer
 from weir.streams.backtest.held_labels import LabelInput, LabelsBetween
+from weir.streams.backtest.kept_field import values_of, with_field
 from weir.streams.backtest.notes import Note, RunWatch
 from weir.streams.backtest.outcomes import Keep, Outcomes
 from weir.streams.backtest.run_outputs import OutputFiles, Outputs
@@ -33,39 +34,6 @@ from weir.streams.backtest.run_result import BacktestResult, ScoreExplainer
 from weir.streams.backtest.wire_files import WireSource
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import TooManyRejects, UsageError
-
-# A field of the events that is kept with each outcome, so that metrics can be told by its values.
-#
-# It may be one that no feature asks for. It knows events and how [source] feeds them, not scores.
-
-
-def with_field(task: TaskSpec, columns: ColumnRequest, field: str) -> tuple[TaskSpec, ColumnRequest]:
-    """The task and its columns with ``field`` among them, as text where no feature takes it for a number.
-
-    A name that [source] does not feed is taken for that of a column of the files.
-    """
-    known = field == "type" or field in (*columns.entities, *columns.numbers, *columns.texts)
-    source = task.source
-    if source is not None and field not in {*source.columns, *source.constants}:
-        fed = source.model_copy(update={"columns": {**source.columns, field: field}})
-        task = task.model_copy(update={"source": fed})
-    return task, columns if known else replace(columns, texts=(*columns.texts, field))
-
-
-def values_of(task: TaskSpec, batch: EventBatch, field: str) -> Mapping[tuple[str, str], str | None]:
-    """The value of ``field`` in each event, by entity and event id; ``None`` where it is missing."""
-    values: Sequence[str | None]
-    if field == "type":
-        values = batch.type
-    elif field in batch.numbers:
-        values = [f"{value:.15g}" if value == value else None for value in batch.numbers[field].tolist()]
-    else:
-        values = (batch.texts if field in batch.texts else batch.entities)[field]
-    # By entity and event, as predictions are told: rows of timers and of other types stand between those of the batch.
-    owners = ["*"] * len(batch) if task.key == "*" else batch.entities[task.key]
-    return dict(zip(((owner or "", event) for owner, event in zip(owners, batch.event_id, strict=True)), values,
-                    strict=True))  # fmt: skip
-
 
 _MANY_ROWS = 1_000
 NOTHING: Final = Keep()

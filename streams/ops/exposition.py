@@ -12,8 +12,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYP
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from weir.streams.ops.instruments import Histogram
 from weir.streams.ops.metric_definitions import DEFINITIONS, Definition
-from weir.streams.ops.metric_registry import Histogram, Instrument, Registry
+from weir.streams.ops.metric_registry import Instrument, Registry
 
 __all__ = ["CONTENT_TYPE", "Exposition"]
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 import numpy as np
 
 from weir.online.batch import EventBatch, FloatVector
+from weir.streams.ops.instruments import Counter, Histogram
 from weir.streams.ops.metric_definitions import Stage
-from weir.streams.ops.metric_registry import Counter, Histogram, Registry
+from weir.streams.ops.metric_registry import Registry
 
 if TYPE_CHECKING:
     from weir.streams.records import RecordBatch

@@ -1,4 +1,7 @@
-"""How a process ends: the first Ctrl-C or SIGTERM asks for a clean stop, a second Ctrl-C, or a deadline, does not."""
+"""How a process ends: the first Ctrl-C or SIGTERM asks for a clean stop, a second Ctrl-C, or a deadline, does not.
+
+What work of hours does with Ctrl-C is in `weir.streams.ops.stop_request`.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
 _AGAIN_S: Final = 0.5
 IMMEDIATE: Final = 128 + signal.SIGINT
+EXIT_STATUS: Final = 75
+"""After a deadline; EX_TEMPFAIL of sysexits.h: start it again."""
 
 
 class StopSignals:
@@ -57,15 +61,10 @@ def stop_signals(
             loop.remove_signal_handler(number)
 
 
-# A process may not manage to stop: after a crash of a library's thread, say, or while brokers are away.
-
-
-EXIT_STATUS: Final = 75
-"""EX_TEMPFAIL of sysexits.h: start it again."""
-
-
 class Deadline:
     """Once begun, the process ends after ``limit_s``, stopped or not; nothing is lost, batches in work are repeated.
+
+    A process may not manage to stop: after a crash of a library's thread, say, or while brokers are away.
 
     Parameters
     ----------
@@ -141,37 +140,3 @@ async def until_one_ends(*works: Coroutine[Any, Any, object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
-
-
-# Ctrl-C asks for the end of long work, which then ends where its results are whole.
-
-
-class StopRequest(threading.Event):
-    """Set when somebody asks for the end."""
-
-    number: int | None = None
-    """The first signal that did."""
-
-
-@contextmanager
-def interruptible(asked: StopRequest | None = None) -> Iterator[StopRequest]:
-    """An event that Ctrl-C (or SIGTERM) sets instead of breaking off in the middle of a record.
-
-    Only the main thread gets signals; in others it stays as it is.
-    """
-    asked = asked or StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        # The exit status says the signal that asked first.
-        asked.number = asked.number or number
-        asked.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -30,7 +30,7 @@ from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import UsageError
-from weir.streams.ops.signals import StopRequest, interruptible
+from weir.streams.ops.stop_request import StopRequest, interruptible
 from weir.streams.task_files import load_task
 from weir.streams.workbench.given_data import Data, data_folder
 from weir.streams.workbench.outcome_report import outcome_report

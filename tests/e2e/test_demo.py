@@ -18,7 +18,8 @@ from rich.console import Console
 
 from weir.streams.cli.offline import demo
 from weir.streams.demo.demo_loop import Demo
-from weir.streams.demo.scenario import Scenario, demo_tasks, planned_events
+from weir.streams.demo.demo_warmup import planned_events
+from weir.streams.demo.scenario import Scenario, demo_tasks
 from weir.streams.embedded.embedded_log import read_directory
 from weir.streams.errors import UsageError
 from weir.streams.records import Record

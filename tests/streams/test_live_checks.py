@@ -18,7 +18,7 @@ from weir.streams.checks.findings import Check
 from weir.streams.checks.live_checks import check_live, odd, samples_of
 from weir.streams.config.settings import WorkerSettings
 from weir.streams.ops.exposition import Exposition
-from weir.streams.ops.metric_registry import Counter
+from weir.streams.ops.instruments import Counter
 from weir.streams.ops.metrics import Metrics
 from weir.streams.ops.web import WebServer
 from weir.streams.records import Record

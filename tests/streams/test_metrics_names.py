@@ -20,8 +20,9 @@ from weir.streams.config.settings import TopicSettings
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.kafka.consume.offset_tracker import CompletedOffsets
 from weir.streams.ops.exposition import Exposition
+from weir.streams.ops.instruments import Histogram
 from weir.streams.ops.metric_definitions import DEFINITIONS, Stage
-from weir.streams.ops.metric_registry import Histogram, Registry
+from weir.streams.ops.metric_registry import Registry
 from weir.streams.ops.metrics import Metrics, letter_class
 from weir.streams.records import Record
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from weir.online.drift.drift_policy import DriftPolicy
 from weir.online.learners.factory import LearnerSpec
-from weir.streams.demo import scenario as warmup
+from weir.streams.demo import demo_warmup as warmup
 from weir.streams.redis import stored_rows as rows
 from weir.streams.task_files import load_task
 from weir.streams.worker.warmup import warm_up, warm_up_records

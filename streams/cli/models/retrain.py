@@ -14,7 +14,7 @@ from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption,
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import producer
-from weir.streams.ops.signals import interruptible
+from weir.streams.ops.stop_request import interruptible
 
 if TYPE_CHECKING:
     from weir.online.codec.wire import LongText, RetrainRequest

@@ -15,7 +15,7 @@ from weir.streams.cli.console import bars, notes, output, say
 from weir.streams.cli.offline.backtest_tables import backtest_next, show_explained, slices, summary
 from weir.streams.cli.options import INTERRUPTED, DataOption, LabelsOption, duration
 from weir.streams.errors import UsageError
-from weir.streams.ops.signals import StopRequest, interruptible
+from weir.streams.ops.stop_request import StopRequest, interruptible
 from weir.streams.whole_files import write_whole
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import typer
 
 from weir.streams.cli.console import bars, notes, output, say, table, utc
 from weir.streams.cli.options import INTERRUPTED
-from weir.streams.ops.signals import StopRequest, interruptible
+from weir.streams.ops.stop_request import StopRequest, interruptible
 from weir.streams.whole_files import write_whole
 
 if TYPE_CHECKING:

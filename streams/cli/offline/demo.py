@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weir.streams.errors import UsageError
-from weir.streams.ops.signals import StopRequest, interruptible
+from weir.streams.ops.stop_request import StopRequest, interruptible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,7 +177,8 @@ def _scenario(
 
     ``given`` holds the numbers that options may say; what they do not say is the scenario's own choice.
     """
-    from weir.streams.demo.scenario import Scenario, demo_tasks, planned_events, warm_up
+    from weir.streams.demo.demo_warmup import planned_events, warm_up
+    from weir.streams.demo.scenario import Scenario, demo_tasks
 
     tasks, said = demo_tasks(), {name: value for name, value in given.items() if value is not None}
     # The scenario is written before anything else and removed last: what stands here without one is somebody else's.

@@ -17,7 +17,7 @@ import typer
 
 from weir.streams.cli.console import bars, piped, say
 from weir.streams.cli.options import INTERRUPTED
-from weir.streams.ops.signals import interruptible
+from weir.streams.ops.stop_request import interruptible
 from weir.streams.replay.pace import Pace
 
 if TYPE_CHECKING:

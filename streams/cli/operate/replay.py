@@ -19,7 +19,7 @@ from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption,
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import admin_client, producer
-from weir.streams.ops.signals import interruptible
+from weir.streams.ops.stop_request import interruptible
 from weir.streams.replay.pace import Pace
 
 if TYPE_CHECKING:

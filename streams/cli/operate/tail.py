@@ -14,7 +14,7 @@ from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption,
 from weir.streams.kafka.admin.clients import consumer
 from weir.streams.kafka.admin.printed_records import as_json, filters, line, parse
 from weir.streams.kafka.admin.reader import Start, follow, read_present
-from weir.streams.ops.signals import interruptible
+from weir.streams.ops.stop_request import interruptible
 from weir.streams.text import printable
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from weir.online.codec.wire import RetrainRequest
 from weir.online.mistakes import did_you_mean
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
-from weir.streams.ops.metric_registry import Gauge
+from weir.streams.ops.instruments import Gauge
 from weir.streams.records import Record
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 from weir.online.decisions.alert_state import AlertState
 from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.streams.backtest.alert_log import AlertLog, Outcome
 from weir.streams.backtest.notes import RunWatch
-from weir.streams.backtest.run_outputs import AlertLog, Outcome
 from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.errors import UsageError
 from weir.streams.pages.values import FOLDER, percent
