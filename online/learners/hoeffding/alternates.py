@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from weir.online.batch import FloatVector, IntVector
 from weir.online.learners.hoeffding.grove import (
     ALTERNATE,
@@ -22,11 +20,13 @@ from weir.online.learners.hoeffding.grove import (
     LEFT,
     NO,
     NODES,
+    NONE,
     RIGHT,
     TRIED,
     UNTAUGHT,
     WATCH,
     YES,
+    ZERO,
     Grove,
     Growth,
     free_tree,
@@ -120,9 +120,8 @@ def learn_in_parts(
     """Learn one row along its path; ``replaced`` has room for the branches that lose their place on it."""
     links, gone = grove.links, 0
     if grove.roots[0, 0] == UNTAUGHT:
-        grove.roots[0, 0] = new_leaf(grove, growth, np.int64(0))
-    # Not plain numbers: numba would compile what these are given to for them, and for all others once more.
-    parent, side, at = np.int64(-1), np.int64(LEFT), grove.roots[0, 0]
+        grove.roots[0, 0] = new_leaf(grove, growth, ZERO)
+    parent, side, at = NONE, ZERO + LEFT, grove.roots[0, 0]
     mistake = 0.0
     if links[at, FEATURE] >= 0:
         mistake = float(int(answers(grove, leaf_of(grove, at, row), row, growth)[0] != label))

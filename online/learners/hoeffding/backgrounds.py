@@ -5,8 +5,6 @@ Adaptive random forest (Gomes et al., Machine Learning 106, 2017), as River's ``
 
 from __future__ import annotations
 
-import numpy as np
-
 from weir.online.batch import FloatVector, IntVector
 from weir.online.learners.hoeffding.grove import (
     DEPTH,
@@ -16,6 +14,7 @@ from weir.online.learners.hoeffding.grove import (
     UNTAUGHT,
     WATCH,
     YES,
+    ZERO,
     Grove,
     Growth,
     free_tree,
@@ -50,7 +49,7 @@ def _learn_leaf(
 def _leaf_in(grove: Grove, i: int, part: int, row: FloatVector, growth: Growth) -> int:
     """The leaf of a tree, or of its background, that a row ends in; a first one where it has none."""
     if grove.roots[i, part] == UNTAUGHT:
-        grove.roots[i, part] = new_leaf(grove, growth, np.int64(0))
+        grove.roots[i, part] = new_leaf(grove, growth, ZERO)
     return leaf_of(grove, grove.roots[i, part], row)
 
 

@@ -6,7 +6,7 @@ node, so that replicas hold the same bytes. It knows rows and links, not what a 
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ UNTAUGHT: Final = -2
 LEAF: Final = -1
 FREE: Final = -2
 """Of FEATURE, and of the first column of a row of ``columns``, which is LEAF until columns are drawn."""
+NONE, ZERO = cast(int, np.int64(-1)), cast(int, np.int64(0))
+"""For arguments of what is compiled: numba compiles it once for a plain -1 or 0, and once more for all others."""
 _AT_FIRST: Final = 16
 
 

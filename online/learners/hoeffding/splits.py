@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from weir.online.batch import FloatVector
 from weir.online.learners.hoeffding.grove import (
     CLASSES,
@@ -23,6 +21,7 @@ from weir.online.learners.hoeffding.grove import (
     MEAN,
     NO,
     NODES,
+    NONE,
     RIGHT,
     SEEN,
     SQUARES,
@@ -104,7 +103,7 @@ def try_to_split(grove: Grove, at: int, growth: Growth) -> None:
     no, yes = grove.values[at, NO], grove.values[at, YES]
     if no == 0.0 or yes == 0.0 or grove.used[NODES] + 2 > growth.most_nodes:
         return
-    best, second, column, place = -math.inf, -math.inf, np.int64(-1), 0.0
+    best, second, column, place = -math.inf, -math.inf, NONE, 0.0
     sure = max(no, yes) / (no + yes) > _MOST_SHARE
     if not sure:
         for j in range(grove.columns.shape[1]):
