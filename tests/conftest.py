@@ -1,6 +1,7 @@
 """Of every test: Hypothesis without deadlines, no waiting for disks, ``async def`` tests by asyncio in bounded time.
 
-Processes take whole files of tests; those of the console, who share one filled service, are one process's.
+Processes take whole files of tests; those of the console, which share one filled service, are one process's, and so are
+those of every learner, which share its kernels.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60
 settings.load_profile("ci" if os.environ.get("CI") else "weir")
 LONGEST_S = 300.0
 """Of one ``async def`` test: one that waits for what never comes fails, with the place where it waits."""
+_EVERY_LEARNER: Final = {
+    f"tests/online/test_{name}.py"
+    for name in ("hoeffding_state", "hoeffding_trees", "hostile_rows", "learner_contract", "reasons_true")
+}
 _TESTS: Final = Path(__file__).parent
 _ALL_INTEGRATION: Final = re.compile(r"^pytestmark = (\[[^]]*)?pytest\.mark\.integration", re.MULTILINE)
 
@@ -117,13 +122,18 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Replace ``--dist loadfile``: each process with a test of the console would fill a service for half a minute."""
+    """Replace ``--dist loadfile``, as processes would do the same for half a minute each.
+
+    That is to fill a service for tests of the console, and to compile the kernels of every learner.
+    """
     if config.getvalue("dist") != "loadfile":
         return None
     scheduler = LoadFileScheduling(config, log)
 
     def scope(nodeid: str) -> str:
         file = nodeid.partition("::")[0]
+        if file in _EVERY_LEARNER:
+            return "every learner"
         shared = file.startswith("tests/console/") and not file.endswith("test_demo_console.py")
         return "tests/console" if shared else file
 
