@@ -175,6 +175,20 @@ def test_what_was_acknowledged_survives_kills_once(tmp_path: Path) -> None:
         survives(served)
 
 
+def test_a_stop_says_what_is_stored_and_how_to_go_on(tmp_path: Path) -> None:
+    with Served(tmp_path, {"fraud": FRAUD}) as served:
+        for number, signal_, status in ((1, signal.SIGINT, 130), (2, signal.SIGTERM, 0)):
+            served.start()
+            with Client(served.url, TOKEN) as client:
+                told = client.send_events(
+                    [{"v": 1, "event_id": f"e{number}", "type": "purchase", "user_id": "u1", "ts": 1.7e9}]
+                )
+            assert told.accepted == 1
+            assert served.end(signal_) == status
+            last = served.log.read_text().splitlines()[-1]
+            assert last.startswith(f"stopped: {number} events are stored in {served.directory}; the same command")
+
+
 def survives(served: Served) -> None:
     served.start()
     chance, load, follower, end = random.Random(7), Load(served), Follower(served), time.monotonic() + RUNS_S

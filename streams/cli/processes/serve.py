@@ -77,7 +77,10 @@ def serve_command(
         gc.enable()
     from weir.streams.service.run import run_service
 
-    if status := run_service(service, settings.serve):
+    status = run_service(service, settings.serve)
+    if not service.fault:
+        say(_goodbye(service, settings, kafka))
+    if status:
         raise typer.Exit(status)
 
 
@@ -100,6 +103,14 @@ def _check(settings: Settings, tasks: Sequence[TaskSpec], kafka: bool) -> None:
         process.check(settings, tasks, first, checks)
     else:
         process.report([first, check_codecs(), *checks])
+
+
+def _goodbye(service: Service, settings: Settings, kafka: bool) -> str:
+    """What is stored, and how to go on."""
+    if kafka:
+        return "stopped: what was acknowledged is in Kafka, and workers go on with it; the same command serves it again"
+    events = service.serving.describe()["events"]
+    return f"stopped: {events:,} events are stored in {settings.serve.directory.absolute()}; the same command goes on"
 
 
 def _banner(settings: Settings, tasks: Sequence[TaskSpec], kafka: bool) -> list[str]:
