@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from tests.streams import awkward_tables as awkward
 from tests.streams.awkward_tables import N, Rows, csv, rows
 from weir.online.decisions.threshold_policy import BudgetThreshold
+from weir.online.learners.factory import LearnerSpec
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import run_backtest
@@ -427,6 +428,72 @@ def test_labels_of_files_are_found_as_the_join_finds_them(tmp_path: Path, key: s
     )
     checks = doubts_of(task, [tmp_path / "events.jsonl"], [tmp_path / "labels.jsonl"])
     assert {check.name: check.found for check in checks}["labels"] == "150 labels, 75 (50.00%) positive"
+
+
+def test_digits_that_name_places_are_categories_and_amounts_and_counts_of_them_are_numbers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    places = rng.integers(0, 9, N)
+    padded, whole = [f"0{1000 + k}" for k in places], (94_000 + rng.integers(0, 9, N)).tolist()
+    table = rows() | {"branch": padded, "zipCode": whole, "zip_count": [int(k) for k in places]}
+    table |= {"total_paid": [f"{int(n):07}" for n in rng.integers(0, 90_000, N)], "no": [f"{i:05}" for i in range(N)]}
+    table["fraud"] = table.pop("fraud")
+    draft, task = drafted(written(tmp_path, table))
+    assert draft.plan.numbers == ["amount", "zip_count", "total_paid"]
+    assert {c.name for c in task.categories} == {"channel", "branch", "zipcode"}
+    assert next(c.texts for c in task.categories if c.name == "branch")[0].startswith("0")
+    assert draft.plan.event_id is not None
+    # A file of numbers: what a postal code is called tells.
+    pq.write_table(pa.table(table), tmp_path / "payments.parquet")
+    assert "zipcode" in {c.name for c in drafted([tmp_path / "payments.parquet"])[1].categories}
+
+
+def test_a_column_that_is_a_field_of_events_keeps_its_name_and_another_is_told_why_not(tmp_path: Path) -> None:
+    table = rows()
+    table = {("hour" if name == "amount" else name): cells for name, cells in table.items()}
+    draft, _ = drafted(written(tmp_path, table))
+    columns = draft.text.partition("[source.columns]")[2].splitlines()
+    assert 'channel = "channel"' in columns
+    assert next(line for line in columns if "hour" in line).startswith('hour_ = "hour"  # with _:')
+    table["channel"] = [f"{channel}{'-' * 20}" for channel in table["channel"]]  # one a little longer fits no event
+    assert 'channel_ = "channel"' in drafted(written(tmp_path, table))[0].text
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding", "says"),
+    [
+        (",", "utf-8", ""),
+        (";", "cp1252", "';' between columns, encoding cp1252, for it is no UTF-8, "),
+        ("\t", "utf-16", "tabs between columns, UTF-16-LE, "),
+    ],
+)
+def test_how_a_file_is_written_and_the_sum_below_it_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, separator: str, encoding: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = rows()
+    table = {"Nr": [i + 1 for i in range(N)], **{n: c for n, c in table.items() if n != "payment_id"}}
+    table["channel"] = [channel.replace("shop", "café") for channel in table["channel"]]
+    text = csv(table, separator)
+    Path("payments.csv").write_bytes((text + separator.join(["Summe:", *[""] * 4, "48"]) + "\n").encode(encoding))
+
+    def weir(*words: str) -> tuple[int, str, str]:
+        done = CliRunner().invoke(app, words)
+        return done.exit_code, done.stdout, done.stderr
+
+    status, _, told = weir("init", "payments.csv", "--yes")
+    assert (status, told.splitlines()[1]) == (
+        0,
+        f"payments.csv: {says}its last row, 'Summe:', is a sum and no event; it is left out",
+    )
+    task = TaskSpec.from_toml(Path("payments.toml").read_text())
+    assert task.source is not None
+    assert (task.source.event_id, task.source.label, task.source.positive) == ("Nr", "fraud", ())
+    status, sent, _ = weir("send", "payments.csv", "--task", "payments.toml", "--print")
+    events = [json.loads(line) for line in sent.splitlines()]
+    assert (len(events), {event["channel"] for event in events}) == (N, {"web", "app", "café"})
+    quick = task.model_copy(update={"model": LearnerSpec(kind="logistic")})
+    result = run_backtest(quick, [Path("payments.csv")], None)
+    assert (result.pipeline.scored, result.rejected) == (N, 1)
 
 
 def test_the_commands_write_check_and_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

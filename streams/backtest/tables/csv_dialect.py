@@ -16,6 +16,9 @@ from itertools import islice
 from weir.streams.backtest.tables.texts import BLANK
 
 SEPARATORS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'", "\x01": "Ctrl-A", "~": "'~'", "^": "'^'"}
+_SUMS = frozenset(
+    ("total", "totals", "grand total", "sum", "summe", "gesamt", "gesamtsumme", "insgesamt", "somme", "suma", "totale")
+)
 _BOMS = (
     # UTF-32 before UTF-16: its mark begins with the other's.
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -82,6 +85,22 @@ def dialect_of(text: str, wanted: Collection[str], separator: str | None = None)
         names = ["", *names[:-1]]  # R's write.table gives its row names no header
     names = [name or f"column {i + 1}" for i, name in enumerate(names)]
     return CsvDialect(marks[best], quote, escape, names, skipped + header_lines)
+
+
+def sum_below(tail: str, form: CsvDialect) -> str:
+    r"""The word with which the last line begins, where a spreadsheet has sums below its columns; else "".
+
+    >>> form = dialect_of("id,who,eur\n1,ann,5\n2,bob,7\nTotal,,12\n", ())
+    >>> sum_below("2,bob,7\nTotal,,12\n", form), sum_below("2,bob,7\n", form)
+    ('Total', '')
+    """
+    line = tail.rstrip("\r\n").rpartition("\n")[2]
+    cells = next(csv.reader([line], delimiter=form.separator, quotechar=form.quote), [])
+    said = [cell.strip(BLANK) for cell in cells if cell.strip(BLANK)]
+    # A row that is known in all its cells is an event, and one with more or fewer is none already.
+    if not said or len(said) == len(cells) or len(cells) != len(form.names):
+        return ""
+    return said[0] if said[0].strip(BLANK + ":").lower() in _SUMS else ""
 
 
 def _title_lines(body: str, wanted: Collection[str]) -> int:

@@ -22,7 +22,7 @@ import pyarrow.json as pjson
 import pyarrow.parquet as pq
 
 from weir.online.mistakes import name_of, near
-from weir.streams.backtest.tables.csv_dialect import SEPARATORS, dialect_of
+from weir.streams.backtest.tables.csv_dialect import SEPARATORS, dialect_of, sum_below
 from weir.streams.backtest.tables.opening import HEAD, KINDS, contents, files_of, place, readable
 from weir.streams.backtest.tables.texts import BLANK, as_text, plain
 from weir.streams.errors import UsageError
@@ -212,9 +212,10 @@ def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest, enco
         content = pa.py_buffer(content.to_pybytes().decode("cp1252", "replace").encode())
         found = _csv_table(content, content[:HEAD].to_pybytes(), path, wanted)
         said.append(_NO_UTF_8)
-    separator = found.decisions.pop()
+    separator, *below = found.decisions
     if separator != ",":
         said.insert(0, f"{SEPARATORS.get(separator, repr(separator))} between columns")
+    said += [f"its last row, {word!r}, is a sum and no event; it is left out" for word in below]
     found.decisions = [f"{path.name}: {', '.join(said)}"] if said else []
     return found
 
@@ -269,8 +270,13 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest
     rows = sorted(((number or 0) - form.header_lines - 1, why) for number, why in lost)
     at = [(row - i, why) for i, (row, why) in enumerate(rows)]
     table = pa.table({name: table.column(name) for name in used})
+    said = [form.separator]
+    if table.num_rows and (word := sum_below(content[-HEAD:].to_pybytes().decode(errors="replace"), form)):
+        table = table.slice(0, table.num_rows - 1)
+        at.append((table.num_rows, f"a sum below the columns, {word!r}, and no event; take it out of the file"))
+        said.append(word)
     sizes = [(path, table.num_rows + len(at))]
-    return FileTable(table, sizes, at, [form.separator], semicolons=form.separator == ";", there=form.names)
+    return FileTable(table, sizes, at, said, semicolons=form.separator == ";", there=form.names)
 
 
 def _json(content: pa.Buffer, path: Path, wanted: _ReadRequest, *, array: bool) -> FileTable:

@@ -110,6 +110,7 @@ def _told(draft: Draft, target: Path) -> Iterator[str]:
         what = "have a date" if plan.label.dated else " or ".join(plan.label.positive)
         found += f"; label: {plan.label.column.name}, {plan.rate:.2%} {what}"
     yield f"{target}: {found}{'' if plan.label is not None else f'; {plan.no_label}'}"
+    yield from plan.sample.table.decisions
     yield from (f"left out: {each}" for each in draft.left)
     if plan.left:
         names = ", ".join(list(plan.left)[:6]) + (", ..." if len(plan.left) > 6 else "")

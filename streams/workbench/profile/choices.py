@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from weir.online.batch import FloatVector, IntVector
 from weir.online.codec.limits import DEFAULT_LIMITS
-from weir.online.codec.wire import DeviceEvent, UserEvent
+from weir.online.codec.wire import WORD_CHARS, DeviceEvent, UserEvent
 from weir.online.durations import format_duration, parse_duration
 from weir.online.features.expression import FUNCTIONS
 from weir.online.features.timecolumns import TIME_COLUMNS
@@ -43,6 +43,8 @@ _MOST_NUMBERS, _MOST_TEXTS, _MOST_SECOND, _MOST_WORTH = 40, 12, 3, 4
 """Inputs that a task begins with: a member of ``auto`` takes the square of their number a row."""
 _DELAYS_S: Final = tuple(parse_duration(w) for w in ("0s", "1m", "10m", "1h", "6h", "1d", "2d", "7d"))
 _TAKEN: Final = {*UserEvent.model_fields, *DeviceEvent.model_fields, *TIME_COLUMNS, *FUNCTIONS, "hash", "full"}
+_WORD_FIELDS: Final = {"user-events": {"channel", "country"}, "device-events": {"status"}}
+"""Fields of events that hold one word."""
 _MANY, _OFTEN = 30, 200
 """So many entities, none with more events on average, are rather people who come again than sensors that are read."""
 _MARK: Final = re.compile(r"[\w .:+-]+")
@@ -327,7 +329,8 @@ def _told(c: Column) -> FloatVector | IntVector:
 def _add_input(plan: Plan, c: Column) -> None:
     # The wire has one field `amount`, by which costs are weighed.
     money = plan.stream == "user-events" and "amount" not in plan.columns and _is_money(c)
-    name = "amount" if money else _wire_name(c.name, {*plan.columns, plan.entity})
+    taken = {*plan.columns, plan.entity}
+    name = "amount" if money else _own_field(plan, c, taken) or _wire_name(c.name, taken)
     plan.columns[name] = c
     if c.numbers is not None:
         plan.numbers.append(name)
@@ -337,6 +340,15 @@ def _add_input(plan: Plan, c: Column) -> None:
         plan.hashed.append(name)
     else:
         plan.target.append(name)
+
+
+def _own_field(plan: Plan, c: Column, taken: set[str]) -> str:
+    """The field of events that a text of this name is, such as ``channel``; "" for none."""
+    name = c.name.lower()
+    if c.numbers is not None or name in taken or name not in _WORD_FIELDS[plan.stream]:
+        return ""
+    # A longer one would refuse its event, and a sample may not hold the longest.
+    return name if 2 * pc.max(pc.utf8_length(c.texts)).as_py() <= WORD_CHARS else ""
 
 
 def _is_clock(c: Column) -> bool:

@@ -61,8 +61,8 @@ class Column:
 
     @property
     def words(self) -> frozenset[str]:
-        """The words of its name in lower case: ``isFraud`` and ``IS_FRAUD`` have the same."""
-        return frozenset(word.lower() for word in _WORDS.findall(re.split(r"\.(?=\w)", self.name)[-1]))
+        """The words of its name."""
+        return words_of(self.name)
 
     @property
     def useful(self) -> bool:
@@ -78,6 +78,15 @@ class Column:
         """Its most frequent values with their counts."""
         counts = pc.value_counts(self.texts.drop_null()).to_pylist()
         return [(v["values"], int(v["counts"])) for v in sorted(counts, key=lambda v: -int(v["counts"]))[:most]]
+
+
+def words_of(name: str) -> frozenset[str]:
+    """The words of a column's name in lower case.
+
+    >>> sorted(words_of("isFraud")), sorted(words_of("meta.IS_FRAUD"))
+    (['fraud', 'is'], ['fraud', 'is'])
+    """
+    return frozenset(word.lower() for word in _WORDS.findall(re.split(r"\.(?=\w)", name)[-1]))
 
 
 def columns_of_sample(sample: Sample) -> list[Column]:
@@ -106,6 +115,8 @@ def _column(cells: Cells, semicolons: bool, time_zone: str) -> Column:
         return _unusable(cells, "no value is known")
     # A float64 would make two cards one.
     numbers = None if _is_long_id(texts) else _numbers(cells, semicolons)
+    if numbers is not None and _is_code(words_of(cells.name), texts, numbers):
+        numbers = None
     times, form, unsure = (None, "auto", "") if pa.types.is_boolean(kind) else _times(cells, texts, time_zone)
     if numbers is not None:
         known, distinct = int(np.isfinite(numbers).sum()), len(np.unique(numbers[np.isfinite(numbers)]))
@@ -135,6 +146,18 @@ def _is_long_id(texts: pa.ChunkedArray) -> bool:
     some = texts.drop_null()
     digits = pc.all(pc.match_substring_regex(some, r"^\d+$")).as_py()
     return bool(digits) and pc.max(pc.utf8_length(some)).as_py() > len(f"{DEFAULT_LIMITS.number:.0f}") - 1
+
+
+def _is_code(words: frozenset[str], texts: pa.ChunkedArray, numbers: FloatVector) -> bool:
+    """Whether digits are the names of places or kinds, of which none is more than another."""
+    some = texts.drop_null()
+    if not pc.all(pc.match_substring_regex(some, r"^\d+(\.0|-\d+)?$")).as_py():
+        return False
+    if words & terms.POSTAL and words <= terms.POSTAL_OF:
+        return True
+    # Nobody writes a number as 0042, but for amounts of a fixed width; and what counts rows is their id.
+    padded = pc.any(pc.match_substring_regex(some, r"^0\d\d+")).as_py()
+    return bool(padded) and not words & terms.WORTH and bool(np.any(np.diff(numbers) != 1))
 
 
 def _numbers(cells: Cells, semicolons: bool) -> FloatVector | None:

@@ -128,7 +128,7 @@ def guess_versions(columns: Sequence[Column], table: pa.Table, time: Column) -> 
 def guess_entities(columns: Sequence[Column]) -> list[tuple[float, Column]]:
     """Columns that name what events are about, best first: ids that come again."""
     found = []
-    for c in (c for c in columns if c.useful and not c.words & terms.KIND):
+    for c in (c for c in columns if c.useful and not c.words & (terms.KIND | terms.POSTAL)):
         named = c.words & (terms.ENTITY | {"id"})
         ids = named if c.numbers is not None else named or c.words & terms.ID or c.distinct > 20
         few = c.distinct < _FEW and not c.words & (terms.DEVICE | {"id"})

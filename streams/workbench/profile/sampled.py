@@ -110,7 +110,7 @@ def _sample(group: Sequence[_File]) -> Sample:
 
 def _part(path: Path, folder: Path, most: int) -> tuple[Path, float]:
     """A file with a part of another's rows, and their share; the file itself where it is small."""
-    content, _ = contents(path)
+    content, encoding = contents(path)
     head = content[:HEAD].to_pybytes()
     if head.startswith(b"PAR1"):
         return _parquet_part(pq.ParquetFile(content), path, folder, most)
@@ -127,7 +127,9 @@ def _part(path: Path, folder: Path, most: int) -> tuple[Path, float]:
     folder.mkdir()
     # What is written is not packed, and the ending left tells JSON lines.
     made = folder / re.sub(r"\.(gz|zst|bz2|lz4)$", "", path.name)
-    made.write_bytes(b"".join(kept))
+    text = b"".join(kept)
+    # In its own encoding, which is told as that of the file.
+    made.write_bytes(text if encoding in (None, "utf-8") else text.decode().encode(encoding))
     return made, sum(map(len, kept)) / size
 
 

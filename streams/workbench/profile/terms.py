@@ -42,6 +42,9 @@ KIND: Final = _words("type kind class category group segment status name size co
 """Of what entities have in common, which names none of them."""
 WORTH: Final = _words("amount value price spend total score sum revenue cost balance volume eur usd betrag")
 MONEY: Final = _words("amount price spend betrag")
+POSTAL: Final = _words("zip zipcode postal postcode plz postleitzahl pincode cep")
+POSTAL_OF: Final = POSTAL | ID | ENTITY | _words("prefix address billing shipping delivery home origin destination")
+"""All words that a postal code may have in its name: ``zip_count`` and ``zip_income`` are numbers."""
 LABEL: Final = _words(
     "label target fraud class y outcome churn churned churner default defaulted anomaly attack failed failure fail "
     "cancelled canceled bad spam lapse lapsed converted response fraudulent isfraud betrug storno escalated disputed "

@@ -238,4 +238,6 @@ def _source(plan: Plan) -> Iterator[_Block]:
         else:
             source["label_delay"] = format_duration(plan.delay_s)
     yield _Block("[source]", source, whys={key: why for key, why in whys.items() if key != "entity"})
-    yield _Block("[source.columns]", {name: column.name for name, column in plan.columns.items()})
+    names = {name: column.name for name, column in plan.columns.items()}
+    why = "with _: the name itself means something else in a task, or is another column's"
+    yield _Block("[source.columns]", names, whys={name: why for name in names if name.endswith("_")})
