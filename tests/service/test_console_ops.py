@@ -167,6 +167,20 @@ async def test_models_with_none_one_and_many(tmp_path: Path) -> None:
         assert (await client.get("/console/models/fraud/13", headers=PAGE)).status_code == 404
 
 
+async def test_a_damaged_log_of_stages_hides_no_other_task(tmp_path: Path) -> None:
+    async with running(tmp_path, "fraud", "churn") as (service, client):
+        registry = Registry(service.settings.models.registry)
+        for task in ("churn", "fraud"):
+            register(registry, task=task)
+            registry.set_stage(task, 1, "champion", at=NOW)
+        next(Path(service.settings.models.registry).glob("fraud/stages/*.json")).write_text("{")
+        told = {model["task"]: model for model in (await client.get("/v1/models")).json()["models"]}
+        assert told["churn"]["stage"] == "champion"
+        assert "not a stage entry" in told["fraud"]["unusable"]
+        assert "not a stage entry" in await page(client, "/console/models")
+        assert "not known: see Models" in await page(client, "/console")
+
+
 async def test_a_version_is_moved_after_a_question_that_says_what_it_does(tmp_path: Path) -> None:
     async with running(tmp_path) as (service, client):
         registry = Registry(service.settings.models.registry)

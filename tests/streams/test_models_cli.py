@@ -37,10 +37,10 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     return registry
 
 
-def weir(*args: str) -> tuple[str, str]:
+def weir(*args: str, status: int = 0) -> tuple[str, str]:
     """What ``weir models ARGS`` prints: results and notes."""
     done = CliRunner().invoke(models_app, list(args), catch_exceptions=False)
-    assert done.exit_code == 0, done.stderr
+    assert done.exit_code == status, done.stderr
     return done.stdout, done.stderr
 
 
@@ -89,10 +89,22 @@ def test_list_shows_every_version_with_its_stage(registry: Registry) -> None:
 
 def test_list_goes_on_behind_a_broken_version(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "weir-models" / "fraud" / "2" / "manifest.json").write_text("{}")
-    shown, notes = weir("list")
+    shown, notes = weir("list", status=1)
     assert "v3" in shown
     assert "unusable:" in notes
     assert "not a manifest" in notes.replace("\n", " ")
+
+
+def test_list_goes_on_behind_a_task_whose_stages_are_damaged(registry: Registry, tmp_path: Path) -> None:
+    data = DataRange(start=BEFORE, end=BEFORE + 86_400, cutoff=BEFORE + 9e5, labels=100)
+    for task in ("churn", "zeal"):
+        registry.register(task, candidate(1), data=data, created_at=BEFORE)
+    (tmp_path / "weir-models" / "fraud" / "stages" / "00000001.json").write_text("{")
+    shown, notes = weir("list", status=1)
+    assert [line.split()[:2] for line in shown.splitlines()[1:]] == [["churn", "v1"], ["zeal", "v1"]]
+    assert re.search("unusable: task fraud: .*fraud/stages/00000001.json: not a stage entry", notes)
+    documents = orjson.loads(weir("list", "--json", status=1)[0])
+    assert [document["task"] for document in documents] == ["churn", "zeal"]
 
 
 def test_show_is_of_the_champion_unless_told(registry: Registry) -> None:

@@ -44,7 +44,7 @@ models_app = typer.Typer(name="models", help=_HELP, no_args_is_help=True)
 def list_command(
     task: TaskOrAll = None, registry: RegistryOption = None, as_json: JsonOption = False, config: ConfigOption = None
 ) -> None:
-    """List the versions of each task, with their stages and metrics.
+    """List the versions of each task, with their stages and metrics; exit status 1 where something is damaged.
 
     For example:
 
@@ -58,12 +58,16 @@ def list_command(
 
     held = open_registry(registry, config)
     rows, documents, unusable = [], [], []
+    # What is damaged is told, and hides nothing else: a version no other version, a log of stages no other task.
     for name in tasks_in(held, task):
-        stages = held.stages(name)
-        for version in held.versions(name):
+        try:
+            stages, versions = held.stages(name), held.versions(name)
+        except ModelError as exc:
+            unusable.append(f"task {name}: {exc}")
+            continue
+        for version in versions:
             try:
                 manifest = held.manifest(name, version)
-            # One that is damaged is told, and hides no other.
             except ModelError as exc:
                 unusable.append(str(exc))
                 continue
@@ -77,6 +81,8 @@ def list_command(
         say(f"unusable: {reason}")
     empty = "" if documents or unusable else "; weir trainer makes them, [models] registry (or --registry) says where"
     say(f"{len(documents)} versions in {held.url}{empty}")
+    if unusable:
+        raise typer.Exit(1)
 
 
 @models_app.command("show")

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -102,8 +103,13 @@ class Models(View):
             held = Registry(self._registry)
             found: list[dict[str, Any]] = []
             for name in names:
-                stages = held.stages(name)
-                for version in held.versions(name):
+                versions = held.versions(name)
+                try:
+                    stages = held.stages(name)
+                except ModelError as error:
+                    found += [{"task": name, "version": version, "unusable": str(error)} for version in versions]
+                    continue
+                for version in versions:
                     try:
                         found.append(_version(held, name, version, stages.of(version)))
                     except ModelError as error:
@@ -181,10 +187,17 @@ class Models(View):
         return document
 
     async def champions(self, caller: Caller) -> dict[str, int | None]:
-        """The version of each task's full model that serves, of the tasks that have one."""
+        """The version of each task's full model that serves, of the tasks that have one and whose stages are whole."""
         names = [t.name for t in self._seen_by(caller) if t.full is not None]
-        held = Registry(self._registry)
-        return await asyncio.to_thread(lambda: {name: held.stages(name).champion for name in names})
+
+        def find() -> dict[str, int | None]:
+            held, found = Registry(self._registry), dict[str, int | None]()
+            for name in names:
+                with suppress(ModelError):  # `models` says what is wrong with it
+                    found[name] = held.champion(name)
+            return found
+
+        return await asyncio.to_thread(find)
 
     async def drift(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """What drifted: the newest requests for a new model that a drift caused."""

@@ -53,7 +53,7 @@ class OverviewPages(PageGroup):
                 "task": task, "metrics": (await self._service.serving.metrics(task.name))["rolling"],
                 "chart": chart(series, task.name, MAIN, marks.get(task.name, []), (0.0, 1.0)),
                 "threshold": newest(series, task.name, "threshold"), "learned": learned.get(task.name),
-                "days": days.get(task.name, {}), "budget": _budget(task), "champion": champions.get(task.name),
+                "days": days.get(task.name, {}), "budget": _budget(task), "champion": champions.get(task.name, "?"),
                 "drifts": [mark for mark in marks.get(task.name, []) if mark["label"] == "drift"],
             }
             for task in self._service.tasks if caller.sees(task.name)
