@@ -178,7 +178,7 @@ async def test_a_damaged_log_of_stages_hides_no_other_task(tmp_path: Path) -> No
         assert told["churn"]["stage"] == "champion"
         assert "not a stage entry" in told["fraud"]["unusable"]
         assert "not a stage entry" in await page(client, "/console/models")
-        assert "not known: see Models" in await page(client, "/console")
+        assert "not known: see Models" in await page(client, "/console/")
 
 
 async def test_a_version_is_moved_after_a_question_that_says_what_it_does(tmp_path: Path) -> None:
