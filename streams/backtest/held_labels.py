@@ -74,6 +74,13 @@ class _LabelQueue:
         # them in order.
         heapq.heappush(self._held, (float(known_at[0]), number, known_at, labels))
 
+    def turns(self, ts: FloatVector) -> IntVector:
+        """Rows of a batch, at times ``ts (n,)``, before which a label that is held becomes known; n for later ones."""
+        now = np.maximum.accumulate(ts)
+        known = [known_at[: np.searchsorted(known_at, now[-1], side="right")] for _, _, known_at, _ in self._held]
+        rows: IntVector = np.searchsorted(now, np.concatenate([ts[:0], *known]), side="right" if self.timed else "left")
+        return np.unique(rows)
+
     def between(self, ts: FloatVector, known_at: FloatVector, labels: LabelBatch, after: IntVector) -> LabelsBetween:
         """Take in the labels of a batch's rows, and give out what is known before one of them.
 
@@ -175,6 +182,11 @@ class LabelInput:
             # A label of silence is as late as that: its prediction must still wait, and a batch be shorter.
             delays_s.append(silence.horizon_s + silence.lateness_s)
             slack_s = min(slack_s, task.labels.join.keep_s - delays_s[-1])
+        if (after_s := task.labels.join.negative_after_s) is not None:
+            delays_s.append(after_s)
+            # A label that is known by then must not find its event taken for a 0 by rows of its own batch.
+            if self.delay_s < after_s:
+                slack_s = min(slack_s, after_s - self.delay_s)
         cuts_s = [delay_s / _CUTS_A_DELAY or np.inf for delay_s in delays_s if not self.between_rows]
         self.span_s = min([slack_s, *cuts_s])
         """Event time of one batch at most: labels are seen when the batch before is done, and must not be late then."""
@@ -197,6 +209,16 @@ class LabelInput:
     def any_order(self) -> bool:
         """Whether a label may come before its event."""
         return bool(self._paths)
+
+    def turns(self, ts: FloatVector) -> list[int]:
+        """Where a batch of rows at times ``ts (n,)`` is cut so that no event is taken for a 0 whose label is known.
+
+        What is known a delay after each row needs no more than ``span_s``.
+        """
+        cuts = {0, len(ts)}
+        if len(ts) and self.task.labels.join.negative_after_s is not None and (self.any_order or self.held.timed):
+            cuts.update(self.held.turns(ts).tolist())
+        return sorted(cuts)
 
     def read(self, rows: SourceBatch) -> None:
         """Take in the labels that rows bring, for the batches after theirs."""

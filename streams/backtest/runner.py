@@ -194,9 +194,9 @@ class _Run:
             for start, stop in pairwise(self._cuts(batch, known) if not together else []):
                 self._score(batch.slice(start, stop), [known.at(start)])
         else:
-            if len(batch):
-                # As live: what is known before the first of these rows is learned before any of them is scored.
-                self._score(batch, self.given.held.due(float(batch.ts[0])))
+            # As live: what is known before the first of some rows is learned before any of them is scored.
+            for start, stop in pairwise(self.given.turns(batch.ts)):
+                self._score(batch.slice(start, stop), self.given.held.due(float(batch.ts[start])))
             self.given.read(rows)
         self.watch.update(batch, rows.labelled if rows.fresh is None else rows.labelled[rows.fresh])
         self.result.count(rows)

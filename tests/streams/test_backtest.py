@@ -212,6 +212,36 @@ def test_labels_that_are_known_sooner_by_their_value_are_told(tmp_path: Path, ma
     assert (result.pipeline.joiner.stats.early > 300) != told
 
 
+@pytest.mark.parametrize("way", ["a delay", "times", "a file of labels"])
+@pytest.mark.parametrize("maturity", ["horizon", "none"])
+def test_no_event_whose_label_is_known_in_time_is_taken_for_a_0(tmp_path: Path, way: str, maturity: str) -> None:
+    """Batches may span more than the horizon: rows of one must not make negatives of what is known before them."""
+    table, after = columns(), 8 * 3600.0
+    parts = np.random.default_rng(4).uniform(0.01, 0.97, 400) if way != "a delay" else 0.97
+    table["at"] = [T0 + 3_000.0 * i for i in range(400)]
+    bad = np.array(table["bad"], np.bool_)
+    known = (np.array(table["at"]) + after * parts).tolist()
+    labels = LabelSpec.model_validate({"maturity": maturity, "join": {"negative_after_s": "8h"}})
+    table["bad"] = [int(b) if b else "" for b in bad]
+    task = spec(label_delay=0.97 * after, batch_size=512).model_copy(update={"labels": labels})
+    given: list[Path] = []
+    if way == "times":
+        task = spec(label_known="known", batch_size=512).model_copy(update={"labels": labels})
+    elif way == "a file of labels":
+        task = spec(label=None, batch_size=512).model_copy(update={"labels": labels})
+        told = [{"v": 1, "task": "fraud", "entity_id": user, "event_id": event, "ts": at, "value": 1}
+                for user, event, at, b in zip(table["user"], table["id"], known, bad, strict=True) if b]  # fmt: skip
+        given = [tmp_path / "labels.jsonl"]
+        given[0].write_bytes(b"".join(orjson.dumps(label) + b"\n" for label in told))
+        del table["bad"]
+    path = write(tmp_path / "x.csv", table | {"known": known})
+    result = run_backtest(task, [path], labels=given, label_delay_s=0.0 if given else None)
+    stats = result.pipeline.joiner.stats
+    assert stats.corrections == 0
+    assert stats.joined == np.count_nonzero(bad & (np.array(known) <= table["at"][-1]))
+    assert stats.assumed_negatives == np.count_nonzero(~bad & (np.array(table["at"]) <= table["at"][-1] - after))
+
+
 def test_a_label_changes_no_score_before_its_delay_has_passed(tmp_path: Path) -> None:
     table = columns()
     before = scored(tmp_path, write(tmp_path / "x.csv", table))
