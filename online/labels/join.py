@@ -85,7 +85,7 @@ class LabelJoiner:
         unlogged: int = 0,
         matures: bool = False,
     ) -> None:
-        self.policy, self.matures = policy, matures
+        self.policy = policy
         self.n_features, self.n_extra, self.entities, self.unlogged = n_features, n_extra, entities, unlogged
         self.cache_bytes = NEVER_FULL
         """What logged rows that can be read back may take in memory."""
@@ -100,6 +100,11 @@ class LabelJoiner:
     def _nothing(self) -> JoinResult:
         """Made once: most calls of `log` join nothing, and a row alone pays for each array."""
         return self._logged.examples(NO_PAIRS)
+
+    @property
+    def matures(self) -> bool:
+        """Whether rows may wait for their maturity: new ones, or some of a snapshot."""
+        return self._index.matures
 
     @property
     def stats(self) -> JoinStats:

@@ -43,7 +43,8 @@ class PredictionIndex(NumberedRows):
     """
 
     def __init__(self, policy: JoinPolicy, unlogged: int, matures: bool) -> None:
-        self.policy, self.matures, self.ranged = policy, matures, policy.match == "entity_range"
+        self.policy, self.ranged = policy, policy.match == "entity_range"
+        self._unlogged, self._matures = unlogged, matures
         super().__init__(_columns_of(unlogged, self.ranged, matures))
         self.stats = JoinStats()
         self.watermark = self.last_mark = self.cut_mark = -np.inf
@@ -57,6 +58,11 @@ class PredictionIndex(NumberedRows):
         """Of the rows, only the last so many are live."""
         limits = [limit for limit in (self.policy.max_rows, self.cap) if limit is not None]
         return min(limits, default=NEVER_FULL)
+
+    @property
+    def matures(self) -> bool:
+        """Whether rows may wait for their maturity; those of a snapshot may where the new ones do not."""
+        return "ripens_s" in self.buffers
 
     @property
     def row_bytes(self) -> int:
@@ -167,12 +173,12 @@ class PredictionIndex(NumberedRows):
 
     def unpack(self, first: int, packed: dict[str, bytes]) -> None:
         """Replace all rows by those of a snapshot, numbered from ``first``."""
+        # What waits is learned when it is mature, also where the task waits no more: nothing else would learn it.
+        waits = bool((np.frombuffer(packed["state"], np.uint32) & WAITS).any())
+        super().__init__(_columns_of(self._unlogged, self.ranged, self._matures or waits))
         columns = self.unpacked(packed)
         if self.matures and "weight" not in columns:  # of a task that did not wait: what was labelled is learned
             columns |= {"weight": np.ones(len(columns["ts"])), "ripens_s": np.zeros(len(columns["ts"]))}
-        elif not self.matures:
-            # A snapshot of a task that waited: nothing waits any more, and no one would end it.
-            columns["state"] = columns["state"] & np.uint32(COUNTED)
         self.restore(first, columns)
         self._by_event.rebuild()
         if self._by_entity is not None:

@@ -184,9 +184,22 @@ def test_a_task_that_begins_to_wait_or_stops_goes_on_with_what_it_held() -> None
     assert rows(tell(to, ("b", True, 1.0), 1), "ripe") == [("b", True, False, 1.0)]  # it was logged without maturity
     log(to, [("c", 1.0, 9.0)])
     assert rows(tell(to, ("c", True, 1.0), 2), "ripe") == []
+    log(to, [("d", 2.0, 9.0), ("e", 3.0, 9.0)])
+    tell(to, ("d", True, 2.5), 3)
     old = LabelJoiner(policy, 1)
     old.restore(to.snapshot())
-    assert rows(tell(old, ("c", False, 1.0), 3), "ripe") == [("c", False, True, 1.0)]
+    # What waited is learned when it is mature, once and as the last label says; what is scored from now on at once.
+    assert rows(tell(old, ("c", False, 1.0), 4), "ripe") == []
+    old.log(predictions([("f", 4.0, 0.0)]))
+    assert rows(tell(old, ("f", True, 1.0), 5), "ripe") == [("f", True, False, 1.0)]
+    again = LabelJoiner(policy, 1)
+    again.restore(old.snapshot())
+    for join in (old, again):
+        learned = join.log(predictions([("g", 20.0, 0.0)]))
+        assert rows(learned, "ripe") == [("c", False, False, 1.0), ("d", True, False, 2.5)]
+        assert rows(tell(join, ("d", False, 1.0), 6), "ripe") == [("d", False, True, 1.0)]
+    again.restore(old.snapshot())
+    assert not again.matures
 
 
 TASK = """
