@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from weir.online.batch import FloatVector
 from weir.online.errors import UNREADABLE, StateError
+from weir.online.event_time import WITNESSES
 from weir.online.features.compact_rows import compact, expand
 from weir.online.features.store import SPARE
 
@@ -63,13 +64,15 @@ class _Table:
 
     def sweep(self, now: float) -> None:
         """Free the rows that no event in time can find any more, at most once an eighth of the time that they live."""
-        self.clock = max(self.clock, now)
-        # It looks at every key, so not with each batch.
-        if self.clock - self.swept < self.kept_s / 8:
+        step = self.kept_s / 8
+        # It looks at every key, so not with each batch; nor again where one clock is far from all others.
+        if now - self.swept < step or abs(now - self.clock) < step:
             return
-        self.swept = self.clock
+        self.clock = now
+        # What three entities have reached: one that dates an event far ahead would end the lives of all others.
+        self.swept = float(np.partition(self.updated, -WITNESSES)[-WITNESSES])
         self._last = None
-        dead = [k for k, s in self.slot_of.items() if self.updated[s] < self.clock - SPARE * self.kept_s]
+        dead = [k for k, s in self.slot_of.items() if self.updated[s] < self.swept - SPARE * self.kept_s]
         for key in dead:
             slot = self.slot_of.pop(key)
             # Whoever gets the slot next begins with zeros; `slots` does not clear.

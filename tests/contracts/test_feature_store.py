@@ -236,12 +236,27 @@ def test_memory_frees_what_nothing_can_find_any_more_and_gives_its_place_clean_t
     store.create("user", WIDTH, SCHEMA, TTL)
     keys = [f"old{i}" for i in range(50)]
     store.save("user", keys, rows(*[9] * 50), 1000.0)
-    store.save("user", ["clock"], rows(1), 1000.0 + 2 * TTL)
-    assert store.count("user") == 1
+    store.save("user", ["a", "b", "c"], rows(1, 1, 1), 1000.0 + 2 * TTL)
+    assert store.count("user") == 3
     new = [f"new{i}" for i in range(50)]
     assert values(store, *new) == [0] * 50
     store.save("user", new, rows(*[0] * 50), 1.0)
     assert set(store.last_seen("user", new).tolist()) == {1.0}
+
+
+def test_one_clock_that_is_ahead_frees_nobody_else_and_holds_nothing_up() -> None:
+    store = MemoryFeatureStore()
+    store.create("user", WIDTH, SCHEMA, TTL)
+    keys = [f"old{i}" for i in range(50)]
+    store.save("user", keys, rows(*[9] * 50), 1000.0)
+    for years in (1, 75, 75):
+        store.save("user", ["ahead"], rows(1), 1000.0 + years * 3e7)
+        store.save("user", ["a", "b", "c"], rows(1, 1, 1), 1001.0)
+        assert values(store, *keys) == [9] * 50
+    for key in ("a", "b", "c"):
+        store.save("user", [key], rows(1), 1000.0 + 2 * TTL)
+    store.save("user", ["ahead"], rows(1), 1000.0 + 76 * 3e7)
+    assert store.count("user") == 4
 
 
 class TestSnapshots:
@@ -274,7 +289,7 @@ class TestSnapshots:
         one.save("user", [f"k{i}" for i in range(40)], rows(*range(1, 41)), 1000.0)
         two.restore(one.snapshot())
         for each in (one, two):
-            each.save("user", ["k3", "x"], rows(7, 8), 1000.0 + 1.5 * TTL)  # which frees what nothing changed
+            each.save("user", ["k3", "x", "y"], rows(7, 8, 8), 1000.0 + 1.5 * TTL)  # which frees what nothing changed
             each.save("user", ["k4"], rows(9), 1000.0 + 1.6 * TTL)
         assert one.snapshot() == two.snapshot()
         assert values(two, "k3", "k4", "k5", "x") == [7, 9, 0, 8]

@@ -70,6 +70,18 @@ def test_an_entity_begins_anew_where_it_was_away_for_longer_than_it_is_kept(stre
             assert np.array_equal([found[name][i] for i in life], values, equal_nan=True), name
 
 
+@pytest.mark.parametrize("ahead", [3 * KEPT_S, 1e9])
+def test_an_event_that_is_dated_far_ahead_ends_no_other_life(ahead: float) -> None:
+    users = ["a", "b", "c"] * 20
+    rows = [Row(user, T0 + 9.0 * i + ahead * (i == 30), 1.0 + i) for i, user in enumerate(users)]
+    others = [i for i, user in enumerate(users) if user != users[30]]
+    wanted = run(engine_of(USER), [rows[i] for i in others], [])
+    for cuts in ([], list(range(1, 60))):
+        found = run(engine_of(USER), rows, cuts)
+        for name, values in wanted.items():
+            assert np.array_equal([found[name][i] for i in others], values, equal_nan=True), name
+
+
 @settings(max_examples=60, deadline=None)
 @given(streams, st.lists(st.integers(1, 39), max_size=5))
 def test_a_detector_forgets_with_its_entity(stream: Stream, cuts: list[int]) -> None:
