@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -47,6 +47,7 @@ ArchiveOption = Annotated[
 LogOption = Annotated[Path | None, typer.Option("--log", help="Directory of an embedded log, instead of Kafka.")]
 
 INTERRUPTED = 130
+_LONGEST_S: Final = 36_500 * 86_400.0
 
 
 def settings_of(config: Path | None, bootstrap: str | None, given: Mapping[str, object] | None = None) -> Settings:
@@ -94,9 +95,12 @@ def duration(option: str, text: str) -> float:
     21600.0
     """
     try:
-        return parse_duration(text)
+        seconds = parse_duration(text)
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from None
+    if seconds > _LONGEST_S:
+        raise UsageError(f"{option}: {text!r} is longer than 36500d; give less")
+    return seconds
 
 
 def moment(option: str, text: str) -> float:
@@ -105,14 +109,16 @@ def moment(option: str, text: str) -> float:
     >>> moment("--since", "2023-11-14T22:13:20"), moment("--since", "1700000000")
     (1700000000.0, 1700000000.0)
     """
+    from weir.online.codec.wire import TS_MAX
+
     # First as a time: 20240501 is a day, not so many seconds of 1970.
     with suppress(ValueError):
         found = datetime.fromisoformat(text)
         return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
     # Digits only: `float` takes nan, inf and 1e9 too.
-    if text.replace(".", "", 1).isdecimal():
+    if text.replace(".", "", 1).isdecimal() and float(text) <= TS_MAX:
         return float(text)
     try:
-        return time.time() - parse_duration(text)
+        return max(time.time() - parse_duration(text), 0.0)
     except ValueError:
         raise UsageError(f"{option} {text!r}: give a time as 2024-05-01T12:00 (UTC), or how long ago as 7d") from None

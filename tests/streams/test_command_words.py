@@ -24,6 +24,7 @@ from weir.streams.cli.models import tune as tune_full
 from weir.streams.cli.operate import topics
 from weir.streams.cli.operate.audit import _document, _row
 from weir.streams.cli.operate.examples import parse_offsets
+from weir.streams.cli.options import duration, moment
 from weir.streams.cli.service.reached import bodies_of
 from weir.streams.config.serve_settings import IntakeSettings
 from weir.streams.config.settings import Settings
@@ -43,6 +44,22 @@ def test_no_offsets_are_not_all_offsets(text: str) -> None:
     assert parse_offsets(None) == ()
     with pytest.raises(UsageError, match="--offsets"):
         parse_offsets(text)
+
+
+@pytest.mark.parametrize("text", ["-1d", "inf", "nan", "1e9d", "99999999999999999999999999d", "", "7"])
+def test_a_duration_or_a_time_that_cannot_be_is_refused_with_the_option(text: str) -> None:
+    if text != "7":  # seconds of 1970
+        with pytest.raises(UsageError, match=r"--older-than: .*(is not a duration; write|is longer than 36500d; give)"):
+            duration("--older-than", text)
+    if "99" not in text and text != "7":
+        with pytest.raises(UsageError, match=r"--since .*: give a time as"):
+            moment("--since", text)
+
+
+def test_no_moment_is_before_1970_or_after_2100() -> None:
+    assert moment("--since", "99999999999999999999999999d") == 0.0
+    with pytest.raises(UsageError, match=r"--since .*: give a time as"):
+        moment("--since", "99999999999999")
 
 
 @pytest.mark.parametrize("ts", [9e15, -1e18, float("nan"), float("inf"), -float("inf")])

@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from weir.streams.cli.main import COMMANDS, app
 from weir.streams.config.serve_settings import ServeSettings
@@ -69,6 +71,32 @@ EVERY = typer_group(get_command(app))
 def test_there_are_commands_in_groups() -> None:
     assert ("topics", "create") in EVERY
     assert len(EVERY) > 2 * len(COMMANDS) - 10 > 20
+
+
+def test_every_number_on_a_command_line_has_a_least_and_a_most() -> None:
+    def options(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+        for name in getattr(command, "commands", ()):
+            yield from options(command.get_command(None, name), f"{path} {name}")
+        shown = (option for option in command.params if option.opts[0].startswith("-") and not option.hidden)
+        yield from ((f"{path} {option.opts[0]}", option) for option in shown)
+
+    numbers = {name: o for name, o in options(get_command(app), "weir") if o.type_descriptor.annotation in (int, float)}
+    for name in ("weir serve --port", "weir worker --processes"):
+        del numbers[name]  # settings, with limits of their own
+    assert len(numbers) > 30
+    without = [name for name, option in numbers.items() if option.min is None or option.max is None]
+    assert not without
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "0", "-1", "1e300"])
+@pytest.mark.parametrize(
+    "words",
+    [("tune", "x", "--minutes"), ("retrain", "-t", "x", "--timeout"), ("keys", "create", "x", "--records-per-s")],
+)
+def test_no_time_and_no_rate_is_without_a_limit(words: Sequence[str], value: str) -> None:
+    done = CliRunner().invoke(app, [*words, value])
+    assert done.exit_code == 2
+    assert words[-1] in done.stderr
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -35,7 +35,9 @@ def retrain_command(
     reason: Annotated[str, typer.Option("--reason", help="Kept with the request and the job.")] = "asked for by hand",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the candidate is in the shadow, or is not.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also within the cooldown of the task.")] = False,
-    timeout: Annotated[float | None, typer.Option("--timeout", min=0.1, help="Seconds to wait at most.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0.1, max=31_536_000, help="Seconds to wait at most.")
+    ] = None,
     registry: RegistryOption = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,

@@ -55,16 +55,17 @@ def tune_command(
     ] = None,
     labels: LabelsOption = None,
     label_delay: Annotated[str | None, typer.Option(help="How late labels of --labels become known, as 7d.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="How long to search and judge, about.")] = 20.0,
+    minutes: Annotated[float, typer.Option(min=0.01, max=525_600, help="How long to search and judge, about.")] = 20.0,
     trials: Annotated[
-        int | None, typer.Option("--trials", "-n", min=1, help="Ended trials the study shall have; with --full 20.")
+        int | None,
+        typer.Option("--trials", "-n", min=1, max=10**6, help="Ended trials the study shall have; with --full 20."),
     ] = None,
     judge: Annotated[
         float, typer.Option(min=0.02, max=0.8, help="Share of the rows, the last, judged at the end.")
     ] = 0.2,
     metric: Annotated[str, typer.Option(help=f"What is searched for: {', '.join(_METRICS)}.")] = _METRICS[0],
     processes: Annotated[int, typer.Option(min=1, max=64, help="That run trials.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the search.")] = 1,
     study: Annotated[Path, typer.Option("--study", help="File of the study; one that is there goes on.")] = Path(
         "weir-tune.journal"
     ),
@@ -78,7 +79,8 @@ def tune_command(
         int, typer.Option(min=1, max=8, help="With --full: validation periods, one before the other.")
     ] = 1,
     delay: Annotated[
-        float | None, typer.Option("--label-delay-days", min=0, help="With --full: days until labels are known.")
+        float | None,
+        typer.Option("--label-delay-days", min=0, max=3_650, help="With --full: days until labels are known."),
     ] = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,

@@ -44,13 +44,18 @@ def demo_command(
         Path, typer.Option("--dir", help="Where the log, the checkpoints and the results are kept.")
     ] = Path("weir-data/demo"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run left and start over.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed and events give the same stream.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="The same seed and events give the same stream.")
+    ] = None,
     events: Annotated[
-        int | None, typer.Option(min=100, help="Events of the period; by default what this machine can show.")
+        int | None,
+        typer.Option(min=100, max=10**10, help="Events of the period; by default what this machine can show."),
     ] = None,
     days: Annotated[int | None, typer.Option(min=2, max=1000, help="Event time of the period, days.")] = None,
     full_speed: Annotated[bool, typer.Option("--full-speed", help="Do not keep pace; go as fast as possible.")] = False,
-    checkpoint_every: Annotated[float, typer.Option(min=0.1, help="Seconds between two checkpoints.")] = 10.0,
+    checkpoint_every: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="Seconds between two checkpoints.")
+    ] = 10.0,
     pages: Annotated[bool, typer.Option("--console/--no-console", help="Serve the console in the browser.")] = True,
     port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="Of the console; by default 8080 or the next free one.")

@@ -37,12 +37,14 @@ def simulate_command(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Directory for one file per topic, or - for lines on stdout.")
     ] = Path("weir-simulated"),
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 7,
-    events: Annotated[int, typer.Option(min=1, help="User and device events; labels come on top.")] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same bytes.")] = 7,
+    events: Annotated[
+        int, typer.Option(min=1, max=10**10, help="User and device events; labels come on top.")
+    ] = 100_000,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Event time the stream covers.")] = 60,
-    users: Annotated[int, typer.Option(min=1, help="People who buy, log in and play.")] = 2_000,
-    merchants: Annotated[int, typer.Option(min=4, help="Shops they buy from.")] = 300,
-    devices: Annotated[int, typer.Option(min=0, help="Machines that send metrics.")] = 60,
+    users: Annotated[int, typer.Option(min=1, max=10**7, help="People who buy, log in and play.")] = 2_000,
+    merchants: Annotated[int, typer.Option(min=4, max=10**6, help="Shops they buy from.")] = 300,
+    devices: Annotated[int, typer.Option(min=0, max=10**6, help="Machines that send metrics.")] = 60,
     fraud_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Frauds among purchases.")] = 0.01,
     label_delay_days: Annotated[float, typer.Option(min=0.0, max=365.0, help="Median delay of chargebacks.")] = 4.0,
     drift_at: Annotated[
@@ -56,7 +58,7 @@ def simulate_command(
         Topic | None, typer.Option(help="Only this topic. On stdout all topics carry a field 'topic'.")
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(min=0.1, help="Records a second; as fast as possible without it.")
+        float | None, typer.Option(min=0.1, max=1e9, help="Records a second; as fast as possible without it.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write into a directory that holds files.")] = False,
 ) -> None:

@@ -106,7 +106,7 @@ def list_command(
     offsets: OffsetsOption = None,
     entity: EntityOption = None,
     since: SinceOption = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show the newest so many.")] = _SHOWN,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10**6, help="Show the newest so many.")] = _SHOWN,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
     as_json: JsonOption = False,
@@ -138,7 +138,7 @@ def quarantine_command(
     wait: Annotated[
         Path | None, typer.Option("--wait", metavar="TASKFILE", help="Wait until a worker has stored the new model.")
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait at most.")] = 300.0,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, max=86_400, help="Seconds to wait at most.")] = 300.0,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:

@@ -40,7 +40,9 @@ _NEEDS: Final = ("aiokafka", "faust-streaming", "redis")
 def explain_score_command(
     event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event.")],
     task: Annotated[Path, typer.Option("--task", "-t", help="The task file that scored it.")],
-    partition: Annotated[int | None, typer.Option("--partition", "-p", min=0, help="Look only there.")] = None,
+    partition: Annotated[
+        int | None, typer.Option("--partition", "-p", min=0, max=10**6, help="Look only there.")
+    ] = None,
     entity: EntityOption = None,
     since: SinceOption = None,
     repeats_within: Annotated[

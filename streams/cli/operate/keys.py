@@ -56,10 +56,12 @@ def create_command(
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; repeat for more.")] = None,
     expires: Annotated[str | None, typer.Option("--expires", help="After how long it ends: 90d; else never.")] = None,
     requests: Annotated[
-        float | None, typer.Option("--requests-per-s", min=0.01, help="Instead of [serve.access] requests_per_s.")
+        float | None,
+        typer.Option("--requests-per-s", min=0.01, max=1e9, help="Instead of [serve.access] requests_per_s."),
     ] = None,
     records: Annotated[
-        float | None, typer.Option("--records-per-s", min=0.01, help="Instead of [serve.access] records_per_s.")
+        float | None,
+        typer.Option("--records-per-s", min=0.01, max=1e9, help="Instead of [serve.access] records_per_s."),
     ] = None,
     as_json: JsonOption = False,
     directory: DirectoryOption = None,

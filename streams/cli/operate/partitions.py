@@ -46,7 +46,9 @@ POLL_S: Final = 0.2
 _T = TypeVar("_T")
 
 PlaceArgument = Annotated[str, typer.Argument(metavar="TOPIC-PARTITION", help="Such as user-events-3.")]
-WaitOption = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the worker's answer.")]
+WaitOption = Annotated[
+    float, typer.Option("--wait", min=0, max=86_400, help="Seconds to wait for the worker's answer.")
+]
 WhyOption = Annotated[str, typer.Option("--why", help="For the log and /ready.")]
 
 

@@ -43,9 +43,9 @@ def replay_command(
     task: Annotated[
         Path | None, typer.Option("--task", help="Task file whose [source] maps the files' columns to events.")
     ] = None,
-    rate: Annotated[float | None, typer.Option(min=0.01, help="Records a second.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.01, max=1e9, help="Records a second.")] = None,
     speed: Annotated[
-        float | None, typer.Option(min=0.0001, help="Times event time: 1 is as it was, 60 a minute a second.")
+        float | None, typer.Option(min=0.0001, max=1e9, help="Times event time: 1 is as it was, 60 a minute a second.")
     ] = None,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="With --task: send labels too, label_delay after their events.")

@@ -30,7 +30,7 @@ def tail_command(
         list[str] | None,
         typer.Option("--filter", help="Only records with FIELD=VALUE (or key=VALUE); repeat to narrow."),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Stop after so many.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, max=10**9, help="Stop after so many.")] = None,
     follows: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait for more at the end.")] = True,
     as_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the whole value.")] = False,
     config: ConfigOption = None,

@@ -14,7 +14,9 @@ _MOST: Final = 1_000
 
 def decide_command(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Events as JSON lines; - is the standard input.")] = "-",
-    deadline: Annotated[int | None, typer.Option("--deadline", min=1, help="Milliseconds to wait at most.")] = None,
+    deadline: Annotated[
+        int | None, typer.Option("--deadline", min=1, max=60_000, help="Milliseconds to wait at most.")
+    ] = None,
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:

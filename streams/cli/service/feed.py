@@ -30,7 +30,7 @@ def feed_command(
     since: Annotated[str | None, typer.Option("--since", help="15m, 2h, or a time; else from now on.")] = None,
     last_id: Annotated[str | None, typer.Option("--after", help="Go on after this id.")] = None,
     as_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the whole record.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Stop after so many.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, max=10**9, help="Stop after so many.")] = None,
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
