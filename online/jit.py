@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import pickle
 from collections.abc import Callable, Iterator
 from functools import cache
 from types import CodeType, FunctionType, ModuleType
@@ -37,7 +38,13 @@ def njit(**options: Any) -> Callable[[F], F]:
 class _StoredFunction(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         _load_arrays()  # under the lock of numba's compiler, as all of this is
-        return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        try:
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        except (ImportError, AttributeError, EOFError, pickle.UnpicklingError):
+            # What is stored names a type that has moved since, or was cut short. The index goes: what is compiled now
+            # is noted in it, and it would be read before that again.
+            self.flush()  # type: ignore[no-untyped-call]
+            return None
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         # Of a named tuple the places of its fields are compiled in; its type tells only their types.

@@ -129,6 +129,23 @@ def test_an_edit_in_another_module_is_noticed(tmp_path: Path, decorator: str, se
         assert hits == dict.fromkeys(BEFORE, 1)
 
 
+def test_a_stored_kernel_of_a_type_that_has_moved_is_compiled_anew(tmp_path: Path) -> None:
+    """numba reads the types that an index names before it sees that the kernel itself has changed."""
+    (tmp_path / "other.py").write_text(OTHER.replace("DECORATOR", "weir.online.jit"))
+    kernels = KERNELS.replace("DECORATOR", "weir.online.jit")
+    (tmp_path / "kernels.py").write_text(kernels)
+    assert run(tmp_path) == (BEFORE, dict.fromkeys(BEFORE, 0))
+    (tmp_path / "other.py").rename(tmp_path / "elsewhere.py")
+    (tmp_path / "kernels.py").write_text(
+        kernels.replace("import other", "import elsewhere as other").replace("from other", "from elsewhere")
+    )
+    assert run(tmp_path)[0] == BEFORE
+    assert run(tmp_path) == (BEFORE, dict.fromkeys(BEFORE, 1))
+    for index in (tmp_path / "cache").rglob("*.nbi"):
+        index.write_bytes(index.read_bytes()[:-9])  # a disk that was full
+    assert run(tmp_path) == (BEFORE, dict.fromkeys(BEFORE, 0))
+
+
 def test_scipy_is_imported_for_the_kernels_that_use_it(tmp_path: Path) -> None:
     """numba would import its linear algebra with the first kernel of each process, whatever that does."""
     (tmp_path / "kernels.py").write_text(ALGEBRA)
