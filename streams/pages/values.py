@@ -16,9 +16,9 @@ def day(ts: float) -> str:
     """A day (UTC).
 
     >>> day(1_700_000_000)
-    '14 Nov'
+    '2023-11-14'
     """
-    return datetime.fromtimestamp(ts, UTC).strftime("%d %b")
+    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d")
 
 
 def number(value: float | None, digits: int = 3) -> str:

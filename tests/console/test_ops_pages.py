@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from contextlib import suppress
@@ -107,9 +108,11 @@ const block = document.body.appendChild(document.createElement("div"));
 Object.assign(block, { id: "dense", hidden: true, textContent: JSON.stringify(said) });
 document.querySelector("main").appendChild(document.createElement("div")).dataset.chart = "dense";
 window.texts = [];
+window.written = [];
 const fill = CanvasRenderingContext2D.prototype.fillText;
 CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
   const wide = this.measureText(text).width;
+  window.written.push(text);
   if (/alert|label/.test(text)) window.texts.push([text, this.textAlign === "right" ? x - wide : x, y, wide]);
   return fill.apply(this, arguments);
 };
@@ -127,6 +130,22 @@ def test_texts_of_marks_do_not_lie_on_each_other(browser: Browser) -> None:
     assert 8 < len(texts) < 90
     for (_, x, y, wide), (_, at, height, _) in permutations(texts, 2):
         assert y != height or not x <= at < x + wide
+
+
+def test_times_are_written_as_iso_8601_does_wherever_the_browser_is_from(browser: Browser) -> None:
+    browser.open("/console/")
+    browser.run(_DENSE)
+    browser.until(lambda: browser.run("return window.texts"), "the chart")
+    written = {
+        text for text in browser.run("return window.written") if not re.fullmatch(r"alert|label 0|[\d.,]+", text)
+    }
+    days = {text for text in written if re.fullmatch(r"20\d\d-\d\d-\d\d", text)}
+    assert days
+    assert all(re.fullmatch(r"\d\d:\d\d(:\d\d)?", clock) for clock in written - days), written
+    browser.open("/console/alerts")
+    shown = browser.run("return [...document.querySelectorAll('time[data-when]')].map((each) => each.textContent)")
+    assert shown
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d( UTC)?", each) for each in shown), shown[:3]
 
 
 def note(client: Client, text: str) -> None:

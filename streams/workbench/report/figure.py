@@ -241,19 +241,23 @@ def odds(low: float, high: float, name: str) -> Axis:
 
 
 def times(low: float, high: float) -> Axis:
-    """Event time (UTC), with marks at whole hours, days, months or years.
+    """Event time (UTC) as ISO 8601 writes it, with marks at whole hours, days, months or years.
 
     >>> [text for _, text in times(1_700_000_000.0, 1_702_000_000.0).ticks]
-    ['16 Nov', '23 Nov', '30 Nov', '7 Dec']
+    ['2023-11-16', '2023-11-23', '2023-11-30', '2023-12-07']
+    >>> times(1_700_000_000.0, 1_700_040_000.0).name
+    'event time (UTC), from 2023-11-14'
     """
     high = high if high > low else low + 1.0
     step = next((s for s in _STEPS_S if (high - low) / s <= _TICKS), None)
     if step is None:
         return Axis(low, high, tuple(_months(low, high)), "event time (UTC)")
     first = math.ceil(low / step) * step
-    words = "%-d %b" if step >= _DAY else "%H:%M" if high - low < _DAY else "%-d %b %H:%M"
+    words = "%Y-%m-%d" if step >= _DAY else "%H:%M" if high - low < _DAY else "%m-%d %H:%M"
     at = [float(first + k * step) for k in range(int((high - first) // step) + 1)]
-    return Axis(low, high, tuple((t, datetime.fromtimestamp(t, UTC).strftime(words)) for t in at), "event time (UTC)")
+    ticks = tuple((t, datetime.fromtimestamp(t, UTC).strftime(words)) for t in at)
+    since = "" if step >= _DAY else f", from {datetime.fromtimestamp(low, UTC):%Y-%m-%d}"
+    return Axis(low, high, ticks, f"event time (UTC){since}")
 
 
 def _months(low: float, high: float) -> list[tuple[float, str]]:
@@ -264,6 +268,6 @@ def _months(low: float, high: float) -> list[tuple[float, str]]:
     count, found = start.year * 12 + start.month, []
     while (at := datetime(count // 12, count % 12 + 1, 1, tzinfo=UTC)).timestamp() <= high:
         if count % every == 0:
-            found.append((at.timestamp(), at.strftime("%Y" if every >= 12 else "%b %Y" if months > 11 else "%-d %b")))
+            found.append((at.timestamp(), at.strftime("%Y" if every >= 12 else "%Y-%m" if months > 11 else "%Y-%m-%d")))
         count += 1
     return found

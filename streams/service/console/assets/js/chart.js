@@ -1,5 +1,17 @@
 // Draws uPlot from a JSON block: <div class="chart" data-chart="ID"></div> <script type="application/json" id="ID">.
 // {"x": [epoch seconds], "series": [{"label", "values", "colour": "--bar", "points": true, "dash": false, "band": [i, j]}], "marks": [{"x", "label"}], "range": [0, 1], "legend": false}
+import { local } from "./times.js";
+
+const DAY_S = 86_400;
+
+// Marks of time: days alone, or a clock with the day below it where that is another than that of the mark before.
+function ticks(_, splits, __, ___, step) {
+  const written = splits.map((at) => local(at * 1000));
+  if (step >= DAY_S) return written.map((text) => text.slice(0, 10));
+  const clock = step >= 60 ? 16 : 19;
+  return written.map((text, i) => text.slice(11, clock) + (text.slice(0, 10) === written[i - 1]?.slice(0, 10) ? "" : `\n${text.slice(0, 10)}`));
+}
+
 export function draw(box) {
   const said = JSON.parse(document.getElementById(box.dataset.chart).textContent);
   const style = getComputedStyle(document.documentElement);
@@ -47,7 +59,7 @@ export function draw(box) {
   const height = Number(box.dataset.height ?? 200);
   const around = (_, low, high) => (lone ? [said.x[0] - 1800, said.x[0] + 1800] : [low, high]);
   const options = {
-    width: Math.max(box.clientWidth, 200), height, series: [{}, ...series], bands, axes: [axis, { ...axis, size: 52 }],
+    width: Math.max(box.clientWidth, 200), height, series: [{ value: (_, at) => (at == null ? "–" : local(at * 1000)) }, ...series], bands, axes: [{ ...axis, space: 80, values: ticks }, { ...axis, size: 52 }],
     scales: { x: { range: around }, y: said.range ? { range: said.range } : {} }, cursor: { y: false }, legend: { show: said.legend !== false }, hooks: { draw: [marks] },
   };
   box.replaceChildren();

@@ -1,5 +1,6 @@
 // The page of the live feed: a stream of its own, as its filters are the service's; it resumes after the last record.
 import { onKey } from "./keys.js";
+import { local } from "./times.js";
 
 const KEPT = 500;
 const TYPES = ["prediction", "alert", "case-event", "model-update", "drift", "retrain", "dead-letter"];
@@ -8,7 +9,6 @@ const AGAIN_MS = 3000;
 const list = document.getElementById("records");
 const template = document.getElementById("record");
 const pause = document.getElementById("pause");
-const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
 const asked = new URLSearchParams([...new URLSearchParams(location.search)].filter(([, value]) => value));
 if (!asked.has("since")) asked.set("since", "15m");
 let last = "";
@@ -38,7 +38,7 @@ function row(item) {
   const made = template.content.cloneNode(true);
   const record = item.record ?? {};
   const part = (selector) => made.querySelector(selector);
-  part("time").textContent = clock.format(item.ts * 1000);
+  part("time").textContent = local(item.ts * 1000);
   part("time").dateTime = part("time").title = new Date(item.ts * 1000).toISOString();
   part(".chip").textContent = record.severity ? `${item.type}, ${record.severity}` : item.type;
   if (record.severity) part(".chip").classList.add(record.severity);
