@@ -101,6 +101,7 @@ def german(text: str) -> str:
 FILES: dict[str, Callable[[], bytes]] = {
     "semicolons": lambda: text_of(changed(eur=comma, basket=comma), ";").encode(),
     "tabs": lambda: text_of(ROWS, "\t").encode(),
+    "an old Mac": lambda: text_of(ROWS, end="\r").encode(),
     "pipes": lambda: text_of(ROWS, "|").encode(),
     "excel": lambda: ("sep=;\r\n" + text_of(changed(eur=german, basket=german), ";", end="\r\n")).encode("utf-8-sig"),
     "utf-16": lambda: text_of(ROWS, "\t").encode("utf-16"),

@@ -94,7 +94,7 @@ def sum_below(tail: str, form: CsvDialect) -> str:
     >>> sum_below("2,bob,7\nTotal,,12\n", form), sum_below("2,bob,7\n", form)
     ('Total', '')
     """
-    line = tail.rstrip("\r\n").rpartition("\n")[2]
+    line = tail.replace("\r", "\n").rstrip("\n").rpartition("\n")[2]  # lines of old Macs end with "\r" alone
     cells = next(csv.reader([line], delimiter=form.separator, quotechar=form.quote), [])
     said = [cell.strip(BLANK) for cell in cells if cell.strip(BLANK)]
     # A row that is known in all its cells is an event, and one with more or fewer is none already.
