@@ -182,6 +182,26 @@ def test_labels_of_a_table_go_out_behind_what_was_there_when_they_were_known(tmp
     assert sum(len(body.lines) for body in bodies if body.labels) == 720
 
 
+def test_labels_of_a_table_go_out_before_their_events_would_be_taken_for_negatives(tmp_path: Path) -> None:
+    table, horizon_s = tmp_path / "rows.csv", 3 * 86_400.0
+    table.write_text("Nr;Zeit;Kunde;Betrag;Storno\n" + "".join(
+        f"p{i};2026-01-{1 + i // 24:02d} {i % 24:02d}:00;c1;1,5;ja\n" for i in range(720)
+    ))  # fmt: skip
+    source = TableSource(TaskSpec.from_toml(TABLE_TASK), [table], None, True)  # labels come two days late
+    told, newest, sizes = dict[str, float](), 0.0, list[int]()
+    for body in bodies_of_tables(source, labels_alone=False, negative_after_s=horizon_s):
+        records = [json.loads(line) for line in body.lines]
+        if body.labels:
+            told |= {label["event_id"]: label["ts"] for label in records}
+            sizes.append(len(records))
+            continue
+        newest = records[-1]["ts"]
+        due = {f"p{i}" for i in range(720) if 1767225600.0 + 3600 * i + horizon_s <= newest}
+        assert due <= told.keys()
+    assert len(told) == 720
+    assert min(sizes[:-1]) >= 24, "no more bodies than it takes"
+
+
 async def test_weir_send_of_a_table_warns_where_rows_have_no_ids_of_their_own(tmp_path: Path) -> None:
     table, file = tmp_path / "rows.csv", tmp_path / "fraud.toml"
     table.write_text("Zeit;Kunde;Betrag;Storno\n2026-01-05 00:00;c1;1,5;ja\n")

@@ -94,7 +94,8 @@ def _bodies(files: Sequence[str], task: Path | None, labels: bool) -> Iterable[B
     from weir.streams.replay.replayed_files import TableSource
     from weir.streams.task_files import load_task
 
-    source = TableSource(load_task(task), [Path(file) for file in files], None, with_labels=True)
+    spec = load_task(task)
+    source = TableSource(spec, [Path(file) for file in files], None, with_labels=True)
     if source.warning:
         say(f"warning: {source.warning}", style="yellow")
-    return bodies_of_tables(source, labels)
+    return bodies_of_tables(source, labels, spec.labels.join.negative_after_s)

@@ -5,6 +5,7 @@ It knows files and bodies, not the service.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -42,17 +43,28 @@ def bodies_of_lines(paths: Sequence[str], labels: bool) -> Iterator[Body]:
             at += len(lines)
 
 
-def bodies_of_tables(source: TableSource, labels_alone: bool) -> Iterator[Body]:
+def bodies_of_tables(source: TableSource, labels_alone: bool, negative_after_s: float | None = None) -> Iterator[Body]:
     """Events by their time, and behind each body of them the labels that were known by its last event.
 
-    So a label goes out later than it was known by a body at most, and never earlier.
+    So a label goes out later than it was known by a body at most, and never earlier; and before the first event by
+    whose time its own would be taken for a negative, ``negative_after_s`` behind it.
     """
-    events, labels = list[bytes](), list[bytes]()
+    from weir.streams.replay.replayed_files import time_of
+
+    events, labels, due = list[bytes](), list[bytes](), math.inf
     for record in source:
+        now = record.ts or 0.0
+        if record.topic != topics.LABELS:
+            if now >= due:
+                yield from _told(events, labels, labels_alone)
+                events, labels, due = [], [], math.inf
+        elif negative_after_s is not None:
+            until = (time_of(orjson.loads(record.value)) or 0.0) + negative_after_s
+            due = min(due, until) if until > now else due  # one that comes too late anyway makes no haste
         (labels if record.topic == topics.LABELS else events).append(record.value + b"\n")
         if max(len(events), len(labels)) == MOST:
             yield from _told(events, labels, labels_alone)
-            events, labels = [], []
+            events, labels, due = [], [], math.inf
     yield from _told(events, labels, labels_alone)
 
 
