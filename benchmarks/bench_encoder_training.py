@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from benchmarks.protocol_list import HERE
-from weir.models.dataset.cut import Rows, training_set
+from weir.models.dataset.cut import training_set
+from weir.models.dataset.split import Rows
 from weir.models.evaluation.gate import quality
 from weir.models.training.chunks import Timeline
 from weir.models.training.encoder_builder import EncoderBuilder

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_inference import HIDDEN, INPUTS, draw, encoder_of, graph_of
+from weir.models.serving.active_models import Pair
 from weir.models.serving.entity_steps import replay
-from weir.models.serving.model_runner import FullRunner, Pair
+from weir.models.serving.model_runner import FullRunner
 from weir.models.serving.ort_model import BUCKETS, OrtModel
 from weir.models.serving.session import open_session
 from weir.models.serving.state_row import StateLayout

@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.bench_states import REFERENCE, ROWS, SENSORS, pump, weir
-from weir.models.dataset.cut import Rows
+from weir.models.dataset.split import Rows
 from weir.models.onnx.export import export_encoder
 from weir.models.serving.entity_steps import run_rounds
 from weir.models.serving.ort_model import OrtModel
 from weir.models.serving.packed_rows import PackedSequence
 from weir.models.training.feed import Feed
-from weir.models.training.loop import Loop, Phase, phases
+from weir.models.training.loop import Loop
+from weir.models.training.phases import Phase, phases
 from weir.models.training.training_run import _calibrate, _config, _fresh
 from weir.models.training.training_settings import EncoderSettings
 from weir.models.training.world import World

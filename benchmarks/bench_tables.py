@@ -86,7 +86,7 @@ def first_of(name: str, *modules: str) -> Any:
 
 def measure(path: Path) -> None:
     """Print rows, seconds to open, seconds in all, and MiB; run in a process of its own."""
-    columns_of = first_of("columns_of", "weir.online.task.task_shape", "online.columnplan")
+    columns_of = first_of("columns_of", "weir.online.task.column_plan", "online.columnplan")
     source_of = first_of("FileSource", "weir.streams.backtest.event_files", "streams.sources")
     task = first_of("TaskSpec", "weir.online.task.spec", "online.task").from_toml(TASK)
     start = time.perf_counter()

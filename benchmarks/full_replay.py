@@ -16,7 +16,8 @@ import numpy as np
 
 from weir.models.dataset.cut import training_set
 from weir.models.errors import ModelError
-from weir.models.serving.model_runner import FullRunner, Pair
+from weir.models.serving.active_models import Pair
+from weir.models.serving.model_runner import FullRunner
 from weir.models.serving.ort_model import OrtModel
 from weir.models.serving.state_row import StateLayout
 from weir.models.types import Builder, Built, Float32Matrix, FloatVector, History, IntVector, Labels, TrainingSet

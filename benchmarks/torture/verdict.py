@@ -25,8 +25,9 @@ from weir.online.intake_policy import IntakePolicy
 from weir.online.metrics.ranking import rank_rows
 from weir.online.stages.admission import Admission
 from weir.online.stages.scoring import ScoringStage
+from weir.online.task.column_plan import union
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import TaskShape, model_of, shape_of, union
+from weir.online.task.task_shape import TaskShape, model_of, shape_of
 from weir.streams.config import topics
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.kafka.partitioners import partitions_of

@@ -13,8 +13,9 @@ from typing import Any, Final
 import numpy as np
 
 from weir.models.errors import ModelError
-from weir.models.onnx.foreign import FLOOR, Foreign, zipped
+from weir.models.onnx.foreign import Foreign
 from weir.models.onnx.foreign_inputs import TEXT, ForeignInput
+from weir.models.onnx.foreign_output import FLOOR, zipped
 from weir.models.onnx.graph import check_graph, open_session, run_graph
 from weir.models.onnx.input_map import Column
 from weir.models.types import Float32Matrix, FloatVector

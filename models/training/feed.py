@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weir.models.dataset.cut import Rows, columns_of
 from weir.models.dataset.sequences import next_events
+from weir.models.dataset.split import Rows, columns_of
 from weir.models.training.chunks import Chunks, Timeline
 from weir.models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
 from weir.models.training.training_settings import EncoderSettings

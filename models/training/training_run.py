@@ -17,16 +17,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
-from weir.models.dataset.cut import train_rows, validation_rows
 from weir.models.dataset.sequences import next_events
+from weir.models.dataset.split import train_rows, validation_rows
 from weir.models.encoder import Encoder, EncoderConfig, Normaliser
 from weir.models.errors import ModelError
 from weir.models.manifest import code_version
 from weir.models.training.encoder_builder import CONFIG, WEIGHTS, silent
 from weir.models.training.feed import Feed
-from weir.models.training.loop import Loop, OnEpoch, phases, told_rows
+from weir.models.training.loop import Loop, OnEpoch, told_rows
 from weir.models.training.network import TrainableNetwork
 from weir.models.training.nextevent import NextHeads, NextSpec
+from weir.models.training.phases import phases
 from weir.models.training.training_settings import EncoderSettings
 from weir.models.training.world import World, join
 from weir.models.types import Built, Float32Matrix, FloatVector, Progress, TrainingSet

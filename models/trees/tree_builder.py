@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from weir.models.dataset.cut import Rows, train_rows, validation_rows
+from weir.models.dataset.split import Rows, train_rows, validation_rows
 from weir.models.errors import ModelError
 from weir.models.evaluation.gate import quality
 from weir.models.trees.convert import to_onnx

@@ -1,6 +1,8 @@
 """What the components of the detector are made of: a level, its errors, remembered windows, the hours of the day.
 
-First the robust running level and scale of a number: the base of the level, change and spread components.
+`deviation` and `track` are a robust running level and scale: the base of the level, change and spread components.
+`surprise` is how unusual the recent errors of a component are. `nearest` and `remember` tell how new a pattern and its
+wider context are. The functions named for seasons are the residual against the level of the hour of the day.
 """
 
 from __future__ import annotations
@@ -53,13 +55,6 @@ def track(row: Row, at: int, x: float, count: float, rate: float, clip: float) -
     row[at + 1] += pace * (abs(step) - row[at + 1])
 
 
-# Anomaly likelihood: are the recent errors of one component larger than its own history says they should be.
-#
-# Ahmad, Lavin, Purdy & Agha, "Unsupervised real-time anomaly detection for streaming data", Neurocomputing 262 (2017).
-# The paper takes the Gaussian tail of the short mean of the errors under their long-run mean and variance. Here the
-# number of standard deviations itself is returned (its tail probability saturates), on the log of the errors, and the
-# long run is an exponentially weighted one: no window of past errors has to be kept beyond the short one.
-
 CAP = 8.0
 """Largest surprise one component can add, in standard deviations."""
 _WARM_UP = 30.0
@@ -68,6 +63,12 @@ _WARM_UP = 30.0
 @njit(cache=True)
 def surprise(row: Row, component: int, error: float, count: float, rate: float) -> float:
     """Short-run mean of ``log(1 + error)`` in long-run standard deviations above its mean, in [0, CAP]; then learn.
+
+    The anomaly likelihood of Ahmad, Lavin, Purdy & Agha, "Unsupervised real-time anomaly detection for streaming data",
+    Neurocomputing 262 (2017), who take the Gaussian tail of the short mean of the errors under their long-run mean and
+    variance. Here the number of standard deviations itself is returned (its tail probability saturates), on the log of
+    the errors, and the long run is an exponentially weighted one: no window of past errors has to be kept beyond the
+    short one.
 
     Parameters
     ----------
@@ -96,18 +97,15 @@ def surprise(row: Row, component: int, error: float, count: float, rate: float) 
     return result
 
 
-# Distance of the present window to the nearest remembered one: novelty of the pattern and of its wider context.
-#
-# Idea: nearest-neighbour anomaly detection on streams (KNN-CAD, Burnaev & Ishimtsev 2016, arXiv:1608.04585), with a
-# memory of fixed size. After it is full a new window replaces one chosen by a fixed hash of the row number, so the
-# age of what is remembered falls off geometrically and the result is reproducible.
-
 Row32 = NDArray[np.float32]
 
 
 @njit(cache=True)
 def nearest(memory: Row32, at: int, filled: int, window: Row, scale: Row) -> float:
     """Least mean absolute difference, in scales, between ``window (d,)`` and the ``filled`` windows stored at ``at``.
+
+    Idea: nearest-neighbour anomaly detection on streams (KNN-CAD, Burnaev & Ishimtsev 2016, arXiv:1608.04585), with a
+    memory of fixed size.
 
     Examples
     --------
@@ -128,7 +126,10 @@ def nearest(memory: Row32, at: int, filled: int, window: Row, scale: Row) -> flo
 
 @njit(cache=True)
 def slot_of(stored: int) -> int:
-    """Memory slot for the ``stored``-th window: in order while there is room, then by a multiplicative hash."""
+    """Memory slot for the ``stored``-th window: in order while there is room, then by a multiplicative hash.
+
+    So the age of what is remembered falls off geometrically, and the result is reproducible.
+    """
     if stored < MEMORY:
         return stored
     return ((stored * 2654435761) % 4294967296 >> 9) % MEMORY
@@ -142,11 +143,6 @@ def remember(memory: Row32, at: int, stored: int, window: Row) -> None:
         memory[start + j] = window[j]
 
 
-# Residual against the robust level of the hour of the day, on working days and weekends apart.
-#
-# The day starts at midnight UTC moved by an offset in seconds; a day type whose hour has no history yet borrows the
-# level of the other.
-
 _DAY_S = 86400.0
 _LEVELS = SEASON + 2
 _CLIP = 6.0
@@ -155,6 +151,9 @@ _CLIP = 6.0
 @njit(cache=True)
 def season_cell(ts: float, offset_s: float) -> int:
     """Offset of the (level, count) pair for epoch second ``ts``; -1 when ``ts`` is not finite.
+
+    Of each hour of the day there is one for working days and one for weekends; the day starts at midnight UTC moved by
+    ``offset_s`` seconds.
 
     Examples
     --------
@@ -174,7 +173,7 @@ def season_cell(ts: float, offset_s: float) -> int:
 
 @njit(cache=True)
 def season_level(row: Row, cell: int) -> float:
-    """Level expected at the cell; NaN where neither day type has seen this hour."""
+    """Level expected at the cell, borrowed from the other day type where its own has not seen this hour; else NaN."""
     if cell < 0:
         return np.nan
     if row[cell + 1] > 0.0:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from weir.online.anomaly.state_kernel import LEAST_KEPT, StateSettings, fit, run_states
+from weir.online.anomaly.state_fit import LEAST_KEPT, fit
+from weir.online.anomaly.state_kernel import StateSettings, run_states
 from weir.online.anomaly.state_layout import state_width, view_row
 from weir.online.anomaly.state_params import StateParams, outputs, span
 from weir.online.errors import TaskError

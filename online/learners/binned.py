@@ -22,8 +22,6 @@ Float32Matrix = NDArray[np.float32]
 IntMatrix = NDArray[np.int64]
 ByteMatrix = NDArray[np.uint8]
 
-# Edges come from at most about this many rows of each class; more would only move them within a bin.
-
 
 class Trees(NamedTuple):
     """Complete trees in heap order, changed in place: T of them ``(T, ...)``, or one, without the first axis."""
@@ -37,9 +35,9 @@ class Trees(NamedTuple):
 
 
 _EDGE_ROWS = 8192
-
-# Rows scored together: 64 rows of 30 columns fill 7.5 KB.
+"""Edges come from at most about this many rows of each class; more would only move them within a bin."""
 _BLOCK_ROWS = 64
+"""Rows scored together: 64 rows of 30 columns fill 7.5 KB."""
 
 
 def quantile_edges(x: Float32Matrix, y: BoolVector, bins: int) -> tuple[Float32Matrix, IntVector]:

@@ -49,9 +49,9 @@ from weir.online.stages.reasons_full import FullReasons
 from weir.online.stages.retrain_policy import RetrainAsked, RetrainTrigger
 from weir.online.stages.seen import SeenPredictions
 from weir.online.stages.stateful import Anew, Counts, Stateful, capture_parts, restore_fitting, snapshot_parts
+from weir.online.task.column_plan import columns_of
 from weir.online.task.reason_subjects import subjects_of
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import columns_of
 
 PREDICTION = "prediction"
 """Name of the score among the streams that are watched for drift."""

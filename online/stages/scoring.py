@@ -34,9 +34,10 @@ from weir.online.labels.silence import TimerOutput
 from weir.online.learners.online_model import OnlineModel
 from weir.online.stages.full_states import score_full
 from weir.online.stages.merge import insert_timers
+from weir.online.task.column_plan import columns_of
 from weir.online.task.full_spec import FullScorer, columns, full_matrix, logged_matrix, usable
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import columns_of, engine_of, model_of, shape_with
+from weir.online.task.task_shape import engine_of, model_of, shape_with
 
 
 @dataclass(frozen=True, slots=True)

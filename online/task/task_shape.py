@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -10,75 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weir.online.batch import FloatVector
-from weir.online.codec.columns import ColumnRequest, no_column
-from weir.online.codec.wire import ID_CHARS, DeviceEvent, UserEvent
+from weir.online.codec.columns import no_column
+from weir.online.codec.wire import ID_CHARS
 from weir.online.errors import TaskError
 from weir.online.features.engine import FeatureEngine
-from weir.online.features.expression import Expression
 from weir.online.features.plan import build_plan, label_feeds
 from weir.online.features.store import FeatureStore
 from weir.online.features.timecolumns import TIME_COLUMNS
 from weir.online.learners.factory import build_learner
 from weir.online.learners.online_model import OnlineModel
+from weir.online.task.column_plan import columns_of
 from weir.online.task.full_spec import features_of, further_inputs
 from weir.online.task.spec import STREAM_KEYS, TaskSpec
-
-# Which wire columns a task needs, found in its expressions.
-
-WIRE_IDS = ("user_id", "merchant_id", "device_id", "session_id")
-
-
-def _sources(task: TaskSpec, derived: Mapping[str, str]) -> Iterator[str]:
-    yield from derived.values()
-    for entity in task.entities:
-        for aggregate in entity.windowed:
-            if aggregate.value is not None:
-                yield aggregate.value
-            if aggregate.where is not None:
-                yield aggregate.where
-        for anomaly in entity.anomalies:
-            yield from anomaly.sources
-
-
-def columns_of(task: TaskSpec) -> ColumnRequest:
-    """The columns to decode: entity keys, texts that expressions compare, and every other raw name as a number.
-
-    Raises ``TaskError`` where a wire field is of the other kind.
-    """
-    numbers: dict[str, None] = dict.fromkeys(task.numbers)
-    texts: dict[str, None] = {}
-    derived = task.derived  # worked out at each look
-    for source in _sources(task, derived):
-        expression = Expression.parse(source)
-        for name in sorted(expression.names):
-            if name == "type" and name not in expression.texts:
-                numbers[name] = None  # which the check refuses
-            if "." in name or name in derived or name in TIME_COLUMNS or name == "type":
-                continue
-            (texts if name in expression.texts else numbers)[name] = None
-    keys = {entity.key: None for entity in task.entities if entity.key != "*"}
-    # Ids that an expression compares are columns of entities, which are decoded as ids.
-    entities = keys | {name: None for name in texts if name in WIRE_IDS}
-    plain = tuple(name for name in texts if name not in WIRE_IDS)
-    request = ColumnRequest(entities=tuple(entities), numbers=tuple(numbers), texts=plain)
-    try:
-        request.check(UserEvent if task.stream == "user-events" else DeviceEvent)
-    except TaskError as exc:
-        raise TaskError(f"task {task.name}: {exc}") from None
-    return request
-
-
-def union(requests: list[ColumnRequest]) -> ColumnRequest:
-    """One request that serves several tasks on a stream.
-
-    >>> union([ColumnRequest(numbers=("amount",)), ColumnRequest(numbers=("score", "amount"))]).numbers
-    ('amount', 'score')
-    """
-    return ColumnRequest(
-        entities=tuple(dict.fromkeys(n for r in requests for n in r.entities)),
-        numbers=tuple(dict.fromkeys(n for r in requests for n in r.numbers)),
-        texts=tuple(dict.fromkeys(n for r in requests for n in r.texts)),
-    )
 
 
 @dataclass(frozen=True, slots=True)

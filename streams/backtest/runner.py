@@ -20,8 +20,8 @@ from weir.online.durations import format_duration
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.stages.scoring import seen_by
+from weir.online.task.column_plan import columns_of, union
 from weir.online.task.spec import SourceSpec, TaskSpec
-from weir.online.task.task_shape import columns_of, union
 from weir.streams.backtest.distinct_ids import distinct, within
 from weir.streams.backtest.event_files import FileSource, SourceBatch
 from weir.streams.backtest.full_trainer import FullTrainer

@@ -19,8 +19,9 @@ from weir.online.features import kernel
 from weir.online.features.descriptors import OVER_EWMEAN, OVER_MEAN
 from weir.online.features.engine import FeatureEngine, Table
 from weir.online.features.plan import WindowPass
+from weir.online.task.column_plan import columns_of
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import columns_of, engine_of, shape_of
+from weir.online.task.task_shape import engine_of, shape_of
 from weir.streams.config import topics
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.redis.stored_rows import StoredRow

@@ -25,12 +25,12 @@ from weir.online.stages.pipeline import StepOutput
 from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
 from weir.streams.demo.training_memory import ExampleMemory, Examples, LiveMetric
+from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import InlineRunner, Runner
-from weir.streams.trainer.job.job_stages import JobWorkshop
-from weir.streams.trainer.job.promotion import LiveRows
+from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.real_steps import cut, score
-from weir.streams.trainer.leased_state import FOLDER, FilesJournal, MemoryJournal
 from weir.streams.trainer.registry_port import RegistryShelf
+from weir.streams.trainer.state_journal import FOLDER, FilesJournal, MemoryJournal
 from weir.streams.trainer.task_state import Cause, Job, TaskState, decode
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 

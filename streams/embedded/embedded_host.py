@@ -24,9 +24,9 @@ from weir.online.intake_policy import IntakePolicy
 from weir.online.stages.admission import DECODERS, Admission, labels_in_time
 from weir.online.stages.next_pipeline import NextPipeline
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.task.column_plan import union
 from weir.online.task.next_spec import NextTask
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import union
 from weir.streams.config import topics
 from weir.streams.embedded.checkpoint import Checkpoints
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch

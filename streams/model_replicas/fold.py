@@ -24,17 +24,17 @@ from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
 from weir.streams.model_replicas.timeline import ModelTimeline
 
-# A label lane that starts again publishes its last examples again. Every replica must call the same records repeats, so
-# what is remembered depends on the examples learned and on nothing else: not on when a replica started, nor on how it
-# cut its reads. Identities are kept as 64-bit hashes: that two of 200,000 agree by chance has a probability of 1e-9,
-# and would cost one example, the same one on every replica.
-
 CAPACITY: Final = 200_000
 """Part of what a model is: replicas with different memories could learn different examples."""
 
 
 class Identities:
     """Remembers the newest ``capacity`` identities that were new.
+
+    A label lane that starts again publishes its last examples again. Every replica must call the same records repeats,
+    so what is remembered depends on the examples learned and on nothing else: not on when a replica started, nor on how
+    it cut its reads. Identities are kept as 64-bit hashes: that two of 200,000 agree by chance has a probability of
+    1e-9, and would cost one example, the same one on every replica.
 
     Examples
     --------

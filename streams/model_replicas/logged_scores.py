@@ -19,7 +19,7 @@ from weir.online.errors import UNREADABLE
 from weir.streams.errors import UsageError
 from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.model_replicas.fold import ExampleFold
-from weir.streams.model_replicas.past_models import Progress
+from weir.streams.model_replicas.refold import Progress
 from weir.streams.model_replicas.topic_reader import TopicReader
 from weir.streams.records import Record
 

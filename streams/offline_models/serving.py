@@ -15,7 +15,8 @@ from typing import Final
 
 import numpy as np
 
-from weir.models.serving.model_runner import PROVIDERS, FullRunner, Pair
+from weir.models.serving.active_models import Pair
+from weir.models.serving.model_runner import PROVIDERS, FullRunner
 from weir.models.types import StepModel
 from weir.online.batch import FloatMatrix, FloatVector
 from weir.online.codec.wire import ModelUpdate

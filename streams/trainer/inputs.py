@@ -20,7 +20,7 @@ from weir.streams.config import topics
 from weir.streams.errors import BrokerError, in_words
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.reachable import calm_logs, disconnect
-from weir.streams.trainer.job.promotion import decode_live
+from weir.streams.trainer.job.live_examples import decode_live
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 
 log = logging.getLogger(__name__)

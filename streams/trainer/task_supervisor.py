@@ -11,10 +11,12 @@ from weir.models.types import TrainingStoppedError
 from weir.online.task.spec import TaskSpec
 from weir.streams.errors import in_words
 from weir.streams.ops.metric_registry import Registry
-from weir.streams.trainer.job.job_stages import JobRunner, JobWorkshop
-from weir.streams.trainer.job.promotion import LiveRows
-from weir.streams.trainer.leased_state import Clock, Journal, LeasedTaskState
+from weir.streams.trainer.job.job_files import JobWorkshop
+from weir.streams.trainer.job.job_stages import JobRunner
+from weir.streams.trainer.job.live_examples import LiveRows
+from weir.streams.trainer.leased_state import Clock, LeasedTaskState
 from weir.streams.trainer.registry_port import RegistryShelf
+from weir.streams.trainer.state_journal import Journal
 from weir.streams.trainer.task_state import TaskState
 from weir.streams.trainer.task_trainer import Publish, TaskMeasures, TaskTrainer
 from weir.streams.trainer.trainer_errors import PASSING, LeaseLostError

@@ -23,7 +23,8 @@ from weir.online.durations import format_duration
 from weir.online.task.full_spec import FullSpec, TrainingSpec
 from weir.online.task.spec import TaskSpec
 from weir.streams.ops.metric_registry import Registry
-from weir.streams.trainer.job.promotion import LiveRows, PhaseState, PromotionPhase, PromotionRules
+from weir.streams.trainer.job.live_examples import LiveRows
+from weir.streams.trainer.job.promotion import PhaseState, PromotionPhase, PromotionRules
 from weir.streams.trainer.leased_state import Clock, LeasedTaskState
 from weir.streams.trainer.registry_port import RegistryShelf
 from weir.streams.trainer.task_state import Effect, Job, RetrainAsk, Stage, TaskState

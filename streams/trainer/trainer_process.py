@@ -31,8 +31,8 @@ from weir.streams.ops.web import WebServer
 from weir.streams.trainer.inputs import ExamplesFollower, RequestReader
 from weir.streams.trainer.job.job_runner import SubprocessRunner
 from weir.streams.trainer.job.real_steps import kafka_workshop
-from weir.streams.trainer.leased_state import FilesJournal
 from weir.streams.trainer.registry_port import RegistryShelf
+from weir.streams.trainer.state_journal import FilesJournal
 from weir.streams.trainer.task_state import TaskState
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 from weir.streams.trainer.trainer_errors import PASSING

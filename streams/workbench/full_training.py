@@ -33,10 +33,10 @@ from weir.streams.offline_models.loading import full_models
 from weir.streams.trainer.history.history_builder import HistoryBuilder, LoggedHistory, model_inputs
 from weir.streams.trainer.history.logged_tables import KINDS, Kind, event_table, prediction_table
 from weir.streams.trainer.job.job_runner import InlineRunner
-from weir.streams.trainer.job.promotion import LiveRows
+from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.real_steps import cut, workshop
-from weir.streams.trainer.leased_state import MemoryJournal
 from weir.streams.trainer.registry_port import RegistryShelf
+from weir.streams.trainer.state_journal import MemoryJournal
 from weir.streams.trainer.task_state import Job
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 from weir.streams.trainer.task_trainer import full_of

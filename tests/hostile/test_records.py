@@ -13,7 +13,7 @@ from weir.online.codec.limits import InputLimits
 from weir.online.intake_policy import IntakePolicy
 from weir.online.stages.admission import Admission
 from weir.online.stages.pipeline import TaskPipeline
-from weir.online.task.task_shape import columns_of
+from weir.online.task.column_plan import columns_of
 from weir.streams.config import topics
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.task_files import load_task

@@ -23,8 +23,9 @@ from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.errors import BrokerError, UsageError
 from weir.streams.records import Record
 from weir.streams.simulate import SimulationConfig, simulate
-from weir.streams.trainer.history.history_builder import LoggedHistory, read_history
+from weir.streams.trainer.history.history_builder import LoggedHistory
 from weir.streams.trainer.history.log_sources import KafkaSource
+from weir.streams.trainer.history.read_history import read_history
 
 pytestmark = pytest.mark.integration
 

@@ -29,7 +29,7 @@ from weir.online.batch import ExampleBatch
 from weir.streams.cli.main import app
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.model_replicas.fold import ExampleFold
-from weir.streams.model_replicas.past_models import rebuild
+from weir.streams.model_replicas.refold import rebuild
 
 pytestmark = pytest.mark.integration
 

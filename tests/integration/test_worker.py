@@ -34,8 +34,8 @@ from weir.online.intake_policy import IntakePolicy
 from weir.online.stages.admission import Admission, AdmissionResult
 from weir.online.stages.pipeline import TaskPipeline
 from weir.online.stages.scoring import ScoringStage
+from weir.online.task.column_plan import union
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import union
 from weir.streams.config import topics
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.kafka.partitioners import partitions_of

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weir.models.dataset.cut import Rows, columns_of, cut, train_rows, training_set, validation_rows
+from weir.models.dataset.cut import cut, training_set
 from weir.models.dataset.sequences import next_events
+from weir.models.dataset.split import Rows, columns_of, train_rows, validation_rows
 from weir.models.errors import ModelError
 from weir.models.training.chunks import Timeline
 from weir.models.types import History, Labels, TrainingSet

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.models.served_graphs import INPUTS, E, S, graph, history, load, runner_of, stateless, weights
 from weir.models.errors import ModelError
 from weir.models.manifest import Precision
+from weir.models.serving.active_models import Pair
 from weir.models.serving.entity_steps import replay
-from weir.models.serving.model_runner import Pair
 from weir.models.serving.ort_model import OrtModel
 from weir.models.types import Float32Matrix, Float32Vector, History
 from weir.online.batch import FloatMatrix

@@ -8,7 +8,7 @@ from onnx.parser import parse_model
 
 from tests.models.served_graphs import runner_of
 from weir.models.errors import ModelError
-from weir.models.serving.model_runner import Pair
+from weir.models.serving.active_models import Pair
 from weir.models.serving.occlusion import Baseline, Occlusion
 from weir.models.serving.ort_model import OrtModel
 from weir.models.types import Float32Matrix

@@ -25,7 +25,7 @@ from weir.models.evaluation.quantise import FLOAT16, INT8, variants
 from weir.models.onnx.blend import blend_graphs
 from weir.models.onnx.export import export_encoder
 from weir.models.onnx.graph import GraphSpec, check_graph, open_session, run_graph
-from weir.models.serving.model_runner import Pair
+from weir.models.serving.active_models import Pair
 from weir.models.serving.ort_model import OrtModel
 from weir.models.training.encoder_builder import EncoderBuilder
 from weir.models.training.training_run import fit

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tests.models.training_data import logged, small
-from weir.models.dataset.cut import train_rows
 from weir.models.dataset.sequences import next_events
+from weir.models.dataset.split import train_rows
 from weir.models.errors import ModelError
 from weir.models.evaluation.gate import quality
 from weir.models.training.checkpoints import Checkpoint, TrainingProgress, read
 from weir.models.training.child_process import read_progress
 from weir.models.training.chunks import Timeline, batches, cut
 from weir.models.training.feed import Feed
-from weir.models.training.loop import phases, rate_at
 from weir.models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
+from weir.models.training.phases import phases, rate_at
 from weir.models.training.training_settings import EncoderSettings
 from weir.online.task.full_spec import TrainingSpec
 

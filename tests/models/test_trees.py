@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from weir.models.dataset.cut import train_rows
+from weir.models.dataset.split import train_rows
 from weir.models.errors import ModelError
 from weir.models.trees.convert import round_down, to_onnx
 from weir.models.trees.tree_builder import TreeParams, TreesBuilder, thinned

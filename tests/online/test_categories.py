@@ -15,9 +15,10 @@ from weir.online.decisions.reasons import ReasonWriter
 from weir.online.decisions.wording import Fact, sentence
 from weir.online.errors import TaskError
 from weir.online.features.plan import build_plan
+from weir.online.task.column_plan import columns_of
 from weir.online.task.reason_subjects import subjects_of
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import columns_of, engine_of, shape_of
+from weir.online.task.task_shape import engine_of, shape_of
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 BARE = """

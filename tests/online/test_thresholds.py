@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from weir.online.decisions.threshold import Threshold, bin_edges, bin_of
+from weir.online.decisions.histogram import bin_edges, bin_of
+from weir.online.decisions.threshold import Threshold
 from weir.online.decisions.threshold_policy import (
     BudgetThreshold,
     CostThreshold,

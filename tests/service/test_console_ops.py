@@ -21,7 +21,7 @@ from weir.streams.outputs import dead_letter
 from weir.streams.records import Record, RefusedRecord
 from weir.streams.service.access.caller import administrator
 from weir.streams.service.service import Service
-from weir.streams.trainer.leased_state import FilesJournal
+from weir.streams.trainer.state_journal import FilesJournal
 from weir.streams.trainer.task_state import Job, RetrainAsk, Stage, TaskState, encode
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 

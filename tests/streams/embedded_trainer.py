@@ -28,14 +28,14 @@ from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import EmbeddedLog
-from weir.streams.trainer.history.history_builder import read_history
 from weir.streams.trainer.history.log_sources import EmbeddedSource, LogSource
+from weir.streams.trainer.history.read_history import read_history
+from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import Runner, SubprocessRunner
-from weir.streams.trainer.job.job_stages import JobWorkshop
-from weir.streams.trainer.job.promotion import LiveRows
+from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.real_steps import blended, cut, encoder_builder, score, trees_builder
-from weir.streams.trainer.leased_state import Journal, MemoryJournal
 from weir.streams.trainer.registry_port import RegistryShelf
+from weir.streams.trainer.state_journal import Journal, MemoryJournal
 from weir.streams.trainer.task_state import Effect, TaskState
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 

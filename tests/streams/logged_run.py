@@ -16,10 +16,11 @@ from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.records import Record
 from weir.streams.simulate import SimulationConfig, simulate
-from weir.streams.trainer.history.history_builder import LoggedHistory, read_history
+from weir.streams.trainer.history.history_builder import LoggedHistory
 from weir.streams.trainer.history.log_sources import EmbeddedSource
 from weir.streams.trainer.history.logged_tables import RecordReader
 from weir.streams.trainer.history.parquet_archive import Archive, ArchiveCounts
+from weir.streams.trainer.history.read_history import read_history
 
 PARTITIONS = {topics.USER_EVENTS: 3, topics.PREDICTIONS: 2}
 FRAUD = """

@@ -23,10 +23,10 @@ from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.errors import LogError, UsageError
 from weir.streams.records import Record
 from weir.streams.trainer.history import parquet_archive as archive_module
-from weir.streams.trainer.history.history_builder import read_history
 from weir.streams.trainer.history.log_sources import EmbeddedSource, Piece
 from weir.streams.trainer.history.logged_tables import KINDS, RecordReader
 from weir.streams.trainer.history.parquet_archive import Archive, missing, read_archive
+from weir.streams.trainer.history.read_history import read_history
 
 # -- the archive -------------------------------------------------------------------------------------------------------
 

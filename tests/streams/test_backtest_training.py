@@ -29,8 +29,8 @@ from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.errors import UsageError
 from weir.streams.outputs import records_of
 from weir.streams.records import Record
-from weir.streams.trainer.history.history_builder import read_history
 from weir.streams.trainer.history.log_sources import EmbeddedSource
+from weir.streams.trainer.history.read_history import read_history
 from weir.streams.trainer.job.job_runner import InlineRunner
 from weir.streams.workbench.full_training import BacktestTrainer
 

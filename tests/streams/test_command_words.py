@@ -183,7 +183,7 @@ def test_a_log_is_read_by_the_limits_of_the_settings(tmp_path: Path, monkeypatch
     async def reads(*_: object, **given: Any) -> None:
         read.append(given.get("limits"))
 
-    monkeypatch.setattr("weir.streams.trainer.history.history_builder.read_history", reads)
+    monkeypatch.setattr("weir.streams.trainer.history.read_history.read_history", reads)
     monkeypatch.setattr("weir.streams.trainer.history.log_sources.EmbeddedSource.of_directory", lambda _: None)
     (tmp_path / "fraud.toml").write_text(FRAUD)
     settings = Settings.model_validate({"limits": {"record_bytes": 32_768}})

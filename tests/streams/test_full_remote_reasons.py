@@ -13,7 +13,8 @@ from faust.types import TP
 from tests.models.graphs import linear_graph
 from tests.models.served_graphs import runner_of
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
-from weir.models.serving.model_runner import FullRunner, Pair
+from weir.models.serving.active_models import Pair
+from weir.models.serving.model_runner import FullRunner
 from weir.models.serving.occlusion import Baseline
 from weir.models.serving.ort_model import OrtModel
 from weir.online.batch import FloatMatrix
@@ -26,7 +27,8 @@ from weir.streams.kafka.consume.offset_tracker import Ticket
 from weir.streams.kafka.produce.producer import Sent
 from weir.streams.ops.metrics import Metrics
 from weir.streams.records import Record
-from weir.streams.worker.inference.inference_partition import InferenceLane, Pool
+from weir.streams.worker.inference.batch_pool import Pool
+from weir.streams.worker.inference.inference_partition import InferenceLane
 from weir.streams.worker.inference.inference_wire import blocks
 from weir.streams.worker.inference.remote_models import RemoteModels, Rows
 

@@ -13,7 +13,7 @@ import pytest
 from tests.streams.full_events import START, events, feature, loaded, predictions, serving
 from tests.streams.full_graphs import LOGIT, Models
 from tests.work import calls_of
-from weir.models.serving.model_runner import ModelSlots, Pair
+from weir.models.serving.active_models import ModelSlots, Pair
 from weir.models.types import StepModel
 from weir.online.codec.decision_blocks import decode_decisions
 from weir.online.codec.wire import Prediction

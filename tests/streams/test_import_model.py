@@ -16,7 +16,7 @@ from tests.models.graphs import text_graph
 from tests.streams.embedded_trainer import EmbeddedTrainer
 from tests.streams.full_events import serving
 from weir.models.errors import ModelError
-from weir.models.onnx.foreign import FLOOR
+from weir.models.onnx.foreign_output import FLOOR
 from weir.models.registry.registry import Registry, open_files
 from weir.online.codec.wire import RetrainRequest
 from weir.online.errors import WeirError
@@ -32,7 +32,7 @@ from weir.streams.offline_models.model_updates import update_record
 from weir.streams.records import Record
 from weir.streams.simulate import SimulationConfig, simulate
 from weir.streams.trainer.job.job_runner import InlineRunner
-from weir.streams.trainer.leased_state import FilesJournal
+from weir.streams.trainer.state_journal import FilesJournal
 
 TASK = """
 name = "fraud"

@@ -17,7 +17,7 @@ from weir.streams.kafka.kafka_errors import DeliveryError
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import TransportSettings
 from weir.streams.records import Record, RefusedRecord
-from weir.streams.worker.inference.remote_models import ResultsReader
+from weir.streams.worker.inference.result_reader import ResultsReader
 
 OPTIONS = {"bootstrap_servers": ["nowhere:9092"]}
 

@@ -23,7 +23,7 @@ from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.model_replicas.fold import ExampleFold, FoldState
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
-from weir.streams.model_replicas.past_models import fold_again
+from weir.streams.model_replicas.refold import fold_again
 from weir.streams.records import Record
 
 

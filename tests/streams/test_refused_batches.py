@@ -25,7 +25,8 @@ from weir.streams.ops.metrics import Metrics
 from weir.streams.outputs import KEY_KEPT, dead_letter, letter_room
 from weir.streams.records import Record, RefusedRecord
 from weir.streams.redis.partitions.label_journal import OffsetRange as Taken
-from weir.streams.worker.inference.inference_partition import InferenceLane, Pool
+from weir.streams.worker.inference.batch_pool import Pool
+from weir.streams.worker.inference.inference_partition import InferenceLane
 from weir.streams.worker.labelling.step_reader import LaneReader
 
 LARGE = RefusedRecord(

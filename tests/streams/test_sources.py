@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weir.online.task.column_plan import columns_of
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import columns_of
 from weir.streams.backtest.event_files import FileSource, SourceBatch
 from weir.streams.errors import UsageError
 

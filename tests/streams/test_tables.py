@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from weir.online.task.column_plan import columns_of
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import columns_of
 from weir.streams.backtest.event_files import FileSource
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.backtest.tables.csv_dialect import dialect_of

@@ -13,9 +13,10 @@ from tests.streams.trainer_fakes import DAY, NOW, FakeShelf, SkillBuilder, World
 from weir.models.registry.registry import open_files
 from weir.models.types import Built
 from weir.online.codec.wire import ModelUpdate
-from weir.streams.trainer.job import job_stages
-from weir.streams.trainer.job.promotion import LiveRows
-from weir.streams.trainer.leased_state import Change, FilesJournal, MemoryJournal
+from weir.streams.trainer.job import job_files
+from weir.streams.trainer.job.live_examples import LiveRows
+from weir.streams.trainer.leased_state import Change
+from weir.streams.trainer.state_journal import FilesJournal, MemoryJournal
 from weir.streams.trainer.task_state import Effect, Stage, TaskState
 from weir.streams.trainer.trainer_errors import LeaseLostError
 
@@ -208,7 +209,7 @@ def test_a_job_that_other_code_began_is_made_anew(
 ) -> None:
     """An upgrade while a job is at a stage: the data set and all candidates that are judged are of the new code."""
     world = World(tmp_path)
-    monkeypatch.setattr(job_stages, "code_version", lambda: "1+src.old")
+    monkeypatch.setattr(job_files, "code_version", lambda: "1+src.old")
     noted, reached = world.trainer.desk.change, list[str]()
 
     def stopping(change: Change, *, free: bool = False) -> TaskState:
@@ -222,7 +223,7 @@ def test_a_job_that_other_code_began_is_made_anew(
     world.job.work()
     assert world.trainer.state.job is not None
     assert world.trainer.state.job.stage == stage
-    monkeypatch.setattr(job_stages, "code_version", lambda: "2+src.new")
+    monkeypatch.setattr(job_files, "code_version", lambda: "2+src.new")
     world.builders, world.stop = {"trees": SkillBuilder(2.5)}, False
     world.restart()
     world.job.work()

@@ -10,8 +10,8 @@ import pytest
 from tests.streams.trainer_fakes import Clock, FakeShelf, World, fake_score, request, training_data
 from weir.models.errors import ModelError, RegistryError
 from weir.streams.errors import BrokerError
-from weir.streams.trainer.job.job_stages import JobWorkshop
-from weir.streams.trainer.leased_state import MemoryJournal
+from weir.streams.trainer.job.job_files import JobWorkshop
+from weir.streams.trainer.state_journal import MemoryJournal
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from weir.models.registry.registry import open_files
 from weir.online.errors import StateError
-from weir.streams.trainer.leased_state import FilesJournal, Journal, MemoryJournal
+from weir.streams.trainer.state_journal import FilesJournal, Journal, MemoryJournal
 from weir.streams.trainer.task_state import TaskState, decode, encode
 
 

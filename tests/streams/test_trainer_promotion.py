@@ -17,14 +17,8 @@ from weir.online.batch import ExampleBatch
 from weir.online.codec.encode import encode_examples
 from weir.online.errors import TaskError
 from weir.online.task.full_spec import TrainingSpec
-from weir.streams.trainer.job.promotion import (
-    ROWS_MAX,
-    LiveRows,
-    PhaseState,
-    PromotionPhase,
-    PromotionRules,
-    decode_live,
-)
+from weir.streams.trainer.job.live_examples import LiveRows, decode_live
+from weir.streams.trainer.job.promotion import ROWS_MAX, PhaseState, PromotionPhase, PromotionRules
 
 FEATURES = ("amount", "full.logit", "full.known", "full.version", "full.provider", "full.shadow_logit",
             "full.shadow_version")  # fmt: skip

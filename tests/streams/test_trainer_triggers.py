@@ -10,7 +10,7 @@ import pytest
 
 from tests.streams.trainer_fakes import DAY, NOW, World, asked, request, spec
 from weir.online.errors import TaskError
-from weir.streams.trainer.leased_state import MemoryJournal
+from weir.streams.trainer.state_journal import MemoryJournal
 from weir.streams.trainer.task_state import TaskState, encode
 from weir.streams.trainer.triggers import check_schedule, consider, due, scheduled
 

@@ -18,9 +18,9 @@ from weir.models.errors import RegistryError
 from weir.online.codec.wire import ModelUpdate
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.ops.web import WebServer
+from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import InlineRunner
-from weir.streams.trainer.job.job_stages import JobWorkshop
-from weir.streams.trainer.leased_state import Journal, MemoryJournal
+from weir.streams.trainer.state_journal import Journal, MemoryJournal
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 from weir.streams.trainer.trainer_process import TrainerStatus
 

@@ -13,7 +13,7 @@ from weir.online.metrics.arrays import unpack
 from weir.online.stages.admission import Admission
 from weir.streams.redis import blobs
 from weir.streams.redis.blobs import MOST_BYTES, PART_BYTES, BlobRef, _pack, _unpack
-from weir.streams.trainer.job.promotion import _read
+from weir.streams.trainer.job.live_examples import _read
 from weir.streams.trainer.task_state import decode
 from weir.streams.worker.inference.inference_wire import Answer, decode_answer, decode_request
 

@@ -29,11 +29,13 @@ from weir.models.types import (
 from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
+from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import InlineRunner, Runner
-from weir.streams.trainer.job.job_stages import JobRunner, JobWorkshop
-from weir.streams.trainer.job.promotion import LiveRows
-from weir.streams.trainer.leased_state import Journal, LeasedTaskState, MemoryJournal
+from weir.streams.trainer.job.job_stages import JobRunner
+from weir.streams.trainer.job.live_examples import LiveRows
+from weir.streams.trainer.leased_state import LeasedTaskState
 from weir.streams.trainer.registry_port import RegistryShelf
+from weir.streams.trainer.state_journal import Journal, MemoryJournal
 from weir.streams.trainer.task_state import Effect, Job, RetrainAsk
 from weir.streams.trainer.task_trainer import TaskTrainer
 

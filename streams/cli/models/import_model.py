@@ -141,8 +141,8 @@ def _of_service(log: Path | None) -> bool:
 
 def _data(settings: Settings, archive: Path | None, log: Path | None) -> Data:
     """Where the history is."""
-    from weir.streams.trainer.history.history_builder import read_history
     from weir.streams.trainer.history.log_sources import EmbeddedSource
+    from weir.streams.trainer.history.read_history import read_history
     from weir.streams.trainer.job.real_steps import DirectoryData, KafkaData, cut
 
     if log is not None and _of_service(log):

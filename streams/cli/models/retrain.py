@@ -91,7 +91,7 @@ def _reason(text: str) -> LongText:
 def _wait(settings: Settings, request: RetrainRequest, timeout: float | None) -> None:
     """Follow the job in the trainer's journal, saying each stage once."""
     from weir.models.registry.registry import open_files
-    from weir.streams.trainer.leased_state import FilesJournal
+    from weir.streams.trainer.state_journal import FilesJournal
     from weir.streams.trainer.task_state import decode
 
     journal, said = FilesJournal(open_files(settings.models.registry)), ""

@@ -280,8 +280,8 @@ def tune_full(
 
 
 async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings: Settings) -> LoggedHistory:
-    from weir.streams.trainer.history.history_builder import read_history
     from weir.streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
+    from weir.streams.trainer.history.read_history import read_history
 
     # With the limits of the settings: by the defaults, records that workers took would be left out as unreadable.
     if log is not None:

@@ -140,7 +140,7 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
 async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: bool) -> int:
     from weir.streams.kafka.consume.range_reader import RangeReader
     from weir.streams.model_replicas.model_snapshots import ModelSnapshots
-    from weir.streams.model_replicas.past_models import rebuild
+    from weir.streams.model_replicas.refold import rebuild
     from weir.streams.redis.client import RedisClient
     from weir.streams.redis.store_errors import StoreUnavailable
 

@@ -29,10 +29,10 @@ from weir.streams.service.log_reading import within
 from weir.streams.service.parts import Part, ended, set_within
 from weir.streams.service.problems import NoLongerKept, Problem
 from weir.streams.trainer.job.job_runner import Runner, SubprocessRunner
-from weir.streams.trainer.job.promotion import decode_live
+from weir.streams.trainer.job.live_examples import decode_live
 from weir.streams.trainer.job.real_steps import directory_workshop
-from weir.streams.trainer.leased_state import FilesJournal
 from weir.streams.trainer.registry_port import RegistryShelf
+from weir.streams.trainer.state_journal import FilesJournal
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 from weir.streams.trainer.trainer_errors import PASSING
 

@@ -13,8 +13,8 @@ from weir.online.codec.decode import DecodedEvents, DecodedLabels
 from weir.online.errors import UNREADABLE
 from weir.online.mistakes import did_you_mean
 from weir.online.stages.admission import DECODERS, decode_labels_in_time
+from weir.online.task.column_plan import columns_of, union
 from weir.online.task.spec import STREAM_KEYS, TaskSpec
-from weir.online.task.task_shape import columns_of, union
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.records import Record, oversized

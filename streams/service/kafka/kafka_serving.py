@@ -19,7 +19,7 @@ from weir.streams.config.settings import Settings
 from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.logged_scores import row_of
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
-from weir.streams.model_replicas.past_models import rebuild
+from weir.streams.model_replicas.refold import rebuild
 from weir.streams.records import RecordBatch
 from weir.streams.redis.partitions.partition_store import LaneStore
 from weir.streams.service.kafka.kafka_service_log import KafkaServiceLog

@@ -1,4 +1,8 @@
-"""Tables of the service's database. Each row of the projection is made of records, and can be made again from them."""
+"""Tables of the service's database: the projection, who may do what, and notifications.
+
+Each row of the projection is made of records, and can be made again from them. Keys, sessions and the
+rules for notifications that people made are nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -162,9 +166,6 @@ projection_state: Final = Table(
 PROJECTED: Final = (alerts, alert_events, alert_changes, verdicts, snoozes, happenings, examples, positions)
 """What a rebuild empties."""
 
-
-# Tables of the database that say who may do what.
-
 API_KEYS = Table(
     "api_keys",
     metadata,
@@ -173,6 +174,7 @@ API_KEYS = Table(
     *_perhaps(role=String(20), tasks=JSON(none_as_null=True), requests_per_s=Double, records_per_s=Double),
     *_perhaps(expires_at=Double, revoked_at=Double),
 )
+"""With `SESSIONS`: who may do what."""
 SESSIONS = Table(
     "sessions",
     metadata,
@@ -186,8 +188,6 @@ AUDIT_ANCHORS = Table(
 AUDIT_OUTBOX = Table("audit_outbox", metadata, *_keys(id=Integer), *_facts(body=JSON))
 """What commands did beside the service, which alone writes the audit: it takes them from here."""
 
-# Tables of notifications: what the topic ``notifications`` says, and rules that people made.
-
 notifications: Final = Table(
     "notifications",
     metadata,
@@ -197,8 +197,8 @@ notifications: Final = Table(
     *_facts(due_at=Double, changed_at=Double, gathered=Integer),
     Index("notifications_waiting", "status", "target", "due_at", "place"),
 )
-"""Every message in its place, and its status: waiting, sent, failed, left_out. Made of the topic, so that a rebuild
-empties it."""
+"""Every message in its place, and its status: waiting, sent, failed, left_out. Made of the topic ``notifications``, so
+that a rebuild empties it."""
 
 notify_rules: Final = Table("notify_rules", metadata, *_keys(name=Text), *_facts(rule=Text, by=Text, at=Double))
 """Rules that people made (JSON), and rules of the settings that they paused. A rebuild leaves them."""

@@ -100,7 +100,7 @@ class AlertScores:
         """
         from weir.streams.model_replicas.fold import ExampleFold
         from weir.streams.model_replicas.logged_scores import explain, version_of
-        from weir.streams.model_replicas.past_models import rebuild
+        from weir.streams.model_replicas.refold import rebuild
 
         logged = await self.logged(row)
         fold, log = ExampleFold.of(self._task(row)), self._service.log

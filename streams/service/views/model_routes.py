@@ -29,7 +29,7 @@ from weir.streams.service.log_reading import every_record
 from weir.streams.service.parts import View
 from weir.streams.service.problems import Problem
 from weir.streams.service.views.drift_change import change_of
-from weir.streams.trainer.leased_state import FilesJournal
+from weir.streams.trainer.state_journal import FilesJournal
 from weir.streams.trainer.task_state import Job, TaskState, decode
 
 if TYPE_CHECKING:

@@ -26,11 +26,12 @@ from weir.models.types import Built, Progress, TrainingSet
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
 from weir.streams.errors import UsageError
-from weir.streams.trainer.job.job_stages import BUILT
+from weir.streams.trainer.job.job_files import BUILT
 from weir.streams.trainer.job.job_steps import Data, GatherWork, Judgement, JudgeWork, get, put
 from weir.streams.trainer.job.real_steps import score
-from weir.streams.trainer.leased_state import FilesJournal, LeasedTaskState
+from weir.streams.trainer.leased_state import LeasedTaskState
 from weir.streams.trainer.registry_port import RegistryShelf
+from weir.streams.trainer.state_journal import FilesJournal
 from weir.streams.trainer.task_state import Job, RetrainAsk, TaskState
 from weir.streams.trainer.task_trainer import training_of
 

@@ -25,8 +25,8 @@ from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
 from weir.streams.trainer.history.log_sources import EmbeddedSource, KafkaSource, LogSource, Piece
+from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import Runner
-from weir.streams.trainer.job.job_stages import JobWorkshop
 from weir.streams.trainer.job.job_steps import Data, MakeBuilder, own_directory
 from weir.streams.trainer.task_trainer import training_of
 
@@ -102,7 +102,7 @@ class KafkaData:
         return cut(logged, task, cutoff)
 
     async def _read(self, task: TaskSpec, since: float | None) -> LoggedHistory:
-        from weir.streams.trainer.history.history_builder import read_history
+        from weir.streams.trainer.history.read_history import read_history
 
         s = self.settings
         async with KafkaSource(s, "trainer-data") as source:
@@ -132,7 +132,7 @@ class DirectoryData:
         return cut(logged, task, cutoff)
 
     def _read(self, task: TaskSpec, source: LogSource, since: float | None) -> LoggedHistory:
-        from weir.streams.trainer.history.history_builder import read_history
+        from weir.streams.trainer.history.read_history import read_history
 
         return asyncio.run(read_history(task, source=source, since=since, limits=self.limits))
 

@@ -18,8 +18,8 @@ import numpy as np
 from weir.online.batch import EventBatch, FloatVector, LabelBatch
 from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.durations import EVER, format_duration
+from weir.online.task.column_plan import columns_of
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import columns_of
 from weir.streams.backtest.event_files import FileSource
 from weir.streams.backtest.notes import DAY_S, RunWatch
 from weir.streams.backtest.wire_files import WireSource, read_labels

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from weir.online.durations import format_duration
 from weir.online.errors import TaskError
 from weir.online.stages.pipeline import TaskPipeline
+from weir.online.task.column_plan import columns_of
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import columns_of
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from weir.online.batch import FloatVector
+from weir.online.task.column_plan import columns_of
 from weir.online.task.spec import SourceSpec, TaskSpec
-from weir.online.task.task_shape import columns_of
 from weir.streams.backtest.tables.event_times import read_times
 from weir.streams.backtest.tables.formats import FileTable, read_files
 from weir.streams.backtest.tables.texts import MISSING, Cells

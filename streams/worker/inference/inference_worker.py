@@ -21,7 +21,8 @@ from weir.streams.errors import UsageError
 from weir.streams.offline_models.serving import FullModels
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
-from weir.streams.worker.inference.inference_partition import InferenceLane, Pool
+from weir.streams.worker.inference.batch_pool import Pool
+from weir.streams.worker.inference.inference_partition import InferenceLane
 from weir.streams.worker.lane_table import LaneTable
 from weir.streams.worker.process import Process, run_process
 from weir.streams.worker.status import ProcessStatus

@@ -1,7 +1,6 @@
 """The asking side: a score lane's rows go out, answers that come within the deadline come back, the rest is zeros.
 
-Late answers are dropped, but seen: they tell how far behind the inference workers are
-(`Circuit`).
+Late answers are dropped, but seen: they tell how far behind the inference workers are (`Circuit`).
 """
 
 from __future__ import annotations
@@ -14,11 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 
 from weir.online.batch import FloatMatrix, FloatVector
 from weir.online.full_columns import SEEN
@@ -26,152 +23,19 @@ from weir.online.stages.scoring import FeaturedBatch
 from weir.online.task.full_spec import FullSpec, columns
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
-from weir.streams.errors import BrokerError, in_words
+from weir.streams.errors import in_words
 from weir.streams.kafka.produce.producer import Sent
-from weir.streams.kafka.reachable import disconnect
 from weir.streams.ops.metrics import Metrics
 from weir.streams.records import Record
+from weir.streams.worker.inference.circuit import Circuit
 from weir.streams.worker.inference.inference_wire import blocks, decode_answer, encode_request
+from weir.streams.worker.inference.result_reader import ResultsReader
 
 if TYPE_CHECKING:
     from weir.streams.kafka.produce.producer import BatchProducer
     from weir.streams.worker.context import Context
 
 log = logging.getLogger(__name__)
-
-# When to stop waiting for answers: time is an argument, so it knows no clock.
-#
-# After ``limit`` deadlines were missed in a row nobody waits any more, because every batch would cost one; requests
-# still go out. The first answer that came in time says that it is worth waiting again: an answer to an old request, out
-# of a backlog that is being worked off, does not.
-
-LIMIT: Final = 3
-
-
-class Circuit:
-    """Of one task in one partition.
-
-    Parameters
-    ----------
-    deadline_s : how long an answer is worth waiting for.
-    limit : missed deadlines in a row after which nobody waits.
-
-    >>> circuit = Circuit(0.1, limit=2)
-    >>> circuit.missed(), circuit.missed(), circuit.waits
-    (False, True, False)
-    >>> circuit.answered(5.0), circuit.waits, circuit.answered(0.02), circuit.waits
-    (False, False, True, True)
-    """
-
-    def __init__(self, deadline_s: float, limit: int = LIMIT) -> None:
-        self.deadline_s, self.limit = deadline_s, limit
-        self._missed = 0
-
-    @property
-    def waits(self) -> bool:
-        """Whether a batch waits for its answers."""
-        return self._missed < self.limit
-
-    def missed(self) -> bool:
-        """A batch went on without an answer; whether nobody waits from now on, and did before."""
-        self._missed += 1
-        return self._missed == self.limit
-
-    def answered(self, age_s: float) -> bool:
-        """An answer came ``age_s`` after its request; whether it is worth waiting again, and was not before."""
-        if age_s > self.deadline_s:  # out of a backlog: the next one would be late as well
-            return False
-        reopened = not self.waits
-        self._missed = 0
-        return reopened
-
-
-# Reads the answers of the partitions whose lanes this worker owns, from their end on and outside of any group.
-
-_POLL_MS: Final = 500
-
-
-class ResultsReader:
-    """Hands each answer to ``take``.
-
-    Parameters
-    ----------
-    options : of ``KafkaSettings.client_options``.
-    topic : what ``inference-results`` is called on these brokers.
-    take : told each record's value.
-    """
-
-    def __init__(self, options: Mapping[str, Any], topic: str, take: Callable[[bytes], None]) -> None:
-        self._options, self.topic, self._take = dict(options), topic, take
-        self._consumer: Any = None
-        self._owned: set[int] = set()
-        self._lock = asyncio.Lock()
-        self._some = asyncio.Event()
-
-    async def start(self) -> None:
-        """Connect; raises ``BrokerError`` when no broker answers."""
-        self._consumer = AIOKafkaConsumer(
-            **self._options,
-            group_id=None,  # every asker reads the answers of its own partitions; no group shares them out
-            enable_auto_commit=False,
-            auto_offset_reset="latest",
-            fetch_max_wait_ms=_POLL_MS,
-        )
-        try:
-            await self._consumer.start()
-        except KafkaError as error:
-            await disconnect(self._consumer)
-            self._consumer = None
-            where = ", ".join(self._options["bootstrap_servers"])
-            raise BrokerError(f"{where}: {self.topic} cannot be read: {in_words(error)}; see [kafka]") from error
-
-    async def stop(self) -> None:
-        """Disconnect."""
-        if self._consumer is not None:
-            consumer, self._consumer = self._consumer, None
-            await disconnect(consumer)
-
-    async def own(self, partitions: Iterable[int]) -> None:
-        """Read these partitions from now on: those that are new from their end, the others where they are."""
-        # Two rebalances close together: the later one has to have the last word.
-        async with self._lock:
-            wanted = set(partitions)
-            if wanted == self._owned or self._consumer is None:
-                return
-            # Before `assign`, which forgets where each stood.
-            kept = {p: await self._position(p) for p in wanted & self._owned}
-            self._owned = set()  # until all is in place: whoever is cut short here is to begin anew the next time
-            if not wanted:
-                self._consumer.unsubscribe()
-                self._some.clear()
-                return
-            self._consumer.assign([TopicPartition(self.topic, p) for p in wanted])
-            for p, offset in kept.items():
-                self._consumer.seek(TopicPartition(self.topic, p), offset)
-            new = [TopicPartition(self.topic, p) for p in wanted - kept.keys()]
-            if new:
-                await self._consumer.seek_to_end(*new)
-            for tp in new:
-                await self._consumer.position(tp)  # requests go out only now: their answers come behind it
-            self._owned = wanted
-            self._some.set()
-
-    async def run(self) -> None:
-        """Read answers until cancelled; while the brokers are away it tries again."""
-        while True:
-            await self._some.wait()
-            try:
-                found = await self._consumer.getmany(timeout_ms=_POLL_MS)
-            except KafkaError as error:
-                log.warning("%s: %s; still trying", self.topic, in_words(error))
-                await asyncio.sleep(_POLL_MS / 1000)
-                continue
-            for records in found.values():
-                for record in records:
-                    self._take(record.value or b"")
-
-    async def _position(self, partition: int) -> int:
-        return int(await self._consumer.position(TopicPartition(self.topic, partition)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from weir.online.codec.decode import DecodedEvents
 from weir.online.features.kernel import EVENT
 from weir.online.stages.admission import DECODERS, Admission
 from weir.online.stages.scoring import PreparedBatch, ScoringStage
-from weir.online.task.task_shape import union
+from weir.online.task.column_plan import union
 from weir.streams.config import topics
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.kafka.consume.offset_tracker import Ticket

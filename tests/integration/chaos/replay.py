@@ -27,8 +27,9 @@ from weir.online.stages.admission import Admission
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.labelling import LabellingStage
 from weir.online.stages.scoring import ScoringStage
+from weir.online.task.column_plan import union
 from weir.online.task.spec import TaskSpec
-from weir.online.task.task_shape import model_of, shape_of, union
+from weir.online.task.task_shape import model_of, shape_of
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 CHUNK = 777  # no batch size of a worker's: results must not depend on cuts

@@ -30,7 +30,7 @@ from weir.online.intake_policy import IntakePolicy
 from weir.online.stages.admission import Admission
 from weir.online.stages.labelling import LabellingStage
 from weir.online.stages.scoring import ScoringStage
-from weir.online.task.task_shape import union
+from weir.online.task.column_plan import union
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.embedded.memory_store import MemoryFeatureStore
