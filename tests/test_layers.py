@@ -6,8 +6,11 @@ Modules are named here as within ``weir``: ``streams.records`` is what others im
 from __future__ import annotations
 
 import ast
+import io
+import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -194,6 +197,35 @@ def test_everything_beside_the_product_imports_weir(folder: str) -> None:
 def test_models_may_share_types() -> None:
     assert not upward("models", "online.codec.wire.Prediction")
     assert not upward("models", "online.batch.EventBatch")
+
+
+LOOSE = re.compile(r"(?<=\n\n)(?:#.*\n)+(?=\n)")
+
+
+def loose_comments(text: str) -> list[str]:
+    """First lines of comments at the margin that stand between blank lines: they are about no code beside them."""
+    if not LOOSE.search(text):
+        return []
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    return [m[0].split("\n")[0] for m in LOOSE.finditer(text) if text.count("\n", 0, m.start()) + 1 in comments]
+
+
+def test_no_comment_stands_for_a_module_within_a_module() -> None:
+    """A second concept has a module with a docstring; what is of the first is said where it is."""
+    found = {name_of(path): loose_comments(path.read_text()) for path in MODULES}
+    assert not {module: comments for module, comments in found.items() if comments}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [('"""A."""\n\n# Says it.\n#\n# And more.\n\nX = 1\n', ["# Says it."]),
+     ('"""A."""\n\n# Of X.\nX = 1\n', []),
+     ('TASK = """\n\n# in a text\n\nname = 1\n"""\n', []),
+     ("def f():\n    x = 1\n\n    # of what follows\n\n    return x\n", [])],
+)  # fmt: skip
+def test_the_rule_of_comments_can_fail(text: str, found: list[str]) -> None:
+    assert loose_comments(text) == found
 
 
 def test_importing_every_module_does_nothing_else(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from weir.streams.backtest.kept_field import values_of, with_field
 from weir.streams.backtest.notes import Note, RunWatch
 from weir.streams.backtest.outcomes import Keep, Outcomes
 from weir.streams.backtest.run_outputs import OutputFiles, Outputs
-from weir.streams.backtest.run_result import BacktestResult, ScoreExplainer
+from weir.streams.backtest.run_result import BacktestResult
+from weir.streams.backtest.score_explainer import ScoreExplainer
 from weir.streams.backtest.wire_files import WireSource
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import TooManyRejects, UsageError

@@ -7,91 +7,20 @@ goes on behind a find for as long as repeats are apart.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-import numpy as np
 
-from weir.online.batch import FloatMatrix
 from weir.online.errors import UNREADABLE
 from weir.streams.errors import UsageError
 from weir.streams.kafka.kafka_errors import RecordsDeleted
+from weir.streams.model_replicas.explanation import Explanation, explain, row_of
 from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.refold import Progress
 from weir.streams.model_replicas.topic_reader import TopicReader
 from weir.streams.records import Record
-
-# Features as a prediction logs them, as a model takes them.
-
-
-def row_of(logged: Mapping[str, float], features: Sequence[str], task: str) -> FloatMatrix:
-    """The logged features in the order of the model's, ``(1, F)``.
-
-    Raises ``UsageError`` where the task file has other features than the score was made from.
-    """
-    missing, extra = sorted({*features} - {*logged}), sorted({*logged} - {*features})
-    if missing or extra:
-        raise UsageError(
-            f"task {task}: the task file has other features than the score was made from: it lacks "
-            f"{', '.join(extra[:3]) or 'none'} and adds {', '.join(missing[:3]) or 'none'}; give the task file of then"
-        )
-    return np.array([[logged[name] for name in features]])
-
-
-@dataclass(frozen=True, slots=True)
-class Contribution:
-    """One feature's part in the score."""
-
-    feature: str
-    value: float
-    contribution: float
-    """What it added to the log-odds, against the model's reference point."""
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """A logged score beside the same score made again."""
-
-    logged: LoggedScore
-    digest: str
-    """Of the model at the version that scored."""
-    score: float
-    """As the rebuilt model gives it."""
-    contributions: tuple[Contribution, ...]
-    """The largest first."""
-
-    @property
-    def equal(self) -> bool:
-        """Whether the two scores have the same bits."""
-        return np.float64(self.logged.score).tobytes() == np.float64(self.score).tobytes()
-
-
-def version_of(logged: LoggedScore, fold: ExampleFold) -> int:
-    """The version that made a score; raises ``UsageError`` when this task file cannot have."""
-    if not isinstance(logged.model_version, int):
-        raise UsageError(
-            f"task {fold.task}: the score was made by model {logged.model_version!r} of the registry, not by a version "
-            "of the online model; only the latter are rebuilt from examples"
-        )
-    row_of(logged.features, fold.features, fold.task)
-    return logged.model_version
-
-
-def explain(logged: LoggedScore, fold: ExampleFold) -> Explanation:
-    """Score again with ``fold``, which is at the version that made the score."""
-    x = row_of(logged.features, fold.features, fold.task)
-    added = fold.model.learner.contributions(x)[0].tolist()
-    parts = [Contribution(name, logged.features[name], part) for name, part in zip(fold.features, added, strict=True)]
-    score, _ = fold.model.score(x)
-    return Explanation(
-        logged,
-        fold.model.snapshot().digest,
-        float(score[0]),
-        tuple(sorted(parts, key=lambda c: (-abs(c.contribution), c.feature))),
-    )
-
 
 CHUNK_RECORDS: Final = 20_000
 _TICK_S: Final = 0.001
@@ -221,3 +150,23 @@ def _match(search: Search, partition: int, offset: int, record: Record) -> Logge
         return None
     what = (p.event_id, p.entity_id, p.ts, p.score, p.model_version, p.features)
     return LoggedScore(partition, offset, record.ts, *what)
+
+
+def version_of(logged: LoggedScore, fold: ExampleFold) -> int:
+    """The version that made a score; raises ``UsageError`` when this task file cannot have."""
+    if not isinstance(logged.model_version, int):
+        raise UsageError(
+            f"task {fold.task}: the score was made by model {logged.model_version!r} of the registry, not by a version "
+            "of the online model; only the latter are rebuilt from examples"
+        )
+    row_of(logged.features, fold.features, fold.task)
+    return logged.model_version
+
+
+def explain_logged(logged: LoggedScore, fold: ExampleFold) -> Explanation:
+    """Score again with ``fold``, which is at the version that made the score; raises as `version_of`."""
+    x, version = row_of(logged.features, fold.features, fold.task), version_of(logged, fold)
+    return explain(
+        fold.model, fold.features, x, event_id=logged.event_id, entity_id=logged.entity_id, ts=logged.ts,
+        score=logged.score, version=version,
+    )  # fmt: skip

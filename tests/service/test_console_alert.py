@@ -65,8 +65,8 @@ async def test_a_score_is_made_again_bit_for_bit_and_by_the_model_of_now(tmp_pat
         row = await service.store.cases.row(late["alert_id"], None)
         await judge(client, row, "confirmed")
         rebuilt = await scores.again(row)
-        assert (rebuilt.explained.equal, rebuilt.explained.logged.model_version, rebuilt.start) == (True, 1, 0)
-        assert rebuilt.explained.score == row.score
+        assert (rebuilt.explained.equal, rebuilt.explained.version, rebuilt.start) == (True, 1, 0)
+        assert rebuilt.explained.again == row.score
         now = await scores.now(row)
         assert now.version == 2
         assert now.score > now.before == row.score, "confirmed twice, the model finds it more likely"

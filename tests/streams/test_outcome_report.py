@@ -254,5 +254,5 @@ def test_an_explained_score_is_made_by_the_model_of_then(tmp_path: Path) -> None
         (explained,) = result.explained
         assert explained.equal
         assert (explained.score, explained.version) == (kept.score[row], kept.version[row])
-        assert len(explained.parts) == len(result.pipeline.features)
+        assert len(explained.contributions) == len(result.pipeline.features)
         assert bool(explained.reasons) == (row > 0)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from weir.online.task.next_spec import NextTask
     from weir.streams.backtest.next_runner import NextResult
     from weir.streams.backtest.outcomes import Outcomes
-    from weir.streams.backtest.run_result import ExplainedScore
+    from weir.streams.model_replicas.explanation import Explanation
 
 _SHOWN: Final = ("roc_auc", "average_precision", "log_loss", "brier", "ece", "accuracy", "f1", "kappa")
 _OF_SLICES: Final = ("scored", "rows", "positives", "average_precision", "roc_auc", "precision", "recall",
@@ -83,7 +83,7 @@ def slices(field: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     return table(field, *(f"{name.replace('_', ' ')}>" for name in names), rows=cells)
 
 
-def show_explained(e: ExplainedScore, outcomes: Outcomes | None) -> None:
+def show_explained(e: Explanation, outcomes: Outcomes | None) -> None:
     """Why an event got its score, and what became of it."""
     out, facts = output(), [
         ("event", f"{e.event_id} of {e.entity_id}, at {utc(e.ts)} UTC"),
@@ -98,10 +98,10 @@ def show_explained(e: ExplainedScore, outcomes: Outcomes | None) -> None:
         facts += [("line", f"{at.threshold[0]:.6g}, {'alerted' if at.alerted[0] else 'no alert'}"), ("label", label)]
     out.print(table("", "", rows=facts))
     out.print("\n".join(f"- {reason}" for reason in e.reasons))
-    rows = [(name, f"{value + 0.0:.6g}", f"{part:+.4f}") for name, value, part in e.parts[:_FEATURES]]
+    rows = [(c.feature, f"{c.value + 0.0:.6g}", f"{c.contribution:+.4f}") for c in e.contributions[:_FEATURES]]
     out.print(table("feature", "value>", "log-odds>", rows=rows))
-    if left := e.parts[_FEATURES:]:
-        out.print(f"{len(left)} more add {sum(part for *_, part in left):+.4f} together")
+    if left := e.contributions[_FEATURES:]:
+        out.print(f"{len(left)} more add {sum(c.contribution for c in left):+.4f} together")
 
 
 NOTHING_TOLD = 3

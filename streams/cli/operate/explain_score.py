@@ -30,8 +30,9 @@ from weir.streams.errors import UsageError, in_words
 
 if TYPE_CHECKING:
     from weir.streams.config.settings import Settings
+    from weir.streams.model_replicas.explanation import Explanation
     from weir.streams.model_replicas.fold import ExampleFold
-    from weir.streams.model_replicas.logged_scores import Explanation, LoggedScore, Search
+    from weir.streams.model_replicas.logged_scores import LoggedScore, Search
 
 _SHOWN: Final = 15
 _NEEDS: Final = ("aiokafka", "faust-streaming", "redis")
@@ -91,11 +92,11 @@ def explain_score_command(
         since=None if since is None else moment("--since", since),
         repeats_s=duration("--repeats-within", repeats_within),
     )
-    explained, repeats, start = asyncio.run(_explain(settings, fold, search, entity, not from_start))
+    explained, logged, start = asyncio.run(_explain(settings, fold, search, entity, not from_start))
     if as_json:
-        print(to_json(_document(explained, repeats, start)))
+        print(to_json(_document(explained, logged, start)))
     else:
-        _show(explained, repeats, start, None if every else _SHOWN)
+        _show(explained, logged, start, None if every else _SHOWN)
     if not explained.equal:
         raise typer.Exit(1)
 
@@ -103,15 +104,15 @@ def explain_score_command(
 async def _explain(
     settings: Settings, fold: ExampleFold, search: Search, entity: str | None, stored: bool
 ) -> tuple[Explanation, list[LoggedScore], int]:
-    from weir.streams.model_replicas.logged_scores import explain, version_of
+    from weir.streams.model_replicas.logged_scores import explain_logged, version_of
 
-    logged, repeats = await _find(settings, search, entity)
-    version = version_of(logged, fold)
-    start = await _rebuild(settings, fold, version, stored)
-    return explain(logged, fold), repeats, start
+    logged = await _find(settings, search, entity)
+    start = await _rebuild(settings, fold, version_of(logged[0], fold), stored)
+    return explain_logged(logged[0], fold), logged, start
 
 
-async def _find(settings: Settings, search: Search, entity: str | None) -> tuple[LoggedScore, list[LoggedScore]]:
+async def _find(settings: Settings, search: Search, entity: str | None) -> list[LoggedScore]:
+    """The record that counts, and its repeats."""
     from dataclasses import replace
 
     from weir.streams.kafka.consume.range_reader import RangeReader
@@ -134,7 +135,7 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
             f"no score of event {search.event_id!r} by task {search.task} in {topic}{where}{since}; check the id, the "
             "task file and the brokers, or whether retention deleted it"
         )
-    return found[0], found[1:]
+    return found
 
 
 async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: bool) -> int:
@@ -164,8 +165,8 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
         await link.stop()
 
 
-def _show(e: Explanation, repeats: list[LoggedScore], start: int, most: int | None) -> None:
-    logged, out = e.logged, output()
+def _show(e: Explanation, found: list[LoggedScore], start: int, most: int | None) -> None:
+    (logged, *repeats), out = found, output()
     places = ", ".join(f"{r.offset} ({r.score!r} by version {r.model_version})" for r in repeats)
     origin = f"rebuilt from the stored version {start:,}" if start else "rebuilt from the first example"
     facts = [
@@ -176,7 +177,7 @@ def _show(e: Explanation, repeats: list[LoggedScore], start: int, most: int | No
         ("digest", f"sha256 {e.digest}"),
         # All digits, as equality bit for bit is what is claimed.
         ("score logged", repr(logged.score)),
-        ("score again", f"{e.score!r}, {'equal bit for bit' if e.equal else 'NOT EQUAL'}"),
+        ("score again", f"{e.again!r}, {'equal bit for bit' if e.equal else 'NOT EQUAL'}"),
     ]
     out.print(table("", "", rows=facts))
     # A missing value is logged as -0.0; nobody wants to read that.
@@ -189,14 +190,14 @@ def _show(e: Explanation, repeats: list[LoggedScore], start: int, most: int | No
         say(words, style="yellow")
 
 
-def _document(e: Explanation, repeats: list[LoggedScore], start: int) -> dict[str, Any]:
-    logged = asdict(e.logged)
+def _document(e: Explanation, found: list[LoggedScore], start: int) -> dict[str, Any]:
+    logged, repeats = asdict(found[0]), found[1:]
     del logged["features"]
     return {
         "logged": logged,
         "repeats": [{"offset": r.offset, "score": r.score, "model_version": r.model_version} for r in repeats],
-        "model": {"version": e.logged.model_version, "digest": e.digest, "rebuilt_from": start},
-        "score": e.score,
+        "model": {"version": e.version, "digest": e.digest, "rebuilt_from": start},
+        "score": e.again,
         "equal": e.equal,
         "contributions": [asdict(c) for c in e.contributions],
     }

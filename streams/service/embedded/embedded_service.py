@@ -10,7 +10,7 @@ from weir.streams.config.model_settings import ModelSettings
 from weir.streams.config.settings import Settings
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
-from weir.streams.model_replicas.logged_scores import row_of
+from weir.streams.model_replicas.explanation import row_of
 from weir.streams.offline_models.loading import full_models, require_provider
 from weir.streams.redis.stored_rows import StoredRow
 from weir.streams.reject_limit import RejectPolicy

@@ -16,8 +16,8 @@ from weir.online.task.task_shape import shape_of
 from weir.streams.checks.entity_rows import TableRow, TaskRows
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
+from weir.streams.model_replicas.explanation import row_of
 from weir.streams.model_replicas.fold import ExampleFold
-from weir.streams.model_replicas.logged_scores import row_of
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
 from weir.streams.model_replicas.refold import rebuild
 from weir.streams.records import RecordBatch

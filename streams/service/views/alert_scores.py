@@ -14,7 +14,8 @@ from weir.streams.service.store.case_rules import AlertRow
 
 if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
-    from weir.streams.model_replicas.logged_scores import Explanation, LoggedScore
+    from weir.streams.model_replicas.explanation import Explanation
+    from weir.streams.model_replicas.logged_scores import LoggedScore
     from weir.streams.service.service import Service
 
 _LAG_S: Final = 3_600.0
@@ -25,6 +26,7 @@ _REMEMBERED: Final = 256
 class RebuiltScore(NamedTuple):
     """A score that was made again."""
 
+    logged: LoggedScore
     explained: Explanation
     start: int
     """The version of the stored model that it began from; 0 for the first example."""
@@ -99,7 +101,7 @@ class AlertScores:
         Raises ``UsageError`` where the log, or the task as it is now, does not allow it.
         """
         from weir.streams.model_replicas.fold import ExampleFold
-        from weir.streams.model_replicas.logged_scores import explain, version_of
+        from weir.streams.model_replicas.logged_scores import explain_logged, version_of
         from weir.streams.model_replicas.refold import rebuild
 
         logged = await self.logged(row)
@@ -108,7 +110,7 @@ class AlertScores:
         async with self._rebuilding:
             stored = await self._service.serving.stored_models()
             start = await rebuild(lambda: ServiceLogReader(log, topics.EXAMPLES), fold, version, snapshots=stored)
-        return RebuiltScore(explain(logged, fold), start)
+        return RebuiltScore(logged, explain_logged(logged, fold), start)
 
     def _task(self, row: AlertRow) -> TaskSpec:
         found = next((task for task in self._service.tasks if task.name == row.task), None)
