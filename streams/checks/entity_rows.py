@@ -1,7 +1,7 @@
 """What the store holds of one entity, as a person reads it: every table's header, and its features at a time.
 
 The values come from the engine itself, by a record that only reads: what is shown is what an event would see that
-feeds nothing. It knows rows and tasks, not where rows come from.
+feeds nothing. It knows rows, tasks and which partitions may own a row, not how a store is reached.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from weir.online.task.task_shape import engine_of, shape_of
 from weir.streams.config import topics
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.redis.stored_rows import StoredRow
+
+if TYPE_CHECKING:
+    from weir.streams.config.topic_settings import TopicSettings
+    from weir.streams.redis.partitions.partition_store import LaneStore
 
 
 class FullRows:
@@ -128,6 +132,16 @@ class TaskRows:
             full = self._full.table is not None and table.name == self._full.table.name
             values = self._full.values(row.row) if full else self._values(entity, table, row, at)
         return TableRow(table.name, table.key, row, fits, at, values)
+
+    async def stored(self, entity: str, table: Table, store: LaneStore, names: TopicSettings) -> list[StoredRow]:
+        """The entity's rows of ``table`` in every partition that may own it, the one that counts first.
+
+        Which one owns a key depends on the partitioner of its producers, and rows of before stay where they were.
+        """
+        topic = self.topic(table)
+        lanes = [(topic, p) for p in range(names.partitions_of(topic))]
+        store.create(table.name, table.row_bytes, table.schema, table.kept_s)
+        return await store.read_rows(table.name, entity, lanes)
 
     def topic(self, table: Table) -> str:
         """The topic whose lanes own a table."""

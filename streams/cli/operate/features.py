@@ -87,12 +87,7 @@ async def _read(
     async with opened(settings.redis) as link:
         store = LaneStore(link, prefix=settings.redis.prefix)
         for rows, each in wanted:
-            topic = rows.topic(each)
-            # All of them: which one owns a key depends on the partitioner of its producers, and rows of before stay
-            # where they were.
-            lanes = [(topic, p) for p in range(settings.topics.partitions_of(topic))]
-            store.create(each.name, each.row_bytes, each.schema, each.kept_s)
-            stored = await store.read_rows(each.name, entity, lanes)
+            stored = await rows.stored(entity, each, store, settings.topics)
             found += [rows.read(entity, each, row, at) for row in stored[:1]]
             if len(stored) > 1:
                 say(_of_others(each.name, entity, stored[1:]))

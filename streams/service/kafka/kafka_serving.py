@@ -112,10 +112,7 @@ class KafkaServing:
         tables, found = self._tables[task], []
         store = LaneStore(await self._log.redis(), prefix=self._settings.redis.prefix)
         for table in tables.tables:
-            topic = tables.topic(table)
-            lanes = [(topic, p) for p in range(self._settings.topics.partitions_of(topic))]
-            store.create(table.name, table.row_bytes, table.schema, table.kept_s)
-            stored = await store.read_rows(table.name, entity, lanes)
+            stored = await tables.stored(entity, table, store, self._settings.topics)
             found += [tables.read(entity, table, row) for row in stored[:1]]
         return found
 
