@@ -67,11 +67,16 @@ def decision_records(task: str, features: tuple[str, ...], out: StageOutput, now
         values = encode_examples(examples, features, task)
         made.setdefault(topics.EXAMPLES, []).extend(Record(task.encode(), v, now) for v in values)
     for r in out.requests:
-        request = RetrainRequest(
-            request_id=r.request_id, task=task, cause=r.cause, requested_at=r.ts, text=r.detail[:2000]
-        )
-        made.setdefault(topics.RETRAIN_REQUESTS, []).append(Record(task.encode(), encode_model(request), now))
+        record = Record(task.encode(), encode_model(retrain_request(task, r)), now)
+        made.setdefault(topics.RETRAIN_REQUESTS, []).append(record)
     return made
+
+
+def retrain_request(task: str, asked: RetrainAsked) -> RetrainRequest:
+    """What a task's pipeline asked for, as it is told to a trainer."""
+    return RetrainRequest(
+        request_id=asked.request_id, task=task, cause=asked.cause, requested_at=asked.ts, text=asked.detail[:2000]
+    )
 
 
 def decision_blocks(

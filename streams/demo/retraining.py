@@ -29,6 +29,7 @@ from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import InlineRunner, Runner
 from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.real_steps import cut, score
+from weir.streams.trainer.leased_state import ALONE_S
 from weir.streams.trainer.registry_port import RegistryShelf
 from weir.streams.trainer.state_journal import FOLDER, FilesJournal, MemoryJournal
 from weir.streams.trainer.task_state import Cause, Job, TaskState, decode
@@ -44,8 +45,6 @@ _LOOK_S: Final = 0.05
 _STOP_S: Final = 30.0
 _OWNER: Final = "embedded"
 """Who holds the lease, as checkpoints of before have it."""
-_LEASE_S: Final = 365 * DAY_S
-"""A demo is alone: nobody else is to take over."""
 
 
 def demo_trees(spec: FullSpec) -> Builder:
@@ -179,8 +178,7 @@ class Retraining:
         """Give the trainer, and the memory, what was put aside."""
         for examples in self._waiting:
             self.memory.add(examples)
-            rows = LiveRows.of(examples.batch(), self.memory.features)
-            self._trainer.trainer.take(rows, self._trainer.trainer.offset + len(rows))
+            self._trainer.trainer.take(LiveRows.of(examples.batch(), self.memory.features))
         self._waiting.clear()
 
     def _ask(self, event_ts: float) -> bool:
@@ -256,7 +254,7 @@ class Retraining:
         self._trained_ts = 0.0
         self._trainer = TaskSupervisor(
             self.task, self._journal, RegistryShelf(self._registry), shop, self._told.append,
-            owner=_OWNER, lease_s=_LEASE_S, clock=time.time, time=lambda: self._trained_ts,
+            owner=_OWNER, lease_s=ALONE_S, clock=time.time, time=lambda: self._trained_ts,
         )  # fmt: skip
 
     def _poll(self, event_ts: float) -> list[ModelUpdate]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,8 @@ from weir.streams.trainer.state_journal import Journal
 from weir.streams.trainer.task_state import TaskState, decode, encode
 from weir.streams.trainer.trainer_errors import LeaseLostError
 
+ALONE_S: Final = 365 * 86_400.0
+"""A lease of a trainer that is alone in its world: nobody else is to take over."""
 Clock = Callable[[], float]
 """Epoch seconds."""
 Change = Callable[[TaskState], TaskState]

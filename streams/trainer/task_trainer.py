@@ -207,12 +207,15 @@ class TaskTrainer:
             if self.state.phase is not None:
                 self.offset = self.state.offset
 
-    def take(self, rows: LiveRows, next_offset: int) -> None:
-        """Take in examples in log order, ``next_offset`` being the one behind them; decide where they suffice.
+    def take(self, rows: LiveRows, next_offset: int | None = None) -> None:
+        """Take in examples in log order; decide where they suffice.
+
+        ``next_offset`` is the one behind them; without a log to read them from again they are counted.
 
         Raises ``LeaseLostError``.
         """
         with self._taking:
+            behind = self.offset + len(rows) if next_offset is None else next_offset
             if len(rows):
                 self.newest_ts = max(self.newest_ts, float(rows.ts.max()))
             while (phase := self._current()) is not None:
@@ -222,7 +225,7 @@ class TaskTrainer:
                 log.info("task %s: %s: %s", self.spec.name, decided.decision, decided.reason)
                 rows, now = rows.behind(decided.rows), self._clock()
                 self.desk.change(partial(conclude, decided=decided, now=now))
-            self.offset = next_offset
+            self.offset = behind
         # Not under the lock: it waits for the registry and the brokers, and a checkpoint must not wait with it, or the
         # lease runs out.
         self.tell()

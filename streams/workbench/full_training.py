@@ -23,26 +23,26 @@ from weir.models.registry.registry import Registry
 from weir.models.types import TrainingSet
 from weir.online.batch import EventBatch, ExampleBatch, PredictionBatch
 from weir.online.codec.columns import ColumnRequest
-from weir.online.codec.wire import ModelUpdate, RetrainRequest
+from weir.online.codec.wire import ModelUpdate
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.full_spec import FullScorer
 from weir.online.task.spec import TaskSpec
 from weir.streams.config.model_settings import ModelSettings
 from weir.streams.errors import UsageError
 from weir.streams.offline_models.loading import full_models
+from weir.streams.outputs import retrain_request
 from weir.streams.trainer.history.history_builder import HistoryBuilder, LoggedHistory, model_inputs
 from weir.streams.trainer.history.logged_tables import KINDS, Kind, event_table, prediction_table
 from weir.streams.trainer.job.job_runner import InlineRunner
 from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.real_steps import cut, workshop
+from weir.streams.trainer.leased_state import ALONE_S
 from weir.streams.trainer.registry_port import RegistryShelf
 from weir.streams.trainer.state_journal import MemoryJournal
 from weir.streams.trainer.task_state import Job
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 from weir.streams.trainer.task_trainer import full_of
 
-_LEASE_S: Final = 365 * 86_400.0
-"""A run is alone: nobody else is to take over."""
 _LOOK_S: Final = 0.1
 _STOP_S: Final = 30.0
 _BLOCK_ROWS: Final = 16_384
@@ -137,7 +137,7 @@ class BacktestTrainer:
         self._bench = TaskSupervisor(
             task, MemoryJournal(), RegistryShelf(registry), shop, self._told.append,
             # The lease goes by the wall clock, cutoffs and phases by event time.
-            owner="backtest", lease_s=_LEASE_S, clock=time.time, time=lambda: self._now,
+            owner="backtest", lease_s=ALONE_S, clock=time.time, time=lambda: self._now,
         )  # fmt: skip
 
     def scorer(self) -> FullScorer | None:
@@ -157,14 +157,10 @@ class BacktestTrainer:
         if batch is not None and self._with_events:
             self._log.events(batch, self._item, now)
         for r in out.requests:
-            trainer.ask(
-                RetrainRequest(request_id=r.request_id, task=self.task.name, cause=r.cause, requested_at=r.ts,
-                               text=r.detail[:2000])
-            )  # fmt: skip
+            trainer.ask(retrain_request(self.task.name, r))
         for examples in out.examples:
             self._log.examples(examples, now)
-            # Offsets are only counted: no log of examples is there to be read again.
-            trainer.take(LiveRows.of(examples, self._features), trainer.offset + len(examples))
+            trainer.take(LiveRows.of(examples, self._features))
 
     def step(self, now: float) -> None:
         """See ``FullTrainer``."""

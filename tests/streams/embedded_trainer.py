@@ -28,20 +28,20 @@ from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.outputs import retrain_request
 from weir.streams.trainer.history.log_sources import EmbeddedSource, LogSource
 from weir.streams.trainer.history.read_history import read_history
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import Runner, SubprocessRunner
 from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.real_steps import blended, cut, encoder_builder, score, trees_builder
+from weir.streams.trainer.leased_state import ALONE_S
 from weir.streams.trainer.registry_port import RegistryShelf
 from weir.streams.trainer.state_journal import Journal, MemoryJournal
 from weir.streams.trainer.task_state import Effect, TaskState
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 
 _HISTORY: Final = (topics.PREDICTIONS, topics.EXAMPLES, topics.USER_EVENTS, topics.DEVICE_EVENTS)
-_LEASE_S: Final = 365 * 86_400.0
-"""The host is alone: nobody else is to take over."""
 
 
 @dataclass
@@ -98,7 +98,7 @@ class EmbeddedTrainer:
         self._benches = {
             task.name: TaskSupervisor(
                 task, journal or MemoryJournal(), self._shelf, shop, self._publish,
-                owner="embedded", lease_s=_LEASE_S, clock=time.time, time=lambda: self._event_ts,
+                owner="embedded", lease_s=ALONE_S, clock=time.time, time=lambda: self._event_ts,
             )
             for task in tasks
             if task.full is not None
@@ -110,9 +110,7 @@ class EmbeddedTrainer:
         if name not in self._benches:
             return
         for r in out.requests:
-            self.request(
-                RetrainRequest(request_id=r.request_id, task=name, cause=r.cause, requested_at=r.ts, text=r.detail)
-            )
+            self.request(retrain_request(name, r))
         for examples in out.examples:
             self.examples(name, examples, pipeline.features)
 
@@ -124,8 +122,7 @@ class EmbeddedTrainer:
 
     def examples(self, task: str, batch: ExampleBatch, features: Sequence[str]) -> None:
         """Take in labelled examples in log order, with the names of the columns of ``x``."""
-        trainer = self._benches[task].trainer
-        trainer.take(LiveRows.of(batch, features), trainer.offset + len(batch))
+        self._benches[task].trainer.take(LiveRows.of(batch, features))
 
     def poll(self, event_ts: float) -> list[ModelUpdate]:
         """Go on at ``event_ts`` (epoch seconds): begin what there is to begin; updates to apply, in order."""
