@@ -1,11 +1,10 @@
-"""Runs a feature plan over batches: loads entity rows, calls the kernel pass by pass, saves them, builds the matrix.
+"""Runs a feature plan over batches: loads entity rows, calls the kernel pass by pass, and saves them.
 
 It knows columns and stores by their ports; it does not know what the features are for.
 """
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,18 +13,17 @@ import numpy as np
 from weir.online.anomaly.detector import SeriesAnomalyDetector, build_detector
 from weir.online.anomaly.state_detector import StateDetector, build_state_detector
 from weir.online.batch import EventBatch, FloatMatrix, FloatVector, UpdateBatch
-from weir.online.codec.columns import no_column
 from weir.online.codec.judge import cut
-from weir.online.codec.wire import FEATURE_MAX
 from weir.online.errors import TaskError
 from weir.online.features import kernel
 from weir.online.features.expression import Column
 from weir.online.features.lives import LivingRows
+from weir.online.features.model_inputs import ModelInputs
 from weir.online.features.plan import AnomalyPass, EntityLayout, Plan, WindowPass
 from weir.online.features.readings import Readings
 from weir.online.features.spec import Anomaly
 from weir.online.features.store import FeatureStore
-from weir.online.features.timecolumns import TIME_COLUMNS, time_column
+from weir.online.features.timecolumns import time_column
 from weir.online.features.touched_rows import Grouping, LoadedRows, Modes, group
 
 # The largest value that feeds a window or a detector: ``std`` keeps sums of its square as float32.
@@ -135,7 +133,8 @@ class FeatureEngine:
             self._names.append([name for name, _ in self._outputs(p)])
             self._made += self._outputs(p)
         self._schedule = self._schedule_values()
-        self._choose(inputs, raw, indicators)
+        self._inputs = ModelInputs(plan, self._made, inputs, raw, indicators=indicators)
+        self.features = self._inputs.features
 
     def _list_tables(self) -> list[Table]:
         out = [
@@ -182,43 +181,6 @@ class FeatureEngine:
             stage[name] = max((stage.get(n, made_by.get(n, -1) + 1) for n in expression.names), default=0)
             schedule[stage[name]].append(name)
         return schedule
-
-    def _choose(self, inputs: Sequence[str], raw: Sequence[str], indicators: bool) -> None:
-        """Resolve the inputs and lay out the matrix: values first, then one indicator a missing-group."""
-        group = dict(self._made)
-        group |= {name: name for name in raw} | {name: name for name, each in self.plan.values if each.source[0] != "_"}
-        shown = [name for name, _ in self.plan.values if not name.startswith("_")]
-        order = [*raw, *shown, *(name for name, _ in self._made)]
-        known = [*order, *(c for c in TIME_COLUMNS)]
-        chosen: dict[str, None] = {}
-        for pattern in inputs:
-            bare = pattern.removeprefix("!")
-            # Time columns are inputs only where they are named: ``*`` would let a model learn the date itself.
-            pool = order if "*" in bare else known
-            hits = [name for name in pool if fnmatch.fnmatchcase(name, bare)]
-            if not hits:
-                raise no_column("inputs", pattern, known, {text for _, each in self.plan.values for text in each.texts})
-            for name in hits:
-                if pattern.startswith("!"):
-                    chosen.pop(name, None)
-                else:
-                    chosen[name] = None
-        if not chosen:
-            raise TaskError("inputs: nothing is left for the model to see; add a name or a glob such as 'user.*'")
-        self._inputs = tuple(chosen)
-        groups: dict[str, list[int]] = {}
-        for k, name in enumerate(self._inputs):
-            if indicators and (g := group.get(name)) is not None:
-                groups.setdefault(g, []).append(k)
-        self._groups = list(groups.values())
-        self.features: tuple[str, ...] = (*self._inputs, *(f"{g}_missing" for g in groups))
-        place = {name: j for j, (name, _) in enumerate(self._made)}
-        self._from_made = np.array([place.get(name, -1) for name in self._inputs], dtype=np.int64)
-        self._from_columns = [(k, name) for k, name in enumerate(self._inputs) if name not in place]
-        # Added to a column, 0.0 makes a 0 of what came as -0.0; detectors of onsets say by -0.0 that none was there.
-        onsets = [p for p in self.plan.passes if isinstance(p, AnomalyPass) and p.anomaly.score == "onset"]
-        detected = {name for p in onsets for name, _ in self._outputs(p)}
-        self._zero = np.array([-0.0 if name in detected else 0.0 for name in self._inputs])
 
     def group(self, batch: EventBatch) -> dict[str, Grouping]:
         """Which entities the rows of a batch name, by key column."""
@@ -273,7 +235,7 @@ class FeatureEngine:
                 if self._layouts[name].fed_by == kernel.EVENT and not self._is_side(self._layouts[name]):
                     rows.save()
         updates = {name: np.concatenate(values).T for name, values in sent.items()}
-        return FeatureBlock(self._matrix(columns, made, n), masks, columns, updates)
+        return FeatureBlock(self._inputs.matrix(columns, made), masks, columns, updates)
 
     def _load(self, layout: EntityLayout, grouping: Grouping, ts: FloatVector) -> LoadedRows:
         """The rows of a layout for events; those that labels feed live by labels alone: their owner knows no event."""
@@ -364,20 +326,6 @@ class FeatureEngine:
             else:
                 masks[:, k] = value > 0.0
         return masks
-
-    def _matrix(self, columns: _Columns, made: FloatMatrix, n: int) -> FloatMatrix:
-        x = np.empty((n, len(self.features)))
-        width = len(self._inputs)
-        x[:, :width] = made[:, self._from_made] if made.shape[1] else 0.0
-        for k, name in self._from_columns:
-            x[:, k] = columns[name]
-        missing = np.isnan(cut(x[:, :width], FEATURE_MAX))
-        x[:, :width] += self._zero
-        for g, members in enumerate(self._groups):
-            x[:, width + g] = missing[:, members].any(axis=1)
-        # After the sums with ``_zero``, which would make 0.0 of it.
-        x[:, :width][missing] = -0.0
-        return x
 
     def _run_detector(
         self, p: AnomalyPass, columns: _Columns, ts: FloatVector, modes: Modes, grouping: Grouping, out: FloatMatrix
