@@ -4,8 +4,7 @@ Its state is in memory. Each *step* (so many records of one topic, in the order 
 made is published, so that after a crash the same steps are taken again in the same order from the newest snapshot, and
 make the same outputs. What was published twice is known by its id: the first counts.
 
-Predictions come from Kafka, or, where the same process scores, from the score lane as soon as they are acknowledged;
-offsets say where they belong, and what is missing in between (of a worker that died, say) is read from Kafka.
+Predictions come from Kafka, or, where the same process scores, from the score lane (`HandedPredictions`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from dataclasses import replace
 from functools import partial
 
 import msgspec
-import numpy as np
 
 from weir.online.batch import ScoredBatch
 from weir.online.stages.labelling import LabellingStage
@@ -30,14 +28,13 @@ from weir.streams.model_replicas.past_models import ModelHistory
 from weir.streams.redis.partitions.label_journal import TICK, OffsetRange, StepLog, StoredLane
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
-from weir.streams.worker.labelling.publisher import MAX_WAITING, Made, PendingStep, StepPublisher, together
+from weir.streams.worker.labelling.handed_predictions import HandedPredictions
+from weir.streams.worker.labelling.publisher import Made, PendingStep, StepPublisher, together
 from weir.streams.worker.labelling.step_reader import LaneReader
 from weir.streams.worker.lanes.step_writer import DECIDED_S, MOST_S, Linger
 
 log = logging.getLogger(__name__)
 
-IDLE_CHECK_S = 2.0
-"""How often a lane to which nobody hands over looks for predictions that a dead worker left."""
 EXPLAIN_TIMEOUT_S = 60.0
 CLOSE_S = 2.5
 """How long letting go may take in all; a rebalance waits for it, within its ``hook_timeout_s``."""
@@ -88,15 +85,13 @@ class LabelLane:
         """Next offset of each topic, as of the steps taken."""
         self._number = 0
         """Steps taken, since the lane began."""
-        self._queued = 0
-        """Next offset of predictions, as of the steps that wait."""
         self._snapshot_step = 0
         """The last step in a snapshot that is stored, as far as is known."""
         self._linger = Linger(DECIDED_S if ctx.settings.worker.decisions else MOST_S)
         self._empty()
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: asyncio.Task[None] | None = None
-        self._handed_at = self._snapshot_at = 0.0
+        self._snapshot_at = 0.0
         self.active_at = -math.inf
         self._took_at = math.inf
         """When it took its newest step that was not a tick, by the wall clock."""
@@ -106,9 +101,7 @@ class LabelLane:
     def _empty(self) -> None:
         """Nothing waits, before the lane or behind it."""
         self._inbox: asyncio.Queue[PendingStep] = asyncio.Queue()
-        self._room = asyncio.Semaphore(MAX_WAITING)
-        self._order = asyncio.Lock()
-        self._recovered = asyncio.Event()
+        self._handed = HandedPredictions(self._inbox, self._reader)
         self._out = StepPublisher(self.partition, self.ctx, self._steps, self._reader.features)
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -152,7 +145,7 @@ class LabelLane:
         """Recover, then take steps."""
         works: list[Callable[[], Awaitable[None]]] = [self._run, partial(self._out.run, self._stored)]
         if self._handed_over:
-            works.append(self._look_for_left)
+            works.append(self._handed.look_for_left)
         self._tasks = [asyncio.ensure_future(self._guard(work)) for work in works]
         self._publishing = self._tasks[1]
 
@@ -225,55 +218,11 @@ class LabelLane:
 
         Where the lane closes instead, or fails, they are in Kafka for whoever opens it next: the score lane goes on.
         """
-        handing = asyncio.ensure_future(self._guard(partial(self._hand_over, sent, scored)))
+        handing = asyncio.ensure_future(self._guard(partial(self._handed.put, sent, scored)))
         try:
             await asyncio.wait({handing, self._closed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             handing.cancel()
-
-    async def _hand_over(self, sent: list[Sent], scored: dict[str, ScoredBatch]) -> None:
-        await self._recovered.wait()
-        async with self._order:
-            self._handed_at = asyncio.get_running_loop().time()
-            start, stop = sent[0].base_offset, sent[-1].base_offset + sent[-1].count
-            rows = sum(len(s) for s in scored.values())
-            # What nobody hands over (of a worker that died, or of somebody else) comes first, in the order of the log.
-            if start > self._queued:
-                await self._queue_range(start)
-            if start == self._queued and stop - start == rows:
-                await self._queue(
-                    PendingStep(OffsetRange(topics.PREDICTIONS, start, stop), scored=_placed(scored, start))
-                )
-            elif stop > self._queued:  # somebody else wrote in between, or a part of it was read already
-                await self._queue_range(stop)
-
-    async def _queue_range(self, stop: int) -> None:
-        async for work in self._reader.rest(self._queued, stop):
-            await self._queue(work)
-
-    async def _queue(self, work: PendingStep) -> None:
-        await self._room.acquire()
-        work.handed = 1
-        # Before it is taken: whoever looks for predictions that were left must not find this one.
-        self._queued = work.step.stop
-        self._inbox.put_nowait(work)
-
-    async def _look_for_left(self) -> None:
-        """Take predictions that nobody hands over: acknowledged, but their worker died before it could.
-
-        Those that were there at the look before, too: newer ones are on their way, on a busy worker for a while.
-        """
-        await self._recovered.wait()
-        loop, seen = asyncio.get_running_loop(), 0
-        while True:
-            if loop.time() - self._handed_at >= IDLE_CHECK_S:
-                _, end = await self._reader.bounds()
-                async with self._order:
-                    # Asked again under the lock, as something may have been handed over while the brokers were asked.
-                    if seen > self._queued and loop.time() - self._handed_at >= IDLE_CHECK_S:
-                        await self._queue_range(end)
-                seen = end
-            await asyncio.sleep(IDLE_CHECK_S)
 
     # -- time without events; see `IdleTime` -------------------------------------------------------------------
 
@@ -310,8 +259,7 @@ class LabelLane:
                 works.append(self._inbox.get_nowait())
             for work in together(works):
                 await self._take(work)
-                for _ in range(work.handed):
-                    self._room.release()
+                self._handed.taken(work)
 
     async def _recover(self) -> None:
         """From the snapshot and the steps since to where the lane was; outputs that may be missing are made again."""
@@ -328,10 +276,9 @@ class LabelLane:
         # own.
         if self._handed_over and topics.PREDICTIONS not in self.positions:
             self.positions[topics.PREDICTIONS], _ = await self._reader.bounds()
-        self._queued = self.positions.get(topics.PREDICTIONS, 0)
         self._snapshot_at = asyncio.get_running_loop().time() + self.ctx.settings.worker.snapshot_every_s
         self.ready = True
-        self._recovered.set()
+        self._handed.begin(self.positions.get(topics.PREDICTIONS, 0))
 
     def _restore(self, snapshot: bytes) -> dict[str, int]:
         """Put every task's stage back, in any thread; the positions of then."""
@@ -421,12 +368,3 @@ class LabelLane:
         if self._number:
             await self._steps.done(self._number)
         await self._out.store(self._number, self._capture())
-
-
-def _placed(scored: dict[str, ScoredBatch], start: int) -> dict[str, ScoredBatch]:
-    """What was sent together, one task after the other, with the offsets it got."""
-    placed, at = dict[str, ScoredBatch](), start
-    for task, own in scored.items():
-        placed[task] = replace(own, offsets=np.arange(at, at + len(own)))
-        at += len(own)
-    return placed
