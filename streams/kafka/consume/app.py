@@ -15,10 +15,11 @@ An agent that raises stops the worker: its batch is not complete, so it comes ag
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import faust
 from faust.serializers.schemas import Schema
@@ -31,8 +32,11 @@ from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
 from weir.streams.kafka.consume.consumer import BatchConsumer
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.kafka_errors import RebalanceHookError
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import LinkSecurity, TransportSettings, link_security, transport_settings
+
+T = TypeVar("T")
 
 
 class NoProducer(Producer):
@@ -117,6 +121,36 @@ class BatchApp(faust.App):
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
+
+    async def starts_of(self, assigned: set[TP]) -> dict[TP, int] | None:
+        """Where to start, of partitions that do not start where the group committed; ``None`` when it failed."""
+        if self.start_offsets is None or not assigned:
+            return {}
+        starts = await self._bounded("start_offsets", self.start_offsets(set(assigned)))
+        wrong = {tp: offset for tp, offset in (starts or {}).items() if tp not in assigned or offset < 0}
+        if wrong:
+            await self.crash(UsageError(f"start_offsets gave {wrong}: give offsets from 0 of assigned partitions"))
+            return None
+        return starts
+
+    async def tell_revoked(self, gone: set[TP]) -> None:
+        """Call ``on_revoked``, where there is one and any partition goes."""
+        if self.on_revoked is not None and gone:
+            await self._bounded("on_revoked", self.on_revoked(gone))
+
+    async def _bounded(self, name: str, hook: Awaitable[T]) -> T | None:
+        """What the hook gives; ``None`` after an error or a timeout, which end the worker."""
+        limit_s = self.transport_settings.hook_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await hook
+        except TimeoutError:
+            words = f"{name} was not done within hook_timeout_s={limit_s}; see what it waits for"
+            error: Exception = RebalanceHookError(words)
+        except Exception as raised:  # noqa: BLE001 - the worker ends with it, whatever it is
+            error = raised
+        await self.crash(error)
+        return None
 
     async def on_start(self) -> None:
         """Connect the producer before anything is consumed."""

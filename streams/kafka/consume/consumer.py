@@ -15,8 +15,8 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP, ConsumerMessage
@@ -26,14 +26,12 @@ from weir.streams.kafka.consume.drained import PartitionRead, take_together
 from weir.streams.kafka.consume.fetch_thread import BatchConsumerThread, FetchRequest
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.kafka.consume.offset_tracker import CompletedOffsets, Partition
-from weir.streams.kafka.kafka_errors import RebalanceHookError
 from weir.streams.kafka.transport_settings import LinkSecurity, TransportSettings
 
 if TYPE_CHECKING:
     from weir.streams.kafka.consume.app import BatchApp
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 AHEAD: Final = 24
 """Full batches that wait or are in work in all, so that many partitions do not fill the memory."""
@@ -316,7 +314,7 @@ class BatchConsumer(Consumer):
         """Start afresh: reading goes on where ``app.start_offsets`` says, else from the committed offsets."""
         # First: a batch of before the rebalance that is completed from now on counts no more.
         self.offsets.assign(assigned)
-        starts = await self._starts(assigned)
+        starts = {} if self.should_stop else await self._hooks.starts_of(assigned)
         # Before Faust's part, at whose end the flow goes on: what it delivers has to have the epoch of its place.
         for tp, offset in (starts or {}).items():
             self.offsets.rewind(tp, offset)
@@ -327,18 +325,6 @@ class BatchConsumer(Consumer):
         self._assigned_at = time.time()
         self._refresh_wanted()
 
-    async def _starts(self, assigned: set[TP]) -> dict[TP, int] | None:
-        """Where to start, of partitions that do not start where the group committed; ``None`` when it failed."""
-        hook = self._hooks.start_offsets
-        if hook is None or not assigned or self.should_stop:
-            return {}
-        starts = await self._bounded("start_offsets", hook(set(assigned)))
-        wrong = {tp: offset for tp, offset in (starts or {}).items() if tp not in assigned or offset < 0}
-        if wrong:
-            await self.app.crash(UsageError(f"start_offsets gave {wrong}: give offsets from 0 of assigned partitions"))
-            return None
-        return starts
-
     async def _let_go(self, gone: set[TP]) -> None:
         """Forget partitions, and let the app know, once each time that they go."""
         held = {tp for tp in gone if self.offsets.epoch(tp) is not None}
@@ -346,22 +332,7 @@ class BatchConsumer(Consumer):
         # Before the hook: what lanes still complete while they close is read again by whoever comes next.
         self.offsets.revoke(held)
         self._refresh_wanted()
-        hook = self._hooks.on_revoked
-        if hook is not None and held:
-            await self._bounded("on_revoked", hook(held))
-
-    async def _bounded(self, name: str, hook: Awaitable[T]) -> T | None:
-        """What the hook gives; ``None`` after an error or a timeout, which end the worker."""
-        try:
-            async with asyncio.timeout(self.settings.hook_timeout_s):
-                return await hook
-        except TimeoutError:
-            limit = f"hook_timeout_s={self.settings.hook_timeout_s}"
-            error: Exception = RebalanceHookError(f"{name} was not done within {limit}; see what it waits for")
-        except Exception as raised:  # noqa: BLE001 - the worker ends with it, whatever it is
-            error = raised
-        await self.app.crash(error)
-        return None
+        await self._hooks.tell_revoked(held)
 
     async def perform_seek(self) -> None:
         """Faust would move to the committed offsets here, behind ``start_offsets``; aiokafka does that by itself."""
