@@ -14,9 +14,9 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
+from tests.service.alert_service import event, every_event_alerts, send, until
 from tests.service.console_service import alert, desk
 from tests.service.running import running
-from tests.service.test_alerts import event, every_event_alerts, send, until
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.records import Record

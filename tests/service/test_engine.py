@@ -7,25 +7,18 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.service.engine_runs import all_rows, calls, event, killed, log_in, opened, rows, service_in
 from tests.streams.host_runs import CHURN, FRAUD, tasks
-from weir.online.codec.columns import ColumnRequest
-from weir.online.codec.decode import DecodedEvents, DecodedLabels, decode_labels, decode_user_events
 from weir.streams.config import topics
-from weir.streams.config.serve_settings import RetentionSettings
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
 from weir.streams.errors import LogFull, UsageError
 from weir.streams.records import Record, RecordBatch
-from weir.streams.service.embedded.appends import joined
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
-from weir.streams.service.problems import NoLongerKept, OverloadError, Problem
+from weir.streams.service.problems import OverloadError, Problem
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400.0
@@ -266,33 +259,6 @@ async def test_a_kill_at_any_moment_changes_no_output(tmp_path: Path, checkpoint
         assert await all_rows(log) == whole
 
 
-async def test_retention_takes_what_no_start_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of both logs; a place that is gone is told with the first that is kept, and offsets go on."""
-    monkeypatch.setattr(EmbeddedLog.__init__, "__defaults__", (None, None, 2048, 9_000))  # bytes of a segment
-    async with opened(tmp_path, checkpoint_every_s=0.001) as log:
-        log.engine._retention = RetentionSettings.model_construct(age=DAY, bytes=30_000)
-        for topic, records in calls():
-            await log.append(topic, records)
-        newest = int(max(record.ts for _, records in calls() for record in records))
-        async with asyncio.timeout(60):
-            while not all([(await log.spans(topic))[0].first for topic in (topics.USER_EVENTS, topics.PREDICTIONS)]):
-                # So that a later checkpoint is due; new ones, as repeats would leave nothing of predictions in the log.
-                newest += 1
-                await log.append(topics.USER_EVENTS, [event(newest, newest, f"u{newest}")])
-        log.engine._every_s = 1e9  # no further checkpoint, and so no deletion, while we look
-        while (saving := await log.call(lambda: log.engine._saving)) is not None:
-            await asyncio.wrap_future(saving)
-        before = await all_rows(log)
-        for topic in (topics.USER_EVENTS, topics.PREDICTIONS):
-            first = (await log.spans(topic))[0].first
-            assert 0 < first == before[topic][0][0]
-            with pytest.raises(NoLongerKept, match=f"the first that is has offset {first}"):
-                await log.read(topic, 0, first - 1)
-        left = await killed(log, tmp_path / "left")
-    async with opened(left) as log:
-        assert await all_rows(log) == before
-
-
 async def test_requests_by_hand_are_inputs_and_have_one_place(tmp_path: Path) -> None:
     """A topic of both kinds: offsets of what tasks ask and of what people ask are of one row."""
     request = Record(b"fraud", b'{"v":1,"task":"fraud"}', 1.7e9)
@@ -306,54 +272,6 @@ async def test_requests_by_hand_are_inputs_and_have_one_place(tmp_path: Path) ->
     assert {record == request for _, record in found} == {True, False}
     async with opened(left) as log:
         assert await rows(log, topics.RETRAIN_REQUESTS) == found
-
-
-async def hear(log: EmbeddedServiceLog, topic: str) -> RecordBatch:
-    """The next batch of a topic."""
-    heard: asyncio.Queue[RecordBatch] = asyncio.Queue()
-    end = log.subscribe([topic], heard.put_nowait)
-    async with asyncio.timeout(20):
-        batch = await heard.get()
-    end()
-    return batch
-
-
-async def test_time_passes_where_a_live_stream_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The quiet user is scored and labelled by a tick; the kill after it changes nothing."""
-    monkeypatch.setattr("weir.streams.service.embedded.service_engine.IDLE_S", 0.01)
-    now = [1.7e9]
-    async with opened(tmp_path) as log:
-        log.engine._clock = lambda: now[0]
-        await log.append(topics.USER_EVENTS, FEW)
-        now[0] += 4 * DAY
-        tick = await hear(log, topics.TICKS)
-        assert tick.records[0].key == b"user-events"
-        made = await all_rows(log)
-        assert made[topics.EXAMPLES], "labels from silence are learned"
-        assert log.engine._waiting == 0, "a tick is nobody's, and makes no room for more records of callers"
-        looked = threading.Event()
-        ticks = log.engine._idle.ticks
-        times = iter([now[0] + DAY, now[0] + 2 * DAY, now[0] + 3 * DAY])
-        log.engine._idle.ticks = lambda _: ticks(next(times, None) or looked.set() or now[0])  # type: ignore
-        assert await asyncio.to_thread(looked.wait, 20)
-        assert [offset for offset, _ in await rows(log, topics.TICKS)] == [0], "nothing is due, so nothing is written"
-        left = await killed(log, tmp_path / "left")
-    async with opened(left) as log:
-        assert await all_rows(log) == made
-
-
-async def test_a_history_that_is_loaded_does_not_jump_to_the_clock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("weir.streams.service.embedded.service_engine.IDLE_S", 0.01)
-    async with opened(tmp_path) as log:
-        log.engine._clock = lambda: 1.7e9 + 30 * DAY
-        await log.append(topics.USER_EVENTS, [e._replace(ts=1.7e9 + 20 * DAY) for e in FEW])
-        for _ in range(3):
-            log.engine._idle._looked = 0.0
-            await log.call(lambda: None)
-        assert await rows(log, topics.TICKS) == []
-        assert await log.call(lambda: log.engine._idle.ticks(1.7e9 + 40 * DAY)) == []
 
 
 async def test_what_tasks_do_not_read_is_kept_and_handed_out(tmp_path: Path) -> None:
@@ -393,21 +311,6 @@ def test_a_directory_is_of_one_process(tmp_path: Path) -> None:
     again = service_in(tmp_path)
     assert again.log.epoch == epoch
     assert service_in(tmp_path / "other").log.epoch != epoch
-
-
-async def test_what_people_did_is_kept_for_longer_than_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EmbeddedLog.__init__, "__defaults__", (None, None, 2048, 1))  # each batch is a file of its own
-    async with opened(tmp_path, retention={"age": 60.0}) as log:
-        for n in range(4):
-            await log.append(topics.USER_EVENTS, [event(n, 1.7e9 + n)])
-            await log.append(topics.AUDIT, [Record(b"w", b"{%d}" % n, 1.7e9 + n)])
-        log.engine._clock = lambda: 1.7e9 + DAY
-        saving = await log.call(log.engine.host.begin_checkpoint)
-        await asyncio.wrap_future(saving)
-        log.engine._saved_seq = await log.call(lambda: log.engine.host.seq)
-        await log.call(lambda: log.engine._saved(saving))
-        assert (await log.spans(topics.USER_EVENTS))[0].first > 0
-        assert [record.value for _, record in await rows(log, topics.AUDIT)] == [b"{%d}" % n for n in range(4)]
 
 
 OTHER_AGGREGATES = FRAUD.replace("windows = [", 'windows = ["3h", ', 1)
@@ -461,33 +364,3 @@ async def test_after_a_crash_the_tasks_of_then_come_first(tmp_path: Path) -> Non
     changed = service_in(left, tasks(OTHER_AGGREGATES, CHURN)).log
     await changed.start()
     await changed.stop()
-
-
-RAW = [
-    event(1).value,
-    event(2, user="u2").value,
-    b"{",
-    event(3).value.replace(b"9.5", b"2e12"),
-    event(4).value.replace(b',"amount":9.5', b""),
-]
-LABEL = b'{"v":1,"task":"fraud","entity_id":"u1","event_id":"e1","ts":1.7e9,"value":1}'
-
-
-@given(st.lists(st.lists(st.sampled_from(RAW), max_size=4), min_size=1, max_size=4))
-def test_events_decoded_apart_and_joined_are_as_decoded_together(parts: list[list[bytes]]) -> None:
-    columns = ColumnRequest(numbers=("amount",), entities=("user_id",))
-    whole = decode_user_events([raw for part in parts for raw in part], columns)
-    made = joined([decode_user_events(part, columns) for part in parts], [len(part) for part in parts])
-    np.testing.assert_array_equal(made.index, whole.index)
-    assert isinstance(made, DecodedEvents)
-    assert (made.rejects, made.batch.event_id) == (whole.rejects, whole.batch.event_id)
-    np.testing.assert_array_equal(made.batch.numbers["amount"], whole.batch.numbers["amount"])
-
-
-@given(st.lists(st.lists(st.sampled_from([LABEL, b"[]", LABEL.replace(b"fraud", b"churn")]), max_size=4), min_size=1))
-def test_labels_decoded_apart_and_joined_are_as_decoded_together(parts: list[list[bytes]]) -> None:
-    whole = decode_labels([raw for part in parts for raw in part])
-    made = joined([decode_labels(part) for part in parts], [len(part) for part in parts])
-    np.testing.assert_array_equal(made.index, whole.index)
-    assert isinstance(made, DecodedLabels)
-    assert (made.rejects, made.tasks, made.batch.label_id) == (whole.rejects, whole.tasks, whole.batch.label_id)

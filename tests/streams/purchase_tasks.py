@@ -21,6 +21,20 @@ kind = "logistic"
 {more}"""
 
 
+BAD = """
+name = "bad"
+entity = "user"
+numbers = ["amount"]
+inputs = ["amount", "user.*"]
+alerting = false
+[[entities]]
+name = "user"
+key = "user_id"
+aggregates = [{ name = "amount", value = "amount", ops = ["count", "mean"], windows = ["1d"] }]
+"""
+"""The task ``bad``, up to its entity: more of it, and the model, are to follow."""
+
+
 def source(user: str, more: str = "", *, time: str = "at", columns: str = "") -> str:
     """Whose column is ``user``, and when ``time``; ``columns`` are further ones, ``more`` further keys."""
     return f"""

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.streams.purchase_tasks import source
+from tests.streams.purchase_tasks import BAD, source
 from weir.online.stages.pipeline import TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
@@ -22,22 +22,7 @@ from weir.streams.backtest.runner import run_backtest
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 T0 = 1_700_000_000.0
-PLAIN = """
-name = "bad"
-entity = "user"
-numbers = ["amount"]
-inputs = ["amount", "user.*"]
-alerting = false
-[[entities]]
-name = "user"
-key = "user_id"
-aggregates = [{ name = "amount", value = "amount", ops = ["count", "mean"], windows = ["1d"] }]
-[model]
-kind = "logistic"
-params = { lr = 0.2 }
-[metrics]
-every = "12h"
-""" + source("user")
+PLAIN = BAD + '[model]\nkind = "logistic"\nparams = { lr = 0.2 }\n[metrics]\nevery = "12h"\n' + source("user")
 ALERTS = PLAIN.replace("alerting = false\n", "") + '[threshold]\nkind = "precision"\nprecision = 0.4\nmin_labels = 20\n'
 RISK = PLAIN.replace("aggregates =", 'labels = [{ name = "bad", ops = ["positives"], windows = ["7d"] }]\naggregates =')
 TASKS = {

@@ -12,8 +12,8 @@ import pytest
 from httpx import AsyncClient
 from standardwebhooks import Webhook
 
+from tests.service.alert_service import alerts, at, event, send, service, topic
 from tests.service.notify.receiver import SECRET, Receiver, Request
-from tests.service.test_alerts import alerts, at, event, send, service, topic
 from weir.streams.service.notify import notifier, notify_routes
 
 pytestmark = pytest.mark.anyio

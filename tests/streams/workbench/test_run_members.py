@@ -11,24 +11,12 @@ import pytest
 
 from benchmarks.recorded import Recording, record
 from benchmarks.run_members import Rows, judge
-from tests.streams.purchase_tasks import source
+from tests.streams.purchase_tasks import BAD, source
 from weir.online.learners.factory import LearnerSpec
 from weir.online.task.spec import TaskSpec
 
-TASK = """
-name = "bad"
-entity = "user"
-numbers = ["amount"]
-inputs = ["amount", "user.*"]
-alerting = false
-[[entities]]
-name = "user"
-key = "user_id"
-aggregates = [{ name = "amount", value = "amount", ops = ["count", "mean"], windows = ["1d"] }]
-labels = [{ name = "bad", ops = ["positives"], windows = ["7d"] }]
-[model]
-kind = "logistic"
-""" + source("user", "batch_size = 32")
+RISK = 'labels = [{ name = "bad", ops = ["positives"], windows = ["7d"] }]\n'
+TASK = f'{BAD}{RISK}[model]\nkind = "logistic"\n' + source("user", "batch_size = 32")
 LATER = TASK.replace('label = "bad"', 'label = "bad"\nlabel_delay = "2h"')
 LEARNERS = (
     LearnerSpec(kind="logistic", params={"lr": 0.2}),
