@@ -6,12 +6,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from weir.online.task.spec import STREAM_KEYS
 from weir.streams.checks.findings import Check
 from weir.streams.config import topics
 from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.admin import cluster
 from weir.streams.kafka.admin.clients import admin_client
-from weir.streams.kafka.admin.topic_specs import ActualTopic, Difference, compare, short_of_horizons, wanted_topics
+from weir.streams.kafka.admin.topic_specs import (
+    ActualTopic,
+    Difference,
+    compare,
+    short_of_horizons,
+    short_of_rows,
+    wanted_topics,
+)
 
 if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
@@ -66,9 +74,19 @@ def warn_of_retention(settings: Settings, tasks: Sequence[TaskSpec]) -> None:
 
 
 def too_short(settings: Settings, tasks: Sequence[TaskSpec], there: Mapping[str, ActualTopic]) -> list[Difference]:
-    """Tasks for whose labels ``predictions``, if it is ``there``, keeps too little."""
+    """What topics that are ``there`` keep too little of: predictions for labels to come, updates for a rebuild."""
+    predictions, updates = (there.get(settings.topics.name(own)) for own in (topics.PREDICTIONS, topics.ENTITY_UPDATES))
+    found = list[Difference]()
     # A topic that is missing is told by the comparison.
-    predictions = there.get(settings.topics.name(topics.PREDICTIONS))
-    if predictions is None:
-        return []
-    return short_of_horizons({task.name: task.labels.join.keep_s for task in tasks}, predictions)
+    if predictions is not None:
+        found += short_of_horizons({task.name: task.labels.join.keep_s for task in tasks}, predictions)
+    if updates is not None:
+        # Other rows are filled from the stream itself.
+        fed = (
+            (task, each)
+            for task in tasks
+            for each in task.entities
+            if each.key != STREAM_KEYS[task.stream] or each.labels
+        )
+        found += short_of_rows({f"{task.name}.{each.name}": each.kept_s for task, each in fed}, updates)
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +12,16 @@ import pytest
 from weir.online.batch import PredictionBatch
 from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinPolicy
-from weir.streams.kafka.admin.topic_specs import ActualTopic, short_of_horizons
+from weir.streams.checks.kafka_checks import too_short
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.kafka.admin.topic_specs import ActualTopic, compare, short_of_horizons, wanted_topics
 from weir.streams.ops.metrics import Metrics
+from weir.streams.task_files import load_task
 from weir.streams.worker.horizon import Horizon
 
 DAY = 86_400.0
+FRAUD = Path(__file__).parents[2] / "streams" / "demo" / "tasks" / "fraud.toml"
 
 
 class Clock:
@@ -81,5 +88,20 @@ def test_predictions_that_are_deleted_before_their_labels_come_are_a_finding() -
     (found,) = short_of_horizons({"fraud": 30 * DAY, "churn": 7 * DAY}, there)
     assert (found.topic, found.wanted, found.actual) == ("predictions", "30d or more: keep_s of task fraud", "7d")
     assert "[topics.override.predictions] retention" in found.fix
+    assert not found.harmless
     forever = ActualTopic("predictions", 6, 1, {"retention.ms": "-1"})
     assert short_of_horizons({"fraud": np.inf}, forever) == []
+
+
+def test_rows_that_live_longer_than_what_would_bring_them_back_are_a_harmless_finding() -> None:
+    settings, task = Settings(), load_task(FRAUD)
+    old = {topics.ENTITY_UPDATES: ActualTopic("entity-updates", 6, 1, {"retention.ms": str(round(60 * DAY * 1000))})}
+    found = {d.wanted: d for d in too_short(settings, [task], old)}
+    assert "68d or more: rows of fraud.merchant" in found
+    assert all(d.harmless and "[topics.override.entity-updates]" in d.fix for d in found.values())
+    new = {topics.ENTITY_UPDATES: replace(old[topics.ENTITY_UPDATES], configs={"retention.ms": "5875200000"})}
+    assert "68d or more: rows of fraud.merchant" not in {d.wanted for d in too_short(settings, [task], new)}
+    (wanted,) = (spec for spec in wanted_topics(settings.topics, 1) if spec.name == topics.ENTITY_UPDATES)
+    kept = dict(wanted.configs) | {"retention.ms": str(round(60 * DAY * 1000))}
+    (older,) = compare([wanted], {wanted.name: ActualTopic(wanted.name, wanted.partitions, 1, kept)})
+    assert (older.wanted, older.actual, older.harmless) == ("68d", "60d", True)

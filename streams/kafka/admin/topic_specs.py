@@ -36,9 +36,9 @@ _RETENTION: Final[Mapping[str, Retention]] = {
     topics.DECISIONS: DAY_S,  # who asked for one waits for it; alerts and predictions say the same for longer
     topics.EXAMPLES: FOREVER,  # an online model is a fold over all of them
     topics.RETRAIN_REQUESTS: 30 * DAY_S,
-    # What fills an emptied store again: the updates of 60 days (the default `ttl` of an entity) bring back every row
-    # that changed since, and all of its windows, which reach back 30.
-    topics.ENTITY_UPDATES: 60 * DAY_S,
+    # What fills an emptied store again: updates from as long ago as a row lives by the default `ttl` of an entity, an
+    # eighth more than 60 days, bring back every row that is alive, and all of its windows, which reach back 30.
+    topics.ENTITY_UPDATES: 68 * DAY_S,
     topics.MODEL_UPDATES: FOREVER,
     topics.DEAD_LETTERS: 30 * DAY_S,
     topics.DEAD_LETTERS_DONE: 60 * DAY_S,  # a marker has to outlive its letter
@@ -69,6 +69,8 @@ class TopicSpec:
     """Kafka's own names, such as ``retention.ms``."""
     from_outside: bool = False
     """Whether producers whose clocks nobody knows write to it."""
+    spare: bool = False
+    """Whether it is read only where a store was lost: that it keeps less than it should harms nothing until then."""
     taken: int | None = None
     """How large its ``max.message.bytes`` may be: a larger record is refused; ``None`` where it is to be as wanted."""
 
@@ -148,7 +150,8 @@ def _spec(own: str, settings: TopicSettings, brokers: int, max_record_bytes: int
     }
     partitions = settings.partitions_of(own) if own in _KEYED else (special and special.partitions) or 1
     taken = max(int(configs[_LIMIT]), record_bytes + _BATCH_HEADER) if own in topics.INPUTS else None
-    return TopicSpec(settings.name(own), partitions, replication, configs, own in topics.INPUTS, taken)
+    spare = own == topics.ENTITY_UPDATES
+    return TopicSpec(settings.name(own), partitions, replication, configs, own in topics.INPUTS, spare, taken)
 
 
 def compare(wanted: Sequence[TopicSpec], actual: Mapping[str, ActualTopic]) -> list[Difference]:
@@ -179,19 +182,41 @@ def short_of_horizons(horizons_s: Mapping[str, float], predictions: ActualTopic)
     >>> [d.wanted for d in short_of_horizons({"fraud": 30 * 86_400, "churn": 7 * 86_400}, there)]
     ['30d or more: keep_s of task fraud']
     """
-    held = predictions.configs.get("retention.ms", "-1")
-    kept_s = int(held) / 1000 if int(held) >= 0 else math.inf
+    fix = (
+        "make [topics.override.predictions] retention no less and run weir topics create --alter, or make keep_s in "
+        "[labels.join] of the task no more than {}"
+    )
+    return _short({f"keep_s of task {task}": each for task, each in horizons_s.items()}, predictions, fix)
+
+
+def short_of_rows(rows_s: Mapping[str, float], updates: ActualTopic) -> list[Difference]:
+    """Rows that live longer than ``updates`` keeps what would bring them back, where their store is lost.
+
+    Parameters
+    ----------
+    rows_s : by task and entity, how long its rows live without events.
+
+    >>> there = ActualTopic("entity-updates", 6, 1, {"retention.ms": "5184000000"})
+    >>> [(d.wanted, d.actual) for d in short_of_rows({"fraud.merchant": 67.5 * 86_400}, there)]
+    [('68d or more: rows of fraud.merchant', '60d')]
+    """
+    fix = (
+        "make [topics.override.entity-updates] retention no less and run weir topics create --alter; a store that is "
+        "lost would come back without rows that last changed more than {} ago"
+    )
+    spans_s = {f"rows of {name}": math.ceil(each / DAY_S) * DAY_S for name, each in rows_s.items()}
+    return _short(spans_s, updates, fix, harmless=True)
+
+
+def _short(spans_s: Mapping[str, float], there: ActualTopic, fix: str, *, harmless: bool = False) -> list[Difference]:
+    held = there.configs.get("retention.ms", "-1")
+    kept_s, actual = int(held) / 1000 if int(held) >= 0 else math.inf, shown("retention.ms", held)
     return [
         Difference(
-            predictions.name,
-            "retention.ms",
-            f"{format_duration(horizon_s)} or more: keep_s of task {task}",
-            shown("retention.ms", held),
-            f"make [topics.override.predictions] retention no less and run weir topics create --alter, or make keep_s "
-            f"in [labels.join] of the task no more than {shown('retention.ms', held)}",
+            there.name, "retention.ms", f"{format_duration(s)} or more: {name}", actual, fix.format(actual), harmless
         )
-        for task, horizon_s in sorted(horizons_s.items())
-        if horizon_s > kept_s
+        for name, s in sorted(spans_s.items())
+        if s > kept_s
     ]
 
 
@@ -218,8 +243,8 @@ def _configs(spec: TopicSpec, there: ActualTopic) -> list[Difference]:
         if key == _LIMIT and spec.taken is not None and held.isdigit() and int(held) >= int(value):
             found += _too_much(spec, int(held), spec.taken)
         elif _words(held) != _words(value):
-            fix = "weir topics create --alter"
-            found.append(Difference(spec.name, key, shown(key, value), shown(key, held), fix))
+            fix, harmless = "weir topics create --alter", spec.spare and key == "retention.ms"
+            found.append(Difference(spec.name, key, shown(key, value), shown(key, held), fix, harmless))
     return found
 
 
