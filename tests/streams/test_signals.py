@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
-from weir.streams.ops.signals import StopSignals, end_tasks, waits
+import pytest
+
+from weir.streams.ops.signals import EXIT_STATUS, StopSignals, end_tasks, waits
 
 
 def test_the_first_signal_stops_and_a_second_ctrl_c_does_not_wait() -> None:
@@ -63,3 +67,33 @@ def test_a_process_that_does_not_end_says_where_it_waits() -> None:
     assert any(
         each.startswith("inner (test_signals.py:") and " > wait (locks.py:" in each for each in asyncio.run(main())
     )
+
+
+_STUCK = """
+import asyncio, logging, os, signal, sys
+from weir.streams.worker import process
+logging.basicConfig()
+process.STOP_S = 0.3
+async def nothing(): pass
+async def at(place):
+    if place == sys.argv[1]:
+        await asyncio.Event().wait()
+class App:
+    def finalize(self): pass
+    async def start(self): os.kill(os.getpid(), signal.SIGTERM)
+    async def wait_until_stopped(self): await asyncio.Event().wait()
+    async def stop(self): await at("app")  # drains, commits (`wait_empty`) and stops the producer (`records.stop`)
+class Process:
+    app, reason, before = App(), None, staticmethod(nothing)
+    async def after(self): await at("after")  # stores what was learned (`Follower.stop`), and ends all links
+sys.exit(asyncio.run(process.run_process(Process())))
+"""
+
+
+@pytest.mark.parametrize(("place", "status"), [("app", EXIT_STATUS), ("after", EXIT_STATUS), ("nowhere", 0)])
+def test_a_worker_that_waits_for_ever_on_its_way_down_ends_by_its_deadline(place: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _STUCK, place], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == status, done.stderr
+    assert ("> at (<string>:" in done.stderr) == (status != 0), done.stderr
