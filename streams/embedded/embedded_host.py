@@ -330,8 +330,9 @@ class EmbeddedHost:
             for name, held in state.tasks.items():
                 self._all[name].restore(held)
             return
-        tables = self.store.restore_fitting(state.store)
-        self.anew = [f"table {name}: its rows begin anew, as its aggregates changed" for name in tables]
+        tables, stay = self.store.restore_fitting(state.store), state.tasks.keys() & self._all
+        # Of tasks that are new or gone it is enough to say that; an entity that has another name is told by its tables.
+        self.anew = [f"table {name}: {what}" for name, what in tables.items() if name.partition(".")[0] in stay]
         for name, pipeline in self._all.items():
             if name not in state.tasks:
                 self.anew.append(f"task {name}: it is new")

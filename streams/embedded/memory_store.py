@@ -147,25 +147,28 @@ class MemoryFeatureStore:
         """Replace everything by a ``snapshot``; tables declared before must fit it."""
         self._restore(state, fitting=False)
 
-    def restore_fitting(self, state: bytes) -> list[str]:
-        """Take of a ``snapshot`` the declared tables that fit; those that do not begin anew, which are returned."""
+    def restore_fitting(self, state: bytes) -> dict[str, str]:
+        """Take of a ``snapshot`` the declared tables that fit; what became of the rows of others, by table."""
         return self._restore(state, fitting=True)
 
-    def _restore(self, state: bytes, *, fitting: bool) -> list[str]:
+    def _restore(self, state: bytes, *, fitting: bool) -> dict[str, str]:
         try:
             tables = msgspec.msgpack.decode(state, type=dict[str, _Dump])
         except UNREADABLE as exc:
             raise StateError(f"not a snapshot of a feature store: {exc}; start with a fresh state") from exc
-        anew = []
+        anew = dict[str, str]()
         for name, held in list(tables.items()):
             if fitting and name not in self._tables:
-                continue  # of a task that runs no longer
+                anew[name] = "it is gone, and its rows with it"
+                continue
             known = self._tables.setdefault(name, _Table(held.row_bytes, held.schema, held.kept_s))
             if fitting and (held.row_bytes, held.schema) != (known.row_bytes, known.schema):
-                anew.append(name)
+                anew[name] = "its rows begin anew, as its aggregates changed, or for how long they are kept"
                 continue
             _check(name, (held.row_bytes, held.schema), (known.row_bytes, known.schema))
         for name, t in self._tables.items():
+            if fitting and name not in tables:
+                anew[name] = "it is new, and has no rows yet"
             kept = name in tables and name not in anew
             # Behind all checks: a snapshot that does not fit leaves everything as it was.
             self._tables[name] = _undump(tables[name], t.kept_s) if kept else _Table(t.row_bytes, t.schema, t.kept_s)

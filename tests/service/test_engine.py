@@ -315,6 +315,9 @@ def test_a_directory_is_of_one_process(tmp_path: Path) -> None:
 
 OTHER_AGGREGATES = FRAUD.replace("windows = [", 'windows = ["3h", ', 1)
 
+RENAMED = FRAUD.replace('name = "user"', 'name = "payer"', 1).replace('entity = "user"', 'entity = "payer"', 1)
+RENAMED = RENAMED.replace("user.", "payer.")
+
 
 @pytest.mark.parametrize(
     ("files", "told"),
@@ -324,6 +327,10 @@ OTHER_AGGREGATES = FRAUD.replace("windows = [", 'windows = ["3h", ', 1)
         ((FRAUD, CHURN, FRAUD.replace('"fraud"', '"theft"', 1)), ["task theft: it is new"]),
         ((OTHER_AGGREGATES, CHURN), ["table fraud.user: its rows begin anew", "task fraud: model begins anew"]),
         ((FRAUD, CHURN.replace('"1d", "7d"', '"1d"', 1)), ["table churn.user: its rows"]),
+        (
+            (RENAMED, CHURN),
+            ["table fraud.user: it is gone, and its rows", "table fraud.payer: it is new, and has no rows yet"],
+        ),
     ],
 )
 async def test_tasks_may_change_while_the_service_is_stopped(
