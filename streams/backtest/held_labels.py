@@ -251,9 +251,9 @@ class LabelInput:
 
     def notes(self, joiner: LabelJoiner, watch: RunWatch) -> list[Note]:
         """What is odd of the labels of a run that scored something."""
-        return [Note(*note) for note in (*self._of_values(watch), *self._of_joins(joiner))]
+        return [Note(*note) for note in (*self._of_values(watch, joiner.stats.early), *self._of_joins(joiner))]
 
-    def _of_values(self, watch: RunWatch) -> Iterator[tuple[Kind, str, str]]:
+    def _of_values(self, watch: RunWatch, early: int) -> Iterator[tuple[Kind, str, str]]:
         assumed = self.task.labels.silence is not None or self.task.labels.join.negative_after_s is not None
         source = ", ".join(map(str, self._paths)) or (f"the column {self.spec.label!r}" if self.spec.label else "")
         learned, given = self._positive + self._negative, self._given
@@ -263,11 +263,16 @@ class LabelInput:
                 yield "no labels", what, "name the `label` column in [source], or give --labels"
             return
         if not learned:
+            days = (watch.last - watch.first) / DAY_S
             why, fix = f"none of {given:,} labels met a prediction", f"look at {source or '[labels] of the task'}"
             if not given and source:
                 why, fix = f"no label was found in {source}", "look at its values: words for missing are no label"
+            elif early:
+                why = (
+                    f"{early:,} of {given:,} labels are early: {self.task.labels.metrics_over} alone are learned, and "
+                )
+                why, fix = f"{why}the data spans {days:.1f} days", "give more data, or a shorter maturity in [labels]"
             elif (ahead := sum(map(len, self.held.left()))) > given / 2:
-                days = (watch.last - watch.first) / DAY_S
                 delay = f"{self.delay_s / DAY_S:.1f} days" if self.held.timed else format_duration(self.delay_s)
                 why = f"{'none' if ahead == given else 'few'} of {given:,} labels became known before the data ended"
                 why += f": it spans {days:.1f} days and labels come {delay} late"

@@ -75,6 +75,8 @@ def test_clean_data_has_no_notes(tmp_path: Path) -> None:
         ("no labels", changed(bad=lambda *_: None), {}, "no label was found in the column 'bad'"),
         ("no labels", rows(), {'"2d"': '"40d"', "[model]": '[labels.join]\nkeep_s = "50d"\n[model]'},
          "none of 600 labels became known before the data ended: it spans 29.9 days and labels come 40d late"),
+        ("no labels", rows(), {"[model]": '[labels]\nmaturity = "40d"\n[model]'},
+         "labels are early: mature events (maturity = 40d) alone are learned, and the data spans 29.9 days"),
         ("no labels", rows(), {'label = "bad"': ""}, "no labels were given"),
         ("missing", changed(eur=lambda i, eur: eur if i % 5 == 0 else None), {}, "amount is missing, or no number, in"),
         ("constant", changed(eur=lambda *_: 5), {}, "amount is 5 wherever it is known"),
