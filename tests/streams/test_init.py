@@ -84,10 +84,11 @@ def test_parts_are_found_whatever_columns_are_called_and_however_they_are_writte
 def test_what_tells_the_label_is_left_out_with_the_reason(drafts: Drafts) -> None:
     draft = drafts(awkward.constants_and_leaks)
     task = TaskSpec.from_toml(draft.text)
-    assert {*draft.plan.left} == {"currency", "empty", "betrag", "refunded", "fraud_scenario", "closed_at"}
+    assert {*draft.plan.left} == {"currency", "empty", "betrag", "refunded", "fraud_scenario"}
     assert all(f"# left out: {name}: {why}" in draft.text for name, why in draft.plan.left.items())
     assert task.source is not None
     assert not {*task.source.columns.values()} & {*draft.plan.left}
+    assert task.source.label_known == "closed_at"  # which only frauds have
 
 
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -504,7 +505,9 @@ def test_the_commands_write_check_and_refuse(tmp_path: Path, monkeypatch: pytest
         done = CliRunner().invoke(app, words)
         return done.exit_code, str(done.exception) if isinstance(done.exception, UsageError) else done.output
 
-    assert "give --yes to take the guesses" in weir("init", "payments.csv")[1]
+    said = weir("init", "payments.csv")[1]
+    assert said.startswith("nobody there to answer: How long after an event is its label known?")
+    assert said.endswith("here '6h'")
     status, said = weir("init", "payments.csv", "--yes")
     assert status == 0
     assert "weir check payments.toml --data payments.csv" in said
@@ -733,7 +736,9 @@ def test_a_later_time_of_another_name_is_told_as_a_label_to_be(tmp_path: Path) -
     table["updated_at"] = [
         t if bad else "" for t, bad in zip([*table["time"][1:], ""], table.pop("fraud"), strict=True)
     ]
-    assert "is it the label?" in drafted(written(tmp_path, table))[0].plan.left["updated_at"]
+    draft, _ = drafted(written(tmp_path, table))
+    assert "is it the label?" in (why := draft.plan.left["updated_at"])
+    assert f"left out: updated_at: {why}\n" in draft.text
 
 
 def test_a_day_and_a_time_of_day_are_told_to_be_one_time(tmp_path: Path) -> None:
@@ -763,3 +768,25 @@ def test_a_label_of_one_value_is_told_where_another_task_is_made(tmp_path: Path)
     assert f"[labels.silence]  # {why}" in draft.text
     assert why in draft.plan.guesses["silence"]
     assert why in next(_told(draft, Path("x.toml")))
+
+
+@pytest.mark.parametrize(("name", "words"), [("fraud", ("1", "0")), ("Retoure", ("ja", "nein"))])
+def test_a_label_is_not_known_before_the_date_that_only_ones_have(
+    tmp_path: Path, name: str, words: tuple[str, str]
+) -> None:
+    """The date also tells that the column is the label, in whatever language it is called."""
+    table = dated("", lambda t: t.isoformat())
+    table[name] = [words[0] if at else words[1] for at in table["chargeback_at"]]
+    table["when_it_was"] = table.pop("chargeback_at")
+    draft, task = drafted(paths := written(tmp_path, table))
+    assert task.source is not None
+    assert (task.source.label, task.source.label_known) == (name, "when_it_was")
+    assert "guessed: label_delay: a guess: nearly all dates come sooner" in [*_told(draft, Path("x.toml"))]
+    assert not [check for check in doubts_of(task, paths) if check.status == "FAIL"]
+    text = draft.text.replace('kind = "auto"', 'kind = "logistic"')
+    outcomes = run_backtest(TaskSpec.from_toml(text), paths, keep=Keep(outcomes=True)).outcomes
+    assert outcomes is not None
+    late = (outcomes.known_at - outcomes.ts)[outcomes.label == 1]
+    assert len(late) > 50
+    assert late.min() >= 2 * 86_400
+    assert 0 in outcomes.label

@@ -53,8 +53,6 @@ def init_command(
     """
     from weir.streams.workbench.profile.draft import draft_task
 
-    if not yes and not sys.stdin.isatty():
-        raise UsageError("nobody there to answer what is not sure: give --yes to take the guesses")
     called = name or _name_of(out or files[0])
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,47}", called):
         raise UsageError(f"{called!r} cannot name a task: give --name in lower-case letters, digits and _, at most 48")
@@ -89,6 +87,8 @@ def init_command(
 def _asked(question: str, guess: str, answers: Sequence[str]) -> str:
     """What a person answers; asked again where that is none of the ``answers``."""
     shown = f" ({', '.join(answers[:8])})" if answers else ""
+    if not sys.stdin.isatty():
+        raise UsageError(f"nobody there to answer: {question}{shown} Give --yes to take the guesses, here {guess!r}")
     while True:
         answer: str = typer.prompt(f"{question}{shown}", default=guess, err=True)
         if not answers or answer in answers:
@@ -107,7 +107,7 @@ def _told(draft: Draft, target: Path) -> Iterator[str]:
     time = plan.time.name if plan.time is not None else "none, rows in file order"
     found = f"{plan.sample.rows:,} rows; time: {time}; entity: {plan.main.name if plan.main is not None else 'none'}"
     if plan.label is not None:
-        what = "have a date" if plan.label.dated else " or ".join(plan.label.positive)
+        what = "have a date" if plan.label.any_date else " or ".join(plan.label.positive)
         found += f"; label: {plan.label.column.name}, {plan.rate:.2%} {what}"
     yield f"{target}: {found}{'' if plan.label is not None else f'; {plan.no_label}'}"
     yield from plan.sample.table.decisions

@@ -168,7 +168,7 @@ def _all_have_offsets(time: Column) -> bool:
 
 
 def _choose_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
-    found = roles.guess_label(columns)
+    found = roles.guess_label(columns, plan.ts if plan.time is not None else None)
     able = {c.name for c in [*([found.column] if found.column else []), *found.others]}
     dated = {c.name for c in columns if c.times is not None and c.known < 0.5} - able
     given_date = plan.given.get("label") in dated
@@ -186,7 +186,12 @@ def _choose_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None:
             label.positive, label.negative = [answer], []
     if plan.time is None:
         return
-    label.known = roles.guess_known(columns, plan.ts, label) if "label_delay" not in plan.given else None
+    if "label_delay" not in plan.given:
+        label.known = roles.guess_known(columns, plan.ts, label)
+        if label.known is None and (ones := roles.guess_known_of_ones(columns, plan.ts, label.y)) is not None:
+            label.dated = True
+            _wait_for_dates(plan, label, ones, ask)
+            return
     if label.known is None:
         guess = format_duration(max(d for d in _DELAYS_S if d <= plan.span_s / 20))
         question, why = "How long after an event is its label known?", "a guess: when do you know the truth?"
@@ -203,6 +208,12 @@ def _choose_dated_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None
     plan.label = label = roles.LabelGuess(column, ["*"], usual=False, dated=True)
     if ask is None and "label" not in plan.given:
         plan.guesses["label"] = f"a guess: a later date that {plan.rate:.2%} of the rows have"
+    _wait_for_dates(plan, label, column, ask)
+
+
+def _wait_for_dates(plan: Plan, label: roles.LabelGuess, column: Column, ask: Ask) -> None:
+    """Choose how long a date that says a 1 is waited for, until the event is a 0."""
+    assert plan.time is not None
     if column.time_format == plan.time.time_format:  # there is one for all times of a task
         label.known = column
     late = roles.late_s(column, plan.ts)
@@ -214,7 +225,8 @@ def _choose_dated_label(plan: Plan, columns: Sequence[Column], ask: Ask) -> None
     unit_s = DAY_S if most_s > DAY_S else 3600.0
     guess_s = (np.floor(most_s / unit_s) + 1.0) * unit_s
     guess, later = format_duration(guess_s), float(np.mean(late > guess_s))
-    question, why = "After how long without such a date is the event a 0?", "a guess: nearly all dates come sooner"
+    question = f"After how long without a date in {column.name!r} is the event a 0?"
+    why = "a guess: nearly all dates come sooner"
     if later > _FEW_LATER:
         why = f"a guess: the data is too short for more, and {later:.0%} of its dates come later"
     plan.delay_s = _duration("label delay", _answer(plan, ask, "label_delay", why, question, guess))

@@ -29,6 +29,8 @@ LEAK_AUC: Final = 0.985
 _SURE: Final = 0.75
 """By how much the best guess has to lead."""
 _DAY_S: Final = 86_400.0
+_NEARLY_ALL: Final = 0.99
+"""Of the rows of either label: so many ones have a date that says when they were known, and so many others none."""
 _FEW: Final = 10
 """Fewer different values are of a kind or a flag, where no word says that they are ids."""
 
@@ -46,12 +48,17 @@ class LabelGuess:
     known: Column | None = None
     """When each label became known."""
     dated: bool = False
-    """Whether it is a date or nothing: a date says when the event became a 1, and none may still come."""
+    """Whether a date says when an event became a 1, and is there for no other: without one it may still come."""
+
+    @property
+    def any_date(self) -> bool:
+        """Whether the label is that date itself."""
+        return self.positive == ["*"]
 
     @property
     def y(self) -> FloatVector:
         """``(n,)`` 1, 0, and NaN where there is no label."""
-        if self.dated:
+        if self.any_date:
             return np.asarray(pc.is_valid(self.column.texts), np.float64)
         coded = pc.dictionary_encode(self.column.texts.combine_chunks())
         words: list[str] = coded.dictionary.to_pylist()
@@ -147,14 +154,20 @@ def _is_id(c: Column) -> bool:
     return bool((pc.max(pc.utf8_length(ids)).as_py() or 0) <= ID_CHARS)
 
 
-def guess_label(columns: Sequence[Column]) -> Guess:
-    """The column that says what came of an event; the table's last one more likely than another."""
+def guess_label(columns: Sequence[Column], ts: FloatVector | None = None) -> Guess:
+    """The column that says what came of an event; the table's last one more likely than another.
+
+    A word for it in whatever language is told by a later date that is there for one of its values alone: with ``ts``
+    ``(n,)``, the times of the events.
+    """
     scored = []
     for c in (c for c in columns if c.useful and c.distinct <= 6 and c.known * len(c.texts) >= 10):
         named = c.words & terms.LABEL
         usual = {_plain(word) for word, _ in c.spoken(7)} <= TRUE | FALSE | UNKNOWN
         telling = any(_says(word, terms.TELLING) for word, _ in c.spoken(7))
-        score = 3 * bool(named) + (named == c.words) + (c.distinct == 2) + usual + 1.5 * telling - (c.distinct > 3)
+        dated = ts is not None and c.distinct == 2 and guess_known_of_ones(columns, ts, meaning_of(c).y) is not None
+        score = 3.0 * bool(named) + (named == c.words) + (c.distinct == 2) + usual - (c.distinct > 3)
+        score += 1.5 if telling or dated else 0.0
         scored.append((score + 0.5 * (c is columns[-1]), c))
     guess = best(scored, 2.5)
     # A name in another language: two texts may be an outcome, and only a person knows.
@@ -222,6 +235,20 @@ def guess_known(columns: Sequence[Column], ts: FloatVector, label: LabelGuess) -
         there = [float(np.isfinite(late[label.y == v]).mean()) if (label.y == v).any() else 0.0 for v in (0.0, 1.0)]
         if min(there) >= 0.9 and np.mean(late[np.isfinite(late)] >= 0) >= 0.95:
             found.append((float(np.nanmedian(late)), c))
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def guess_known_of_ones(columns: Sequence[Column], ts: FloatVector, y: FloatVector) -> Column | None:
+    """The column that says when each 1 became known, and has nothing for a 0, such as ``returned_on``: the last one."""
+    found = []
+    if not np.isfinite(y).all() or min(np.sum(y == 1), np.sum(y == 0)) < _FEW:
+        return None
+    for c in (c for c in columns if c.times is not None and not c.words & terms.NO_OUTCOME):
+        late = late_s(c, ts)
+        there = np.isfinite(late)
+        alike = min(np.mean(there[y == 1]), np.mean(~there[y == 0]))
+        if alike >= _NEARLY_ALL and np.mean(late[there] >= 0) >= 0.95:
+            found.append((float(np.median(late[there])), c))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 

@@ -17,7 +17,7 @@ from weir.online.labels.join_policy import JoinPolicy
 from weir.streams.workbench.profile.task_plan import DAY_S, ROW_INTERVAL_S, Plan
 from weir.streams.workbench.tuning.task_text import value_text
 
-_UNEVEN, _FEW_ROWS, _CUT, _HIGH = 1.2, 2_000, 100, 2
+_UNEVEN, _FEW_ROWS, _CUT, _HIGH = 1.2, 2_000, 300, 2
 """Delays of labels 0 and 1 with medians so far apart wait for a maturity; fewer rows fill no budget; longest reason;
 a number so many times its usual one is a high one."""
 
@@ -49,7 +49,7 @@ def task_text(plan: Plan) -> str:
         f"Made by `weir init` from {files}: {plan.sample.rows:,} rows. Look at what a comment calls a guess, and at"
     ]
     head += ["what is left out; docs/TASKS.md says what else a task file may say."]
-    head += [f"left out: {name[:_CUT]}: {why[:_CUT]}" for name, why in plan.left.items()]
+    head += [f"left out: {name[:100]}: {why[:_CUT]}" for name, why in plan.left.items()]
     blocks = (_top, _entities, _categories, _model, _threshold, _source)
     lines = [_comment(line).lstrip() for line in head]
     return "\n".join([*lines, *(line for of in blocks for block in of(plan) for line in block.lines())]) + "\n"
@@ -229,12 +229,13 @@ def _source(plan: Plan) -> Iterator[_Block]:
     if (label := plan.label) is not None:
         source["label"] = label.column.name
         words = {"positive": label.positive, "negative": label.negative, "unlabelled": label.unlabelled}
-        if label.dated:
+        if label.any_date:
             words["negative"] = [""] if label.known is None else []
             whys["positive"] = "any date; whatever has none " + ("is a 0" if label.known is None else "is a 0 later on")
         source |= {} if label.usual else {key: held for key, held in words.items() if held}
         if label.known is not None:
             source["label_known"] = label.known.name
+            whys["label_known"] = "there for a 1 alone" if label.dated and not label.any_date else ""
         else:
             source["label_delay"] = format_duration(plan.delay_s)
     yield _Block("[source]", source, whys={key: why for key, why in whys.items() if key != "entity"})
