@@ -293,6 +293,8 @@ class Threshold:
         days = (mark - self._started_at) / DAY_S
         if self._seen < policy.min_scores or days < policy.min_days or self._exposure_days <= 0.0:
             return NEVER
+        if np.count_nonzero(self._scores) < 2:
+            return NEVER  # all scores are alike, as before anything is learned: which of them would be the alerts?
         mass = np.cumsum(self._scores[::-1])  # of the most certain bin, of the two most certain, ...
         wanted = self._a_day(policy) * math.exp(self._pull) * self._exposure_days
         within = int(np.searchsorted(mass, wanted, side="right"))

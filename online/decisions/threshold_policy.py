@@ -108,9 +108,10 @@ class BudgetThreshold(FrozenModel):
 
     No span of a day or an hour of event time, wherever it begins, has more alerts than ``alerts_per_day`` and
     ``alerts_per_hour``, whatever scores, pauses and clocks do (see ``AlertCap``); events of an open alert cost nothing.
-    Before ``min_scores`` scores and ``min_days`` of event time nothing is over the line. A gap in the stream counts for
-    a day at most, and for no longer than the stream has been seen. Where the cap is not used up the line falls, where
-    the level of scores jumps the past is forgotten; it is never below ``min_score`` nor the mean score.
+    Before ``min_scores`` scores and ``min_days`` of event time nothing is over the line, nor while all scores are
+    alike, as before anything is learned. A gap in the stream counts for a day at most, and for no longer than the
+    stream has been seen. Where the cap is not used up the line falls, where the level of scores jumps the past is
+    forgotten; it is never below ``min_score`` nor the mean score.
     """
 
     kind: Literal["budget"] = "budget"

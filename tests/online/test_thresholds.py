@@ -357,8 +357,14 @@ def test_scores_that_fall_from_a_constant_alert_again_within_two_days() -> None:
     assert np.median(score[over]) > np.quantile(score, 0.96)
 
 
+def test_scores_that_are_all_alike_alert_nobody() -> None:
+    """Who has learned nothing gives each event the prior: none of them is more than another."""
+    score = np.full(10_000, 0.5)
+    assert (score < Threshold(BudgetThreshold(alerts_per_day=20)).thresholds(minutes(10_000), score)).all()
+
+
 def test_rows_before_the_time_is_known_count_and_alert_nobody() -> None:
-    score = np.full(40, 0.9)
+    score = np.tile([0.9, 0.8], 20)
     ts = np.concatenate([np.full(10, -np.inf), minutes(30)])
     at = Threshold(BudgetThreshold(alerts_per_day=9, min_scores=20, min_days=0.0), every_rows=5)
     thresholds = np.concatenate([at.thresholds(ts[:4], score[:4]), at.thresholds(ts[4:], score[4:])])
