@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -783,6 +784,9 @@ def test_a_label_is_not_known_before_the_date_that_only_ones_have(
     assert (task.source.label, task.source.label_known) == (name, "when_it_was")
     assert "guessed: label_delay: a guess: nearly all dates come sooner" in [*_told(draft, Path("x.toml"))]
     assert not [check for check in doubts_of(task, paths) if check.status == "FAIL"]
+    endless = TaskSpec.from_toml(re.sub("(negative_after_s|maturity) = .*", "", draft.text))
+    (labels,) = [check for check in doubts_of(endless, paths) if check.name == "labels"]
+    assert labels.fix == "No 0 has a time in 'when_it_was': say in [labels.join] negative_after_s when one is a 0."
     text = draft.text.replace('kind = "auto"', 'kind = "logistic"')
     outcomes = run_backtest(TaskSpec.from_toml(text), paths, keep=Keep(outcomes=True)).outcomes
     assert outcomes is not None

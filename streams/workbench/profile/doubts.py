@@ -175,7 +175,11 @@ def _of_labels(seen: _Sample) -> Iterator[Check]:
         return
     elif positive in (0, len(y)):
         what = f"{len(y):,} labels, {positive:,} of them positive: nothing can be learned"
-        yield Check("labels", "FAIL", what, "Look at `label`, `positive` and `negative` in [source], or give --labels.")
+        fix = "Look at `label`, `positive` and `negative` in [source], or give --labels."
+        if positive and task.source is not None and task.source.label_known and not task.labels.join.negative_after_s:
+            column = task.source.label_known
+            fix = f"No 0 has a time in {column!r}: say in [labels.join] negative_after_s when one is a 0."
+        yield Check("labels", "FAIL", what, fix)
         return
     else:
         few = min(positive, len(y) - positive) < _FEW
