@@ -208,7 +208,9 @@ def _finish(search: Search, of: _Told, out: Path | None) -> None:
     names = ("score from>", "alerted rows a day>", "precision>", "recall>")
     output().print(table(*names, rows=told, title=f"lines on the scores of trial {best.number}"))
     document = recommended(search, reference, best)
-    if best.number == 0:
+    if looked_at == 1:
+        say("nothing but the task as it is was tried: give more --minutes or --trials; the same command goes on")
+    elif best.number == 0:
         say(f"none of {looked_at} configurations was clearly better than the task as it is: none is recommended")
     else:
         # Noted before the rows are looked at: a look that is broken off was one.

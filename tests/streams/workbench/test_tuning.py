@@ -169,6 +169,8 @@ def test_the_command_tunes_events_and_says_what_is_missing(tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     assert "the best of 2 configurations" in " ".join(done.output.split())
     assert TaskSpec.from_toml((tmp_path / "tuned.toml").read_text()).source is None
+    short = [*arguments[:-3], "1", "--study", str(tmp_path / "short"), "--label-delay", "12h"]
+    assert "nothing but the task as it is was tried" in CliRunner().invoke(app, short).output
     bare = CliRunner().invoke(app, [str(tmp_path / "bad.toml"), *given[:2]])
     assert "no labels to tune by: name the `label` column in [source], or give --labels" in str(bare.exception)
 
