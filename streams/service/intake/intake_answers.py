@@ -41,9 +41,9 @@ class IntakeAnswer(msgspec.Struct):
 class TaskDecision(msgspec.Struct):
     """What one task decided on one event.
 
-    The threshold is null while nothing was to alert, as the task has not seen enough. The decision is ``alert`` where
-    the score is at or over it, also in the cooldown after an alert: then ``alert_status`` is ``resolved``, and the
-    event has neither severity nor reasons, as it opened nothing.
+    The threshold is null where no score alerts: the task has not seen enough, or its budget has no alert left. The
+    decision is ``alert`` where the score is at or over it, also in the cooldown after an alert: then ``alert_status``
+    is ``resolved``, and the event has neither severity nor reasons, as it opened nothing.
     """
 
     task: str
