@@ -156,7 +156,7 @@ async def test_weir_send_makes_events_and_labels_of_a_table(tmp_path: Path) -> N
         sent = await command("send", str(table), "--task", str(file), "--url", f"http://127.0.0.1:{port}")
         assert "event p1200: ts: " in sent.errors
         # A label for each event but the one without a time.
-        assert "2,400 accepted, 0 repeats, 1 refused" in sent.errors
+        assert "2,400 accepted (1,200 of them labels), 0 repeats, 1 refused" in sent.errors
         async with AsyncClient(f"http://127.0.0.1:{port}") as client:
             (told,) = (await client.get("/v1/tasks"))["tasks"]
         assert told["metrics"]["cumulative"]["n"] == 1_200

@@ -125,7 +125,7 @@ def backtest_command(
     asked = StopRequest()
     with ExitStack() as stack:
         bar = stack.enter_context(bars(MofNCompleteColumn(), TimeRemainingColumn()))
-        row = bar.add_task(spec.name, total=None)
+        row = bar.add_task(f"{spec.name}: files, then kernels (half a minute the first time)", total=None)
 
         trainer = None
         if spec.full is not None and full:
@@ -142,7 +142,7 @@ def backtest_command(
                 spec,
                 data,
                 scores,
-                lambda done, total: bar.update(row, completed=done, total=total),
+                lambda done, total: bar.update(row, description=spec.name, completed=done, total=total),
                 labels=labels or (),
                 label_delay_s=delay_s,
                 started=started,

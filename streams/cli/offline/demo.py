@@ -193,7 +193,9 @@ def _scenario(
     if fresh:
         _forget(directory)
     began = time.perf_counter()
-    console.print("Compiling kernels (once on a new machine, about half a minute) ...", highlight=False)
+    console.print(
+        "Compiling kernels (half a minute on the first start on a machine, later seconds) ...", highlight=False
+    )
     rate = warm_up(tasks)
     gc.collect()
     gc.freeze()  # modules and kernels stay; the collector need not look at them again

@@ -101,7 +101,8 @@ def replay_command(
     sent = ", ".join(f"{count:,} to {name}" for name, count in sorted(delivery.acknowledged.items())) or "nothing"
     say(f"{'Interrupted: ' if stopped else ''}sent {sent}")
     if source.skipped:
-        say(f"{source.skipped:,} lines left out: they name no topic, or another one than --topic")
+        what = "they name no topic: give it by --topic" if topic is None else f"they name another topic than {topic!r}"
+        say(f"{source.skipped:,} lines left out: {what}")
     if stopped:
         raise typer.Exit(INTERRUPTED)
     if delivery.too_large:

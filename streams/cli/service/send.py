@@ -61,7 +61,7 @@ def send_command(
         for body in (body for body in bodies if body.labels == labels):
             sys.stdout.buffer.write(b"".join(line if line.endswith(b"\n") else line + b"\n" for line in body.lines))
         return
-    accepted = repeats = refused = 0
+    accepted = of_labels = repeats = refused = 0
     where = ""
     try:
         with service_at(url, key) as client, bar("") as advance:
@@ -71,6 +71,7 @@ def send_command(
                 where = f"; not acknowledged: {body.begins}"
                 told = (client.send_labels if body.labels else client.send_events)(b"".join(body.lines))
                 accepted, repeats = accepted + told.accepted, repeats + told.repeats
+                of_labels += told.accepted if body.labels else 0
                 for one in (one for one in told.results if one.status == "refused"):
                     refused += 1
                     if refused <= _SHOWN:
@@ -78,7 +79,8 @@ def send_command(
                 where = ""
     finally:  # also of what broke off: what is sent again need not be all of it
         more = f" ({refused - _SHOWN:,} more are not shown)" if refused > _SHOWN else ""
-        counts = f"{accepted:,} accepted, {repeats:,} repeats, {refused:,} refused{more}{where}"
+        both = f" ({of_labels:,} of them labels)" if 0 < of_labels < accepted else ""
+        counts = f"{accepted:,} accepted{both}, {repeats:,} repeats, {refused:,} refused{more}{where}"
         say(counts)
     if refused:
         raise typer.Exit(1)
