@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import pickle
 from collections.abc import Callable, Iterator
 from functools import cache
+from pickle import UnpicklingError
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
@@ -40,7 +40,7 @@ class _StoredFunction(FunctionCache):
         _load_arrays()  # under the lock of numba's compiler, as all of this is
         try:
             return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
-        except (ImportError, AttributeError, EOFError, pickle.UnpicklingError):
+        except (ImportError, AttributeError, EOFError, UnpicklingError):
             # What is stored names a type that has moved since, or was cut short. The index goes: what is compiled now
             # is noted in it, and it would be read before that again.
             self.flush()  # type: ignore[no-untyped-call]

@@ -264,6 +264,8 @@ def _loads_objects(node: ast.AST) -> str:
     if isinstance(node, ast.Import):
         return next((a.name for a in node.names if a.name.split(".")[0] in LOADERS), "")
     if isinstance(node, ast.ImportFrom):
+        if all(a.name.endswith("Error") for a in node.names):  # it catches one, and loads nothing
+            return ""
         return (node.module or "") if (node.module or "").split(".")[0] in LOADERS else ""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
         return node.func.id
