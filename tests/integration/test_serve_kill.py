@@ -177,7 +177,9 @@ def test_what_was_acknowledged_survives_kills_once(tmp_path: Path) -> None:
 
 def test_a_stop_says_what_is_stored_and_how_to_go_on(tmp_path: Path) -> None:
     with Served(tmp_path, {"fraud": FRAUD}) as served:
-        for number, signal_, status in ((1, signal.SIGINT, 130), (2, signal.SIGTERM, 0)):
+        for number, events, signal_, status in (
+            (1, "1 event is", signal.SIGINT, 130), (2, "2 events are", signal.SIGTERM, 0)
+        ):  # fmt: skip
             served.start()
             with Client(served.url, TOKEN) as client:
                 told = client.send_events(
@@ -186,7 +188,7 @@ def test_a_stop_says_what_is_stored_and_how_to_go_on(tmp_path: Path) -> None:
             assert told.accepted == 1
             assert served.end(signal_) == status
             last = served.log.read_text().splitlines()[-1]
-            assert last.startswith(f"stopped: {number} events are stored in {served.directory}; the same command")
+            assert last.startswith(f"stopped: {events} stored in {served.directory}; the same command")
 
 
 def survives(served: Served) -> None:

@@ -109,8 +109,9 @@ def _goodbye(service: Service, settings: Settings, kafka: bool) -> str:
     """What is stored, and how to go on."""
     if kafka:
         return "stopped: what was acknowledged is in Kafka, and workers go on with it; the same command serves it again"
-    events = service.serving.describe()["events"]
-    return f"stopped: {events:,} events are stored in {settings.serve.directory.absolute()}; the same command goes on"
+    events = int(str(service.serving.describe()["events"]))
+    stored = f"{events:,} {'event is' if events == 1 else 'events are'} stored in {settings.serve.directory.absolute()}"
+    return f"stopped: {stored}; the same command goes on"
 
 
 def _banner(settings: Settings, tasks: Sequence[TaskSpec], kafka: bool) -> list[str]:
