@@ -39,6 +39,14 @@ def test_check_finds_what_somebody_changed_and_create_alter_mends_it(weir: Weir)
     assert weir("topics", "check").status == 0
 
 
+def test_updates_that_are_kept_for_less_than_rows_live_are_told_and_fail_nothing(weir: Weir) -> None:
+    longer = {"WEIR_TOPICS__OVERRIDE__ENTITY-UPDATES__RETENTION": "400d"}
+    found = weir("topics", "check", env=longer)
+    assert found.status == 0
+    assert re.search(r"entity-updates\s+retention\.ms\s+400d\s+68d\s+weir topics create --alter", found.out)
+    assert orjson.loads(weir("topics", "check", "--json", env=longer).out)["ok"]
+
+
 def test_partitions_that_differ_are_said_with_what_to_do(weir: Weir) -> None:
     found = weir("topics", "check", "--json", env={"WEIR_TOPICS__PARTITIONS": "4"})
     assert found.status == 1
