@@ -6,6 +6,7 @@ It knows times and rows, not where the history came from nor what is trained.
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -77,6 +78,15 @@ def cut(
     return TrainingSet(take(history, rows), moved, cutoff, cutoff - delay - validation_s)
 
 
+def moment(ts: float) -> str:
+    """Epoch seconds as people read them, UTC.
+
+    >>> moment(1.7e9)
+    '2023-11-14T22:13:20Z'
+    """
+    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def take(history: History, rows: IntVector) -> History:
     """The given rows of a history, increasing; views where they are one stretch.
 
@@ -146,8 +156,9 @@ def _check(data: TrainingSet, min_labels: int, min_positives: int) -> None:
     n, positives = len(labels.row), int(np.count_nonzero(labels.y))
     if n < min_labels or positives < min_positives:
         raise ModelError(
-            f"{n} labels known at {data.cutoff:.0f}, {positives} of them positive; a training needs {min_labels} and "
-            f"{min_positives}: wait for more, lengthen window, or lower min_labels and min_positives in [full.training]"
+            f"{n} labels known at {moment(data.cutoff)}, {positives} of them positive; a training needs "
+            f"{min_labels} and {min_positives}: wait for more, lengthen window, or lower min_labels and min_positives in "
+            "[full.training]"
         )
     learned = known_before(data.history, labels, data.valid_from) & (data.history.ts[labels.row] < data.valid_from)
     checked = data.history.ts[labels.row] >= data.valid_from
@@ -155,6 +166,8 @@ def _check(data: TrainingSet, min_labels: int, min_positives: int) -> None:
         found, hits = int(np.count_nonzero(side)), int(np.count_nonzero(labels.y[side]))
         if hits == 0 or hits == found:
             raise ModelError(
-                f"{found} labelled events {what}, {hits} of them positive, with validation from {data.valid_from:.0f} "
-                f"to {data.cutoff:.0f}: both classes are needed; change validation or window in [full.training]"
+                f"{found} labelled events {what}, {hits} of them positive, of events since "
+                f"{moment(float(data.history.ts.min()))} with validation from {moment(data.valid_from)} to "
+                f"{moment(data.cutoff)}: both classes are needed; wait for more, or change validation or window in "
+                "[full.training]"
             )

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
+from weir.models.dataset.cut import moment
 from weir.models.dataset.sequences import next_events
 from weir.models.dataset.split import train_rows, validation_rows
 from weir.models.encoder import Encoder, EncoderConfig, Normaliser
@@ -175,7 +176,7 @@ def _loop(
     learned = train_rows(data)
     if len(learned) == 0:
         raise ModelError(
-            f"no label was known before the validation begins at {data.valid_from:.0f}: "
+            f"no label was known before the validation begins at {moment(data.valid_from)}: "
             "lengthen window or shorten validation in [full.training]"
         )
     # A blend that serves may have left the encoder out, at weight 0: then there is nothing to go on from.

@@ -208,9 +208,12 @@ def test_the_delay_is_found_where_none_is_given() -> None:
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ([(0, True, 1.0)], "1 labels known at 20, 1 of them positive; a training needs 5 and 2"),
-        ([(r, r == 4, r + 1.0) for r in range(20)], "20 labels known at 20, 1 of them positive"),
-        ([(r, r < 9, r + 1.0) for r in range(20)], r"9 labelled events of validation, 0 of them positive"),
+        ([(0, True, 1.0)], "1 labels known at 1970-01-01T00:00:20Z, 1 of them positive; a training needs 5 and 2"),
+        ([(r, r == 4, r + 1.0) for r in range(20)], "20 labels known at 1970-01-01T00:00:20Z, 1 of them positive"),
+        (
+            [(r, r < 9, r + 1.0) for r in range(20)],
+            r"9 labelled events of validation, 0 of them positive, of events since 1970-01-01T00:00:00Z",
+        ),
         ([(r, r > 11, r + 1.0) for r in range(20)], r"to learn from, 0 of them positive"),
     ],
 )
