@@ -23,11 +23,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[cpu,serve]'
+	@echo "Setting up $(VENV) from PyPI: some minutes, without a word ..."
+	@$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[cpu,serve]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	@echo "Setting up $(VENV) from PyPI: some minutes, without a word ..."
+	@$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@touch $(VENV)/.runtime $@
 
 install: $(VENV)/.dev ## Set up .venv with everything for development

@@ -157,8 +157,8 @@ def _check(data: TrainingSet, min_labels: int, min_positives: int) -> None:
     if n < min_labels or positives < min_positives:
         raise ModelError(
             f"{n} labels known at {moment(data.cutoff)}, {positives} of them positive; a training needs "
-            f"{min_labels} and {min_positives}: wait for more, lengthen window, or lower min_labels and min_positives in "
-            "[full.training]"
+            f"{min_labels} and {min_positives}: wait for more, lengthen window, or lower min_labels and "
+            "min_positives in [full.training]"
         )
     learned = known_before(data.history, labels, data.valid_from) & (data.history.ts[labels.row] < data.valid_from)
     checked = data.history.ts[labels.row] >= data.valid_from
