@@ -276,3 +276,17 @@ def _loads_objects(node: ast.AST) -> str:
     }:  # fmt: skip
         return f"{node.value.id}.{node.attr}"
     return ""
+
+
+def test_explaining_many_rows_of_many_columns_takes_little_memory() -> None:
+    rng, columns = np.random.default_rng(3), 120
+    x = rng.normal(size=(400, columns))
+    made = AdaptiveForest(tuple(f"f{i:03d}" for i in range(columns)), n_models=2, seed=1)
+    made.learn_many(x, x[:, 3] > 0, np.ones(len(x)))
+    one_by_one = np.concatenate([made.contributions(row[None]) for row in x])
+    tracemalloc.start()
+    told = made.contributions(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * x.nbytes
+    assert np.array_equal(told, one_by_one)

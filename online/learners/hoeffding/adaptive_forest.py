@@ -82,9 +82,9 @@ class AdaptiveForest(HoeffdingLearner):
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """Log-odds lost when a feature is set to its running mean, one at a time, ``(n, F)``."""
-        n, width = x.shape
-        without = np.repeat(x[:, None, :], width, axis=1)  # (n, F, F): row i with feature j replaced
-        each = np.arange(width)
-        without[:, each, each] = self._grove.centre[:-1]
-        ablated = logit_of(self.predict_many(without.reshape(n * width, width))).reshape(n, width)
+        ablated, each = np.empty(x.shape), np.arange(x.shape[1])
+        for i, row in enumerate(x):  # not all rows at once: of some hundred columns that takes gigabytes
+            without = np.repeat(row[None], len(row), axis=0)  # (F, F): row j with feature j replaced
+            without[each, each] = self._grove.centre[:-1]
+            ablated[i] = logit_of(self.predict_many(without))
         return np.asarray(logit_of(self.predict_many(x))[:, None] - ablated)
