@@ -193,9 +193,7 @@ def _scenario(
     if fresh:
         _forget(directory)
     began = time.perf_counter()
-    console.print(
-        "Compiling kernels (half a minute on the first start on a machine, later seconds) ...", highlight=False
-    )
+    console.print("Compiling kernels (half a minute on the first start, later seconds) ...", highlight=False)
     rate = warm_up(tasks)
     gc.collect()
     gc.freeze()  # modules and kernels stay; the collector need not look at them again
