@@ -18,8 +18,10 @@ import numba
 import numpy as np
 from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
+from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T", bound=np.generic)
 
 
 def njit(**options: Any) -> Callable[[F], F]:
@@ -33,6 +35,11 @@ def njit(**options: Any) -> Callable[[F], F]:
         return cast("F", made)
 
     return compiled
+
+
+def plain(array: NDArray[T]) -> NDArray[T]:
+    """The array as compiled code takes it: of one with gaps, or of a message, numba would compile a second kernel."""
+    return array if array.flags.carray else array.copy()
 
 
 class _StoredFunction(FunctionCache):

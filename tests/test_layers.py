@@ -34,7 +34,7 @@ SEEDED = {("random", "Random"), ("np.random", "default_rng"), ("np.random", "Gen
 
 ROOMS = {
     "models": "errors durable manifest types encoder dataset onnx registry serving evaluation training trees",
-    "online": "errors jit batch frozen full_columns durations mistakes toml_text intake_policy event_time "
+    "online": "errors jit frozen batch full_columns durations mistakes toml_text intake_policy event_time "
     "metrics decisions drift anomaly codec digests rows features learners labels ranking task stages",
     "streams": "errors text whole_files pages records reject_limit ops config outputs kafka redis offline_models "
     "model_replicas embedded simulate backtest task_files checks trainer workbench replay worker service demo client "

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from weir.online.codec.accept import Reject, accept_records, accept_rows
 from weir.online.codec.columns import ColumnRequest, bare, event_columns
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
 from weir.online.codec.wire import DeviceEvent, Label, UserEvent, WireModel
+from weir.online.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -14,6 +13,7 @@ from weir.online.features import kernel
 from weir.online.features.lives import LivingRows
 from weir.online.features.plan import WindowPass
 from weir.online.features.store import FeatureStore
+from weir.online.frozen import dataclass
 
 Modes = NDArray[np.uint8]
 

@@ -6,12 +6,12 @@ Rows come in the order in which their labels became known, never earlier: whoeve
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from weir.online.batch import Batch, BoolVector, FloatMatrix, FloatVector
+from weir.online.frozen import dataclass
 
 RELIABILITY_BINS = 15
 """Equal-width score bins of the calibration error, as in Guo et al. (2017)."""

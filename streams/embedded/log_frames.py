@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, overload
 from zlib import crc32
 
 import msgspec
 
+from weir.online.frozen import dataclass
 from weir.streams.errors import LogError
 from weir.streams.records import Record
 
