@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from operator import attrgetter
@@ -21,11 +20,13 @@ import numpy as np
 
 from weir.online.batch import BoolVector, FloatVector, IntVector
 from weir.online.codec.hot_structs import decoders, ids_of, list_of, struct_of, times_of
+from weir.online.codec.judge import within
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
 from weir.online.codec.scan import find_suspects
 from weir.online.codec.why_invalid import explain, explain_row, finite
 from weir.online.codec.wire import FINITE_MAX, INVISIBLE, MISSING_IDS, TS_MAX, TS_MIN, WireModel
 from weir.online.errors import UNREADABLE
+from weir.online.frozen import dataclass
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NO_ID = re.compile(f"{_UNPRINTABLE.pattern}|[{INVISIBLE}]")
@@ -60,6 +61,7 @@ def accept_records(
     # One parse of all is several times faster than one each, but does not say which record it failed at.
     joined = b",".join(records)
     suspects = find_odd(records, joined)
+    odd = suspects.nonzero()[0].tolist()
     why = _Why(records, lambda record: explain(model, record, limits))
     structs: list[Any]
 
@@ -68,7 +70,7 @@ def accept_records(
             partial(one.decode, records[i]), lambda: decoders(model, _unlimited(limits))[0].decode(records[i]), why, i
         )
 
-    if not suspects.any():
+    if not odd:
         structs = decode_together(many, joined, len(records)) or list(map(alone, range(len(records))))
     else:
         structs = [None] * len(records)
@@ -77,7 +79,7 @@ def accept_records(
         together = decode_together(many, b",".join([records[i] for i in clean]), len(clean))
         for i, struct in zip(clean, together or map(alone, clean), strict=True):
             structs[i] = struct
-        for i in np.flatnonzero(suspects).tolist():
+        for i in odd:
             if why.valid(i):  # the contract decides about a suspect, not the parser that it may have fooled
                 structs[i] = alone(i)
     return _split(model, structs, why, ids_of(model))
@@ -176,17 +178,16 @@ def _split(model: type[WireModel], structs: list[Any], why: _Why, known: Sequenc
         structs = [structs[i] for i in kept]
     index = np.arange(len(structs)) if kept is None else np.array(kept, np.int64)
     ts, *others = (seconds(list(map(attrgetter(name), structs))) for name in times_of(model))
-    fits = in_range(ts)
-    for other in others:
-        fits &= in_range(other)
+    verdicts = [in_range(each) for each in (ts, *others) if not within(each, TS_MIN, TS_MAX)]
     for name in known:
         ids = list(map(attrgetter(name), structs))
         # One look at all; each is looked at only where one may be odd. Ids in ASCII without a control character, which
         # `scan` has found, hold nothing invisible.
         if not MISSING_IDS.isdisjoint(ids) or not "".join(ids).isascii():
             good = [each not in MISSING_IDS and each.strip() != "" and not _NO_ID.search(each) for each in ids]
-            fits &= np.array(good, np.bool_)
-    if not fits.all():
+            verdicts.append(np.array(good, np.bool_))
+    if verdicts:
+        fits = np.logical_and.reduce(verdicts)
         for i in index[~fits].tolist():
             why.reject(i, f"ts: outside {TS_MIN:.0f} to {TS_MAX:.0f}")
         structs = [struct for struct, fit in zip(structs, fits.tolist(), strict=True) if fit]

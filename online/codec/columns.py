@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from operator import attrgetter
 from types import NoneType
 from typing import Any
@@ -28,6 +29,12 @@ _NUMBERS, _TEXTS = frozenset({float, bool, NoneType}), frozenset({str, NoneType}
 _EMPTY: dict[str, Any] = {}
 
 
+@cache
+def _fields(model: type[WireModel]) -> frozenset[str]:
+    """Names of the wire's fields; pydantic takes as long to find them as a row takes to be read."""
+    return frozenset(model.model_fields)
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnRequest:
     """Names of the columns a task reads.
@@ -43,11 +50,12 @@ class ColumnRequest:
 
     def check(self, model: type[WireModel]) -> None:
         """Raise ``TaskError`` where a name is a wire field of another kind."""
+        fields = _fields(model)
         for name in (*self.entities, *self.texts):
-            if name in _NO_TEXTS and name in model.model_fields:
+            if name in _NO_TEXTS and name in fields:
                 raise TaskError(f"{name!r} is no text: no entity has it as its key, and it compares with numbers")
         for name in self.numbers:
-            if name in model.model_fields and name not in _NUMBER_FIELDS:
+            if name in fields and name not in _NUMBER_FIELDS:
                 raise TaskError(f"{name!r} is text, no number: write hash({name}), or {name} == '...'")
 
 
@@ -74,7 +82,7 @@ def event_columns(model: type[WireModel], events: list[Any], ts: FloatVector, re
         event_id=bare([event.event_id for event in events]),
         ts=ts,
         type=[DEVICE_EVENT_TYPE] * len(events) if model is DeviceEvent else [event.type for event in events],
-        entities={name: _ids(read(name), name in model.model_fields) for name in request.entities},
+        entities={name: _ids(read(name), name in _fields(model)) for name in request.entities},
         numbers={name: ts if name == "ts" else _numbers(read(name)) for name in request.numbers},
         texts={name: _texts(read(name)) for name in request.texts},
     )
@@ -89,7 +97,7 @@ class _Reader:
     """Finds a named value in every event."""
 
     def __init__(self, model: type[WireModel], events: list[Any], ts: FloatVector) -> None:
-        self._fields, self._events, self._ts = model.model_fields, events, ts
+        self._fields, self._events, self._ts = _fields(model), events, ts
 
     def __call__(self, name: str) -> list[Any]:
         if name in self._fields:

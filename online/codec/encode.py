@@ -16,16 +16,19 @@ from weir.online.batch import (
     ExampleBatch,
     FloatMatrix,
     FloatVector,
+    IntVector,
     LabelBatch,
     PredictionBatch,
     RankedBatch,
     ScoredBatch,
+    filled,
     side_by_side,
 )
 from weir.online.codec.forms.form import EncodedRecords
 from weir.online.codec.hot_structs import features_struct, record_struct
 from weir.online.codec.shapes import ScoredShape, degraded_rows, prediction_form
 from weir.online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Example, Label, Prediction, WireModel
+from weir.online.jit import njit, plain
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -79,7 +82,7 @@ def write_scored(
     """
     batch, n = scored.predictions, len(scored)
     _check(batch.features, batch.score, feature_names, batch.event_id)
-    if not (np.isfinite(batch.ts).all() and (batch.model_version >= 0).all()):
+    if not _written(plain(batch.ts), plain(batch.model_version)):
         raise ValueError("a ts is not finite or a model_version below 0; no record can carry them")
     if not TS_MIN <= scored_at <= TS_MAX:
         raise ValueError(f"scored_at is {scored_at}; give epoch seconds in {TS_MIN:.0f} to {TS_MAX:.0f}")
@@ -89,7 +92,7 @@ def write_scored(
     form_shape = ScoredShape(tuple(feature_names), masks, watched, tuple(entities))
     form = prediction_form(task, form_shape)
     # In the order of the form's blanks, as counts and texts are (`prediction_form`).
-    numbers = side_by_side(batch.ts, batch.score, batch.features, np.full(n, scored_at), scored.masks, scored.watched)
+    numbers = side_by_side(batch.ts, batch.score, batch.features, filled(n, scored_at), scored.masks, scored.watched)
     flags = degraded_rows(batch.features, form_shape.features) | degraded
     counts = side_by_side(batch.model_version, flags)
     return form.fill([batch.event_id, batch.entity_id, *entities.values()], numbers, counts)
@@ -140,6 +143,8 @@ def _lines(structs: Iterable[Any]) -> list[bytes]:
 def _check(features: FloatMatrix, score: FloatVector, names: Sequence[str], event_id: Sequence[str]) -> None:
     if features.shape != (len(event_id), len(names)):
         raise ValueError(f"features are {features.shape}; expected ({len(event_id)}, {len(names)}), one column a name")
+    if _sound(plain(features), plain(score)):
+        return
     if not (np.abs(features) <= FEATURE_MAX).all():
         row, column = np.argwhere(~(np.abs(features) <= FEATURE_MAX))[0].tolist()
         value = features[row, column]
@@ -147,9 +152,29 @@ def _check(features: FloatMatrix, score: FloatVector, names: Sequence[str], even
             f"{names[column]!r} of event {event_id[row]!r} is {value}; replace missing values by 0 and cut others to "
             f"{FEATURE_MAX:g}"
         )
-    if not ((score >= 0) & (score <= 1)).all():
-        row = int(np.argmin((score >= 0) & (score <= 1)))
-        raise ValueError(f"the score of event {event_id[row]!r} is {score[row]}; scores are in 0 to 1")
+    row = int(np.argmin((score >= 0) & (score <= 1)))
+    raise ValueError(f"the score of event {event_id[row]!r} is {score[row]}; scores are in 0 to 1")
+
+
+@njit(cache=True, nogil=True)
+def _sound(features: FloatMatrix, score: FloatVector) -> bool:
+    """Whether features ``(n, F)`` and scores ``(n,)`` are what a record can carry."""
+    for i in range(len(score)):
+        if not 0.0 <= score[i] <= 1.0:
+            return False
+        for j in range(features.shape[1]):
+            if not abs(features[i, j]) <= FEATURE_MAX:
+                return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _written(ts: FloatVector, version: IntVector) -> bool:
+    """Whether each time is finite and no version is negative."""
+    for i in range(len(ts)):  # noqa: SIM110 - numba compiles no ``all``
+        if not abs(ts[i]) < np.inf or version[i] < 0:
+            return False
+    return True
 
 
 def check_missing(what: str, matrix: FloatMatrix, event_id: Sequence[str]) -> None:

@@ -7,13 +7,16 @@ columns that Weir makes. Sizes are judged before decoding, by whoever holds the 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import BoolVector, FloatMatrix
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector
 from weir.online.codec.hot_structs import limited_fields
 from weir.online.codec.limits import InputLimits
 from weir.online.codec.wire import FEATURE_MAX, NO_DATA, WireModel
+from weir.online.jit import njit
 
 OUT_OF_RANGE = "out of range"
 """The first words of the reason; metrics count by them."""
@@ -49,13 +52,29 @@ def computed(values: FloatMatrix) -> BoolVector:
     return np.asarray(~bad.any(axis=1)) if bad.any() else np.ones(len(values), np.bool_)
 
 
+@njit(cache=True, nogil=True)
+def within(values: FloatVector, least: float, most: float) -> bool:
+    """Whether all of ``(n,)`` are from ``least`` to ``most``; NaN is not."""
+    for i in range(len(values)):  # noqa: SIM110 - numba compiles no ``all``
+        if not least <= values[i] <= most:
+            return False
+    return True
+
+
 def cut(values: NDArray[np.float64], most: float = FEATURE_MAX) -> NDArray[np.float64]:
     """In place: what is infinite (a division by 0) is missing, what is larger than ``most`` is ``most``.
+
+    ``values`` of any shape are C-contiguous.
 
     >>> cut(np.array([np.inf, -1e300, 2.0])).tolist()
     [nan, -1e+18, 2.0]
     """
-    if (np.abs(values) > most).any():  # rarely: small batches pay for each call
-        np.copyto(values, np.nan, where=np.isinf(values))
-        np.clip(values, -most, most, out=values)
+    _cut(values.reshape(-1), most)
     return values
+
+
+@njit(cache=True, nogil=True)
+def _cut(values: FloatVector, most: float) -> None:
+    for i in range(len(values)):
+        if abs(values[i]) > most:
+            values[i] = np.nan if abs(values[i]) == np.inf else math.copysign(most, values[i])

@@ -122,8 +122,7 @@ def _repeats(
 
 
 @njit(cache=True, nogil=True)
-def _scan_records(buf: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    suspects = np.zeros(sizes.size, np.bool_)
+def _scan_records(buf: NDArray[np.uint8], sizes: NDArray[np.int64], suspects: NDArray[np.bool_]) -> None:
     stamps = np.zeros((2, _SLOTS), np.int64)  # one table of keys for the record, one for the maps inside it
     key_starts = np.empty((2, _SLOTS), np.int64)
     key_sizes = np.empty((2, _SLOTS), np.int64)
@@ -181,7 +180,6 @@ def _scan_records(buf: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[n
                 suspect = depth == 0 or i - start > MAX_NUMBER_CHARS
         suspects[r] = suspect or depth != 0 or objects != 1
         begin = end + 1  # behind the comma
-    return suspects
 
 
 def find_suspects(joined: bytes, sizes: IntVector) -> BoolVector:
@@ -203,7 +201,6 @@ def find_suspects(joined: bytes, sizes: IntVector) -> BoolVector:
     >>> find_suspects(b",".join(records), np.array([len(r) for r in records])).tolist()
     [False, True, True, True, True, True]
     """
-    if sizes.size == 0:
-        return np.zeros(0, np.bool_)
-    suspects: BoolVector = _scan_records(np.frombuffer(joined, np.uint8), sizes)
+    suspects = np.zeros(sizes.size, np.bool_)
+    _scan_records(np.frombuffer(joined, np.uint8), sizes, suspects)
     return suspects

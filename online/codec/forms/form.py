@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress, pairwise
+from itertools import accumulate, compress, pairwise
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -167,18 +167,20 @@ class JsonTemplate:
                 f"texts, ({n}, {self.numbers}) and ({n}, {self.counts})"
             )
         columns = [_column(column, n, maybe) for column, maybe in zip(texts, self._maybe, strict=True)]
-        places = np.cumsum([0, *map(len, columns)])[: self.texts]
+        places = np.array([*accumulate(map(len, columns), initial=0)])[: self.texts]
         joined = np.frombuffer(b"".join([*columns, _PAD]), np.uint8)
         bits = np.ascontiguousarray(numbers, np.float64).view(np.uint64)
         space = np.empty(min(n, _CHUNK_ROWS) * self._most + _ESCAPED_CHARS * joined.size + SLACK, np.uint8)
-        pieces, ends, end = list[bytes](), np.empty(n, np.int64), 0
+        pieces: list[bytes] = []
+        ends, end = np.empty(n, np.int64), 0
         for start in range(0, n, _CHUNK_ROWS):
             rows = slice(start, min(n, start + _CHUNK_ROWS))
             own = ends[rows]
             form_kernel.write_rows(self._ops, self._literals, joined, places, bits[rows], counts[rows], space, own)
             # The space is written over by the next chunk.
             pieces.append(space[: own[-1]].tobytes())
-            own += end
+            if end:
+                own += end
             end = int(own[-1])
         return EncodedRecords(b"".join(pieces), ends)
 
