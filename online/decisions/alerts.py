@@ -155,7 +155,8 @@ class AlertBook:
 
         def take(start: int, stop: int, thresholds: FloatVector) -> None:
             # Rows under the threshold only move time, which the last one does for all of them.
-            for row in (start + (predictions.score[start:stop] >= thresholds[start:stop]).nonzero()[0]).tolist():
+            for at in (predictions.score[start:stop] >= thresholds[start:stop]).nonzero()[0].tolist():
+                row = start + at
                 self._move(float(marks[row]), changed)
                 self._take(row, predictions, thresholds, changed)
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from weir.online.batch import BoolVector, FloatVector, IntVector
+from weir.online.batch import BoolVector, FloatVector, IntVector, all_of, filled
 from weir.online.decisions.alert_cap import DAY_S, AlertCap
 from weir.online.decisions.histogram import LIMIT, bin_edges, bin_of, tail
 from weir.online.decisions.threshold_policy import BudgetThreshold, CostThreshold, FixedThreshold, PrecisionThreshold
@@ -130,8 +130,8 @@ class Threshold:
         amount : ``(n,) float64``, for policies with ``value``; no row without an amount is over the threshold by them.
         """
         n, start = len(ts), 0
-        out = np.full(n, self._threshold)
-        score = np.where(score == score, score, 0.0)
+        out = filled(n, self._threshold)
+        score = score if all_of(score == score) else np.where(score == score, score, 0.0)
         if decide is None:
             decide = partial(self._each_row, np.maximum.accumulate(ts), score)
         if not self._adaptive or n == 0:
@@ -152,18 +152,18 @@ class Threshold:
 
     def begin(self, ts: FloatVector, score: FloatVector, amount: FloatVector | None) -> _Rows:
         """Make rows ready, as of ``thresholds``, to be taken boundary by boundary: ``upto``, ``lines``, ``take``."""
-        marks = np.maximum.accumulate(np.concatenate(([self._watermark], ts)))[1:]
+        marks = np.maximum(np.maximum.accumulate(ts), self._watermark)
         if len(marks) and self._watermark == -math.inf < marks[-1]:
             # The first time that is known, not 0: else the years since 1970 would be time in which nothing came.
             self._refreshed_at = self._started_at = float(marks[marks > -math.inf][0])
         worth = None if self._budget is None or self._budget.value is None else amount
-        return _Rows(marks, bin_of(score if worth is None else _rank(score, worth), self._edges, self._limit), worth)
+        return _Rows(marks, bin_of(score if worth is None else _rank(score, worth), self._edges), worth)
 
     def upto(self, rows: _Rows) -> int:
         """Where the next boundary is: up to there one line holds. What came before the first row is closed."""
         if self._due(float(rows.marks[rows.taken])):
             self._fade_in(float(rows.marks[rows.taken]))
-        by_time = int(np.searchsorted(rows.marks, self._refreshed_at + self.every_s))
+        by_time = int(rows.marks.searchsorted(self._refreshed_at + self.every_s))
         by_rows = rows.taken + self.every_rows - self._rows
         # One row at least: before a time is known rows are counted beyond ``every_rows``, and no boundary closes them.
         return min(len(rows.marks), max(min(by_rows, by_time), rows.taken + 1))
@@ -171,7 +171,7 @@ class Threshold:
     def lines(self, rows: _Rows, end: int) -> FloatVector:
         """The threshold of each row not taken yet up to ``end``."""
         if rows.worth is None:
-            return np.full(end - rows.taken, self._threshold)
+            return filled(end - rows.taken, self._threshold)
         return self._of_amounts(rows.worth[rows.taken : end])
 
     def take(self, rows: _Rows, end: int) -> None:
@@ -190,7 +190,7 @@ class Threshold:
         """
         if not isinstance(self.policy, PrecisionThreshold):
             return
-        index = bin_of(np.nan_to_num(score, nan=0.0), self._edges, self._limit)
+        index = bin_of(np.nan_to_num(score, nan=0.0), self._edges)
         redone = np.zeros(len(y), dtype=np.bool_) if correction is None else correction
         taken_back = np.where(redone, -weight, 0.0)
         # add.at adds one by one in order: the sums do not depend on cuts, as those of bincount would.
