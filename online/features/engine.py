@@ -6,13 +6,13 @@ It knows columns and stores by their ports; it does not know what the features a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from weir.online.anomaly.detector import SeriesAnomalyDetector, build_detector
 from weir.online.anomaly.state_detector import StateDetector, build_state_detector
-from weir.online.batch import EventBatch, FloatMatrix, FloatVector, UpdateBatch
+from weir.online.batch import EventBatch, FloatMatrix, FloatVector, UpdateBatch, filled
 from weir.online.codec.judge import cut
 from weir.online.errors import TaskError
 from weir.online.features import kernel
@@ -25,6 +25,7 @@ from weir.online.features.spec import Anomaly
 from weir.online.features.store import FeatureStore
 from weir.online.features.timecolumns import time_column
 from weir.online.features.touched_rows import Grouping, LoadedRows, Modes, group
+from weir.online.frozen import dataclass
 
 # The largest value that feeds a window or a detector: ``std`` keeps sums of its square as float32.
 _VALUE_MAX = 1e16
@@ -122,6 +123,7 @@ class FeatureEngine:
         self._check_detectors()
         self.tables = tuple(self._list_tables())
         """Every table it uses, in a fixed order."""
+        self._key_columns = tuple(dict.fromkeys(table.key for table in self.tables))
         for table in self.tables:
             store.create(table.name, table.row_bytes, table.schema, table.kept_s)
         self._expressions = dict(plan.values)
@@ -184,8 +186,7 @@ class FeatureEngine:
 
     def group(self, batch: EventBatch) -> dict[str, Grouping]:
         """Which entities the rows of a batch name, by key column."""
-        columns = dict.fromkeys(table.key for table in self.tables)
-        return {key: group(["*"] * len(batch) if key == "*" else batch.entities[key]) for key in columns}
+        return {key: group(["*"] * len(batch) if key == "*" else batch.entities[key]) for key in self._key_columns}
 
     def keys(self, groups: Mapping[str, Grouping]) -> dict[str, list[str]]:
         """By table, the distinct entities whose rows ``process`` will load; tables it needs none of are left out."""
@@ -221,7 +222,7 @@ class FeatureEngine:
         columns.update(batch.texts)
         columns.update(batch.entities)
         columns["type"] = batch.type
-        made = np.full((n, len(self._made)), np.nan)
+        made = filled(n * len(self._made), np.nan).reshape(n, len(self._made))
         loaded = {layout.name: self._load(layout, groups[layout.key], batch.ts) for layout in self.plan.layouts}
         sent: dict[str, list[FloatMatrix]] = {
             each.name: [] for each in self.plan.layouts if self._is_side(each) and each.fed_by == kernel.EVENT
@@ -254,7 +255,7 @@ class FeatureEngine:
     ) -> None:
         """Every pass in order, and after each the derived values that it makes computable."""
         n = len(ts)
-        nothing, one = np.zeros(n), np.ones(n)
+        nothing, one = np.zeros(n), filled(n, 1.0)
         self._derive(0, columns, n)
         for k, p in enumerate(self.plan.passes):
             first, names = self._first_column[k], self._names[k]
@@ -267,8 +268,7 @@ class FeatureEngine:
                     sent[p.layout].append(values)
             else:
                 self._run_detector(p, columns, ts, modes, groups[p.key], block)
-            for j, name in enumerate(names):
-                columns[name] = block[:, j]
+            columns.update(zip(names, block.T, strict=True))
             self._derive(k + 1, columns, n)
 
     def _derive(self, stage: int, columns: _Columns, n: int) -> None:

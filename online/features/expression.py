@@ -118,7 +118,7 @@ class Expression:
         The caller sets ``np.errstate``, once for many expressions.
         """
         out = np.asarray(self._evaluate(columns), dtype=np.float64)
-        return np.where(np.isinf(out), np.nan, out) if np.isinf(out).any() else out
+        return np.where(np.isinf(out), np.nan, out) if np.count_nonzero(np.isinf(out)) else out
 
 
 def _name(node: ast.expr) -> str | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from weir.online.batch import FloatVector, IntVector
 from weir.online.features.store import FeatureStore
-from weir.online.jit import njit
+from weir.online.jit import njit, plain
 
 
 class LivingRows:
@@ -48,13 +48,8 @@ class LivingRows:
         self._seen = store.last_seen(table, keys)
         self.slots = np.empty(len(slots), np.int64)
         """``(n,)`` each record's place among ``rows``; -1 where it names no entity."""
-        self._last, forgotten = np.arange(len(keys)), np.zeros(len(keys), np.bool_)
-        # Times out of a message are read-only, for which numba would compile a second kernel.
-        times = np.require(ts, np.float64, ["C", "W"])
-        count = int(_follow(slots, times, self._seen, kept_s, touches, self._last, forgotten, self.slots))
-        rows = store.load(table, keys)
-        if forgotten.any():
-            rows[forgotten] = 0
+        self._last, rows = np.arange(len(keys)), store.load(table, keys)
+        count = int(_follow(slots, plain(ts), self._seen, kept_s, touches, self._last, rows, self.slots))
         if count > len(keys):
             rows = np.concatenate([rows, np.zeros((count - len(keys), rows.shape[1]), np.uint8)])
         self.rows: NDArray[np.uint8] = rows
@@ -74,13 +69,13 @@ def _follow(
     kept_s: float,
     touches: bool,
     last: IntVector,
-    forgotten: NDArray[np.bool_],
+    rows: NDArray[np.uint8],
     places: IntVector,
 ) -> int:
     """Give each record its row; returns how many rows there are.
 
     ``seen (k,)`` is when the row of each entity last changed; it, ``last (k,)`` (the newest row of each entity),
-    ``forgotten (k,)`` and ``places (n,)`` are written.
+    ``rows (k, row_bytes)``, where one is forgotten, and ``places (n,)`` are written.
     """
     count = len(seen)
     begun = np.zeros(count, np.bool_)
@@ -95,7 +90,7 @@ def _follow(
                 last[k] = count
                 count += 1
             elif away:
-                forgotten[k] = True
+                rows[k] = 0
             begun[k] = True
             seen[k] = max(seen[k], ts[i])
             places[i] = last[k]

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from weir.online.batch import FloatMatrix
+from weir.online.batch import FloatMatrix, FloatVector, IntVector
 from weir.online.codec.columns import no_column
-from weir.online.codec.judge import cut
 from weir.online.codec.wire import FEATURE_MAX
 from weir.online.errors import TaskError
 from weir.online.features.expression import Column
 from weir.online.features.plan import AnomalyPass, Plan
 from weir.online.features.timecolumns import TIME_COLUMNS
+from weir.online.jit import njit
 
 
 class ModelInputs:
@@ -47,11 +47,10 @@ class ModelInputs:
         self._names = _chosen(plan, made, inputs, raw)
         group = dict(made)
         group |= {name: name for name in raw} | {name: name for name, each in plan.values if each.source[0] != "_"}
-        groups: dict[str, list[int]] = {}
-        for k, name in enumerate(self._names):
-            if indicators and (g := group.get(name)) is not None:
-                groups.setdefault(g, []).append(k)
-        self._groups = list(groups.values())
+        asked = [group.get(name) if indicators else None for name in self._names]
+        groups = {g: i for i, g in enumerate(dict.fromkeys(g for g in asked if g is not None))}
+        self._group_of = np.array([-1 if g is None else groups[g] for g in asked], dtype=np.int64)
+        """Of each input, which indicator says that it is missing; -1 where none does."""
         self.features: tuple[str, ...] = (*self._names, *(f"{g}_missing" for g in groups))
         """F names: the columns of the matrix."""
         place = {name: j for j, (name, _) in enumerate(made)}
@@ -65,16 +64,9 @@ class ModelInputs:
     def matrix(self, columns: Mapping[str, Column], made: FloatMatrix) -> FloatMatrix:
         """``(n, F)`` of n rows: from ``made (n, M)``, what passes made, and from ``columns`` by name."""
         x = np.empty((len(made), len(self.features)))
-        width = len(self._names)
-        x[:, :width] = made[:, self._from_made] if made.shape[1] else 0.0
         for k, name in self._from_columns:
             x[:, k] = columns[name]
-        missing = np.isnan(cut(x[:, :width], FEATURE_MAX))
-        x[:, :width] += self._zero
-        for g, members in enumerate(self._groups):
-            x[:, width + g] = missing[:, members].any(axis=1)
-        # After the sums with ``_zero``, which would make 0.0 of it.
-        x[:, :width][missing] = -0.0
+        _show(x, made, self._from_made, self._zero, self._group_of)
         return x
 
 
@@ -101,3 +93,28 @@ def _chosen(
     if not chosen:
         raise TaskError("inputs: nothing is left for the model to see; add a name or a glob such as 'user.*'")
     return tuple(chosen)
+
+
+@njit(cache=True, nogil=True)
+def _show(x: FloatMatrix, made: FloatMatrix, from_made: IntVector, zero: FloatVector, group_of: IntVector) -> None:
+    """Make rows as a model sees them: what is missing is -0.0, and larger values are cut to ``FEATURE_MAX``.
+
+    Parameters
+    ----------
+    x : (n, F) float64, changed in place: inputs that passes do not make are there, indicators stand behind all inputs.
+    made : (n, C) float64, columns of passes.
+    from_made : (I,) int64, the column of ``made`` that each input is, -1 for none.
+    zero : (I,) float64, added to each: 0.0 makes a 0 of what came as -0.0, and -0.0 leaves it.
+    group_of : (I,) int64, the indicator of each, -1 for none.
+    """
+    inputs = from_made.shape[0]
+    for i in range(x.shape[0]):
+        x[i, inputs:] = 0.0
+        for k in range(inputs):
+            value = made[i, from_made[k]] if from_made[k] >= 0 else x[i, k]
+            if value == value and abs(value) != np.inf:
+                x[i, k] = min(max(value, -FEATURE_MAX), FEATURE_MAX) + zero[k]
+            else:
+                x[i, k] = -0.0
+                if group_of[k] >= 0:
+                    x[i, inputs + group_of[k]] = 1.0

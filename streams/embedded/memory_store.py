@@ -22,16 +22,19 @@ class _Table:
         self.row_bytes, self.schema, self.kept_s = row_bytes, schema, kept_s
         self.slot_of: dict[str, int] = {}
         self.free: list[int] = []
+        # The last row is nobody's, and so what a key without a row has: zeros, and no time.
         self.slab = np.zeros((1024, row_bytes), dtype=np.uint8)
         self.updated = np.full(1024, -np.inf)
         self.clock = 0.0
         self.swept = 0.0
         self._last: tuple[Sequence[str], NDArray[np.int64]] | None = None
+        self._all_known = True
+        """Whether each of the keys that were looked up last has a row."""
 
     def slots(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Row of each key; a new key gets a row of zeros. A batch saves the very list it loaded: found once."""
         found = self.known(keys)
-        if (found < 0).any():
+        if not self._all_known:
             for key in keys:
                 if key not in self.slot_of:
                     self.slot_of[key] = self.free.pop() if self.free else len(self.slot_of)
@@ -44,18 +47,15 @@ class _Table:
         """Row of each key; -1 for one that has none: who only reads keeps nothing."""
         if self._last is not None and self._last[0] is keys:
             return self._last[1]
-        slot_of = self.slot_of
-        try:
-            found = np.fromiter((slot_of[key] for key in keys), dtype=np.int64, count=len(keys))
-        # Once a batch at most: a check of each key before would cost every batch what few need.
-        except KeyError:
-            found = np.fromiter((slot_of.get(key, -1) for key in keys), dtype=np.int64, count=len(keys))
+        held = list(map(self.slot_of.get, keys))
+        self._all_known = None not in held
+        found = np.array(held if self._all_known else [-1 if slot is None else slot for slot in held], dtype=np.int64)
         self._last = (keys, found)
         return found
 
     def _grow(self, rows: int) -> None:
-        if rows > len(self.slab):
-            size = max(rows, 2 * len(self.slab))
+        if rows >= len(self.slab):
+            size = max(rows + 1, 2 * len(self.slab))
             slab = np.zeros((size, self.row_bytes), dtype=np.uint8)
             slab[: len(self.slab)] = self.slab
             updated = np.full(size, -np.inf)
@@ -107,17 +107,14 @@ class MemoryFeatureStore:
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
         """Copies of the rows ``(len(keys), row_bytes)``; zeros for a key not seen."""
         t = self._tables[table]
-        slots = t.known(keys)
-        rows = t.slab[slots]
-        if (new := slots < 0).any():
-            rows[new] = 0
+        rows: NDArray[np.uint8] = t.slab[t.known(keys)]
         return rows
 
     def last_seen(self, table: str, keys: Sequence[str]) -> FloatVector:
         """Event time of the last change of each row, ``(len(keys),)``; -inf for a key not seen."""
         t = self._tables[table]
-        slots = t.known(keys)
-        return np.where(slots < 0, -np.inf, t.updated[slots])
+        seen: FloatVector = t.updated[t.known(keys)]
+        return seen
 
     def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], seen: FloatVector | float) -> None:
         """Keep the rows; ``seen`` is event time, of each key or of all."""
@@ -127,7 +124,7 @@ class MemoryFeatureStore:
         slots = t.slots(keys)
         t.slab[slots] = rows
         t.updated[slots] = np.maximum(t.updated[slots], seen)  # a late batch does not shorten a life
-        t.sweep(float(np.max(seen)))
+        t.sweep(float(seen.max()) if isinstance(seen, np.ndarray) else seen)
 
     def row(self, table: str, key: str) -> tuple[bytes, float] | None:
         """One row and the event time of its last change; ``None`` without one."""
