@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import astuple
-from functools import cached_property
 from typing import cast
 
 import msgspec
@@ -95,11 +94,6 @@ class LabelJoiner:
         self._waiting = PendingLabels(policy)
         self._seen = SeenLabels(policy.remember_labels)
         self._shape = (n_features, n_extra, unlogged, entities, self._index.ranged)
-
-    @cached_property
-    def _nothing(self) -> JoinResult:
-        """Made once: most calls of `log` join nothing, and a row alone pays for each array."""
-        return self._logged.examples(NO_PAIRS)
 
     @property
     def matures(self) -> bool:
@@ -261,7 +255,7 @@ class LabelJoiner:
             numbers = [predictions.score, predictions.features, extra[:, k:]]
             self._logged.append(first, numbers, texts, offsets is not None)
         pairs = self._meet_waiting(events, owners, predictions.ts, marks, first)
-        return self._logged.examples(pairs) if len(pairs.rows) else self._nothing, first, rows
+        return self._logged.examples(pairs), first, rows
 
     def _meet_waiting(
         self, events: Digests, owners: Digests | None, ts: FloatVector, marks: FloatVector, first: int
@@ -309,13 +303,17 @@ class LabelJoiner:
             labels, known, marks, kept_at = labels.take(fresh), known[fresh], marks[fresh], kept_at[fresh]
         events, named = _event_digests(labels)
         # Of labels that name their events, nobody asks whose they are.
-        owners = events if named.all() else digests(labels.entity_id)
+        owners = events if named is None else digests(labels.entity_id)
         rows, of = self._index.find(labels.ts, events, owners, named, kept_at)
-        now = np.maximum(known[of], marks[of])
-        pairs, told = self._labels.give(rows, labels.value[of], labels.weight[of], known[of], now)
-        matched = np.zeros(len(labels), np.bool_)
-        matched[of] = True
-        self._waiting.add(labels, known, events, owners, named, matched)
+        # Each has met its event, as nearly always: then there is nothing to choose, and none to wait.
+        met = named is None and len(of) == len(labels)
+        at = slice(None) if met else of
+        now = np.maximum(known, marks)[at]
+        pairs, told = self._labels.give(rows, labels.value[at], labels.weight[at], known[at], now)
+        if not met:
+            matched = np.zeros(len(labels), np.bool_)
+            matched[of] = True
+            self._waiting.add(labels, known, events, owners, named, matched)
         return pairs, fresh[of[~told]]
 
     # -- what was logged -----------------------------------------------------------------------------------------
@@ -393,9 +391,9 @@ class LabelJoiner:
         self._seen.restore(held.label_ids)
 
 
-def _event_digests(labels: LabelBatch) -> tuple[Digests, BoolVector]:
-    """Digests of the events that labels name, and which do."""
+def _event_digests(labels: LabelBatch) -> tuple[Digests, BoolVector | None]:
+    """Digests of the events that labels name, and which do; ``None`` where all do."""
     if None not in labels.event_id:
-        return pair_digests(labels.entity_id, cast("list[str]", labels.event_id)), np.ones(len(labels), np.bool_)
+        return pair_digests(labels.entity_id, cast("list[str]", labels.event_id)), None
     named = np.fromiter((event_id is not None for event_id in labels.event_id), np.bool_, len(labels))
     return pair_digests(labels.entity_id, [event_id or "" for event_id in labels.event_id]), named

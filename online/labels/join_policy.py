@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from weir.online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector
+from weir.online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, all_of
 from weir.online.durations import Seconds
-from weir.online.frozen import FrozenModel
+from weir.online.frozen import FrozenModel, dataclass
 
 _DAY_S: Final = 86_400.0
 
@@ -128,7 +127,7 @@ class JoinResult:
     def take(self, which: BoolVector) -> JoinResult:
         """Some of them."""
         # Always, where events need not be mature: then nothing is copied.
-        if which.all():
+        if all_of(which):
             return self
         at = np.flatnonzero(which)
         entities = {name: [column[i] for i in at.tolist()] for name, column in self.entities.items()}

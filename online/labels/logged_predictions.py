@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from weir.online.digests import pair_digests
 from weir.online.labels.join_policy import JoinResult
 from weir.online.labels.logged_rows import FEATURES, SCORE, Columns, LoggedRows, Texts, texts_at
 from weir.online.labels.prediction_index import PredictionIndex
-from weir.online.labels.row_labels import Pairs
+from weir.online.labels.row_labels import NO_PAIRS, Pairs
 
 
 class RowsToRead(NamedTuple):
@@ -71,8 +72,16 @@ class LoggedPredictions(LoggedRows):
 
     def examples(self, pairs: Pairs) -> JoinResult:
         """What labels make of the rows that they met; those that could not be read back are lost, and counted."""
+        return self._examples(pairs) if len(pairs.rows) else self._nothing
+
+    @cached_property
+    def _nothing(self) -> JoinResult:
+        """Made once: most calls of `LabelJoiner.log` join nothing, and a row alone pays for each array."""
+        return self._examples(NO_PAIRS)
+
+    def _examples(self, pairs: Pairs) -> JoinResult:
         (numbers, texts), found = self.gather(pairs.rows)
-        if not found.all():
+        if found is not None and not found.all():
             self._index.stats.lost += int(np.count_nonzero(~found))
             there = np.flatnonzero(found)
             pairs, numbers, texts = pairs.take(there), numbers[there], texts_at(texts, there)

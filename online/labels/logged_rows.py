@@ -137,15 +137,17 @@ class LoggedRows:
         """Sort rows by the piece that holds them: ``(piece, positions in rows, offsets in the piece)`` each."""
         if len(rows) == 0 or not self._pieces:
             return []
-        number = np.searchsorted(self._firsts, rows, side="right") - 1
+        piece = self._pieces[max(int(self._firsts.searchsorted(rows[0], "right")) - 1, 0)]
+        offset = rows - piece.first
         # All rows of a batch are mostly in one piece, and need no sorting then.
-        edges, order = [0, len(rows)], None
-        if number[0] != number[-1] or np.any(number != number[0]):
-            order = np.argsort(number, kind="stable")
-            edges = [0, *(np.flatnonzero(np.diff(number[order])) + 1).tolist(), len(rows)]
+        if offset.min() >= 0 and offset.max() < piece.n:
+            return [(piece, np.arange(len(rows)), offset)]
+        number = self._firsts.searchsorted(rows, "right") - 1
+        order = np.argsort(number, kind="stable")
+        edges = [0, *(np.flatnonzero(np.diff(number[order])) + 1).tolist(), len(rows)]
         groups: list[Group] = []
         for a, b in pairwise(edges):
-            at = np.arange(a, b) if order is None else order[a:b]
+            at = order[a:b]
             piece = self._pieces[max(int(number[at[0]]), 0)]
             offset = rows[at] - piece.first
             inside = (offset >= 0) & (offset < piece.n)
@@ -166,12 +168,18 @@ class LoggedRows:
         """Hold rows that were read back until ``trim``; ``rows`` ascend."""
         self._lent = (rows, columns) if len(rows) else None
 
-    def gather(self, rows: IntVector) -> tuple[Columns, BoolVector]:
-        """Copy what was logged with ``rows``; and which of them there are, the others being left blank."""
-        numbers, n = np.empty((len(rows), self.width)), len(rows)
+    def gather(self, rows: IntVector) -> tuple[Columns, BoolVector | None]:
+        """Copy what was logged with ``rows``; and which of them there are, the others being left blank.
+
+        ``None`` says that all are.
+        """
+        groups, n = self.groups(rows), len(rows)
+        if len(groups) == 1 and len(groups[0][1]) == n:
+            piece, _, offset = groups[0]
+            return Columns(piece.numbers[offset], texts_at(piece.texts, offset)), None
+        numbers, found = np.empty((n, self.width)), np.zeros(n, np.bool_)
         texts: Texts = [[None] * n for _ in range(self.texts)]
-        found = np.zeros(n, np.bool_)
-        for piece, at, offset in self.groups(rows):
+        for piece, at, offset in groups:
             numbers[at], found[at] = piece.numbers[offset], True
             _copy(piece.texts, offset, texts, at)
         if self._lent is not None and not found.all():
@@ -192,7 +200,10 @@ class LoggedRows:
     def trim(self, limit: int) -> None:
         """Give back what was lent, and the oldest pieces that can be read back, down to ``limit`` bytes."""
         self._lent = None
-        surplus, gone = self.nbytes - limit, list[_Piece]()
+        surplus = self.nbytes - limit
+        if surplus <= 0:
+            return
+        gone: list[_Piece] = []
         # Never the last piece: rows are still being added to it.
         for piece in self._pieces[:-1]:
             if surplus <= 0:

@@ -10,8 +10,9 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector, all_of
 from weir.online.digests import Digests
+from weir.online.jit import njit, plain
 from weir.online.labels.join_policy import JoinPolicy, JoinStats
 from weir.online.labels.row_tables import FirstRows, RowChains
 from weir.online.rows import NumberedRows
@@ -56,8 +57,8 @@ class PredictionIndex(NumberedRows):
     @property
     def most(self) -> int:
         """Of the rows, only the last so many are live."""
-        limits = [limit for limit in (self.policy.max_rows, self.cap) if limit is not None]
-        return min(limits, default=NEVER_FULL)
+        rows, cap = self.policy.max_rows, self.cap
+        return min(NEVER_FULL if rows is None else rows, NEVER_FULL if cap is None else cap)
 
     @property
     def matures(self) -> bool:
@@ -77,7 +78,7 @@ class PredictionIndex(NumberedRows):
 
     def move(self, marks: FloatVector) -> FloatVector:
         """Move the watermark over a batch; the watermark at each row, the first known one where it was not known."""
-        before, marks = self.watermark, np.maximum.accumulate(np.concatenate(([self.watermark], marks)))[1:]
+        before, marks = self.watermark, np.maximum(np.maximum.accumulate(marks), self.watermark)
         if len(marks):
             self.watermark = float(marks[-1])
         if before == -np.inf < self.watermark:
@@ -104,39 +105,38 @@ class PredictionIndex(NumberedRows):
         ripens_s: FloatVector | None,
     ) -> None:  # fmt: skip
         """Fill in what is not known of rows that were claimed, from ``first`` on, of which there is one at least."""
-        filled = {
-            "state": UNLABELLED,
-            "offset": -1 if offsets is None else offsets,
-            "unlogged": unlogged,
-            "entity": owners,
-            "weight": 1.0,
+        at, held = slice(first - self.base, self.stop - self.base), self.buffers
+        held["state"][at] = UNLABELLED
+        held["offset"][at] = -1 if offsets is None else offsets
+        if "unlogged" in held:
+            held["unlogged"][at] = unlogged
+        if self.matures:
+            held["weight"][at] = 1.0
             # A row is not kept for longer: later its label would find nothing to be learned.
-            "ripens_s": 0.0 if ripens_s is None else np.minimum(ripens_s, self.policy.keep_s),
-        }
-        for name in self.buffers.keys() & filled.keys():
-            self.buffers[name][first - self.base : self.stop - self.base] = filled[name]
+            held["ripens_s"][at] = 0.0 if ripens_s is None else np.minimum(ripens_s, self.policy.keep_s)
         if self._by_entity is not None:
+            held["entity"][at] = owners
             self._by_entity.enter(first)
-        self.last_mark = float(self["mark"][-1])
+        self.last_mark = float(held["mark"][at.stop - 1])
 
     def find(
-        self, ts: FloatVector, events: Digests, owners: Digests, named: BoolVector, marks: FloatVector
+        self, ts: FloatVector, events: Digests, owners: Digests, named: BoolVector | None, marks: FloatVector
     ) -> tuple[IntVector, IntVector]:
-        """The rows that labels speak of, live at ``marks (n,)``, and of which label each is, in the order of labels."""
-        rows = self._by_event.find(events)
-        rows[~named] = -1
-        at = (rows >= 0).nonzero()[0]
-        if self._by_entity is not None and not named.all():
+        """The rows that labels speak of, live at ``marks (n,)``, and of which label each is, in the order of labels.
+
+        Without ``named`` each names its event.
+        """
+        rows, of = self._by_event.find(events), np.arange(len(ts))
+        if named is not None:
+            rows[~named] = -1
+        if self._by_entity is not None and named is not None:
             found = [(rows[i : i + 1] if named[i] else self._in_range(owners[i : i + 1], float(ts[i])))
                      for i in range(len(ts))]  # fmt: skip
-            of = np.repeat(np.arange(len(ts)), [len(some) for some in found])
-            rows = np.concatenate(found)
-            at = np.flatnonzero(rows >= 0)
-            rows, of = rows[at], of[at]
-        else:
-            rows, of = rows[at], at
-        live = self._live(rows, marks[of])
-        return rows[live], of[live]
+            of = np.repeat(of, [len(some) for some in found])
+            rows, marks = np.concatenate(found), marks[of]
+        live, oldest, held = np.empty(len(rows), np.bool_), max(self.first, self.stop - self.most), self.buffers
+        find_live(rows, plain(marks), held["ts"], held["mark"], self.base, oldest, self.policy.keep_s, live)
+        return (rows, of) if all_of(live) else (rows[live], of[live])
 
     def _in_range(self, owner: Digests, ts: float) -> IntVector:
         """Rows of an entity in the range of a label, ordered by time, then by arrival."""
@@ -144,17 +144,10 @@ class PredictionIndex(NumberedRows):
         rows = table.between(owner, self.first, ts - self.policy.range_s, ts)
         return rows[np.argsort(self.at("ts", rows), kind="stable")]
 
-    def _live(self, rows: IntVector, marks: FloatVector) -> BoolVector:
-        """Which rows may still be joined at watermarks ``marks``."""
-        live = rows >= max(self.first, self.stop - self.most)
-        kept = np.minimum(self.at("ts", rows[live]), self.at("mark", rows[live]))
-        live[live] = kept >= marks[live] - self.policy.keep_s
-        return live
-
     def expire(self) -> bool:
         """Let rows leave that are too old, or too many; whether there were some."""
         # Not the watermark: a repeat may have moved it past negatives that fall due at the next kept row.
-        old = self.first + int(np.searchsorted(self["mark"], self.last_mark - self.policy.keep_s))
+        old = self.first + int(self["mark"].searchsorted(self.last_mark - self.policy.keep_s))
         until = max(old, self.stop - self.most)
         if until <= self.first:
             return False
@@ -183,6 +176,20 @@ class PredictionIndex(NumberedRows):
         self._by_event.rebuild()
         if self._by_entity is not None:
             self._by_entity.rebuild()
+
+
+@njit(cache=True, nogil=True)
+def find_live(
+    rows: IntVector, marks: FloatVector, ts: FloatVector, mark: FloatVector, base: int, oldest: int, keep_s: float,
+    live: BoolVector,
+) -> None:  # fmt: skip
+    """Which of ``rows (n,)``, from ``oldest`` on, may still be joined at watermarks ``marks``.
+
+    ``ts`` and ``mark`` are columns of rows from number ``base`` on; ``live (n,)`` is written.
+    """
+    for i in range(len(rows)):
+        at = rows[i] - base
+        live[i] = rows[i] >= oldest and min(ts[at], mark[at]) >= marks[i] - keep_s
 
 
 def _columns_of(unlogged: int, ranged: bool, matures: bool) -> dict[str, tuple[Any, int]]:

@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from weir.online.batch import BoolVector, FloatVector, IntVector
-from weir.online.jit import njit
+from weir.online.batch import BoolVector, FloatVector, IntVector, all_of
+from weir.online.jit import njit, plain
 from weir.online.labels.prediction_index import COUNTED, UNLABELLED, WAITS, PredictionIndex, States
 
 
@@ -64,31 +64,31 @@ class RowLabels:
 
         Returns the pairs that say something new, and which labels did not.
         """
-        pairs, told = self._exchange(rows, y, weight, known_at, now)
-        new, stats = int(np.count_nonzero(pairs.before == 0)), self._index.stats
-        stats.repeated_values += int(np.count_nonzero(told))
-        stats.joined += new
-        stats.corrections += len(pairs.rows) - new
+        pairs, told, first = self._exchange(rows, y, weight, known_at, now)
+        stats = self._index.stats
+        stats.repeated_values += len(rows) - len(pairs.rows)
+        stats.joined += first
+        stats.corrections += len(pairs.rows) - first
         return pairs, told
 
     def _exchange(
         self, rows: IntVector, y: BoolVector, weight: FloatVector, known_at: FloatVector, now: FloatVector
-    ) -> tuple[Pairs, BoolVector]:
-        index, before, at = self._index, np.empty(len(rows), np.uint32), rows - self._index.base
+    ) -> tuple[Pairs, BoolVector, int]:
+        """As `give`; and how many are the first label of their row."""
+        index, before, count = self._index, np.empty(len(rows), np.uint32), np.empty(len(rows), np.int64)
         ripe_at = self._ripe_at(rows) if index.matures else now
+        told, ripe = np.empty(len(rows), np.bool_), np.empty(len(rows), np.bool_)
         # One row after the other, compiled: a row may be in the batch twice, and its second label meets the first one's
         # state.
-        exchange(index.buffers["state"], at, y.astype(np.uint32), now < ripe_at, before)
-        ripe = (now >= ripe_at) & ((before & WAITS) == 0)
-        told, new = (before & 3) == y, (before & 3) == UNLABELLED
-        if not ripe.all():
-            index.buffers["weight"][at[~told]] = weight[~told]
+        state = index.buffers["state"], index.base
+        repeats, first = exchange(*state, rows, plain(y), plain(now), ripe_at, before, count, told, ripe)
+        if not all_of(ripe):
+            index.buffers["weight"][rows[~told] - index.base] = weight[~told]
             for i in np.flatnonzero(~ripe & ~told & ((before & WAITS) == 0)).tolist():
-                index.stats.early += bool(new[i])
+                index.stats.early += bool((before[i] & 3) == UNLABELLED)
                 heapq.heappush(self._ripening, (float(ripe_at[i]), int(rows[i])))
-        count = ((before & COUNTED) >> 2).astype(np.int64)
-        pairs = Pairs(rows, y, weight, known_at, count, np.ones(len(rows), np.bool_), ripe)
-        return pairs.take(~told) if told.any() else pairs, told
+        pairs = Pairs(rows, y, weight, known_at, count, ~told, ripe)
+        return pairs.take(~told) if repeats else pairs, told, first
 
     def with_due(self, pairs: Pairs, positions: IntVector, marks: FloatVector, first: int) -> Pairs:
         """Add what fell due during a batch, each row before the pairs of the one that made it due.
@@ -178,14 +178,27 @@ class RowLabels:
 
 
 @njit(cache=True, nogil=True)
-def exchange(states: States, places: IntVector, values: States, early: BoolVector, before: States) -> None:
-    """Give rows values, in order, and tell the state of each before; an equal value changes nothing.
+def exchange(
+    states: States, base: int, rows: IntVector, y: BoolVector, now: FloatVector, ripe_at: FloatVector,
+    before: States, count: IntVector, told: BoolVector, ripe: BoolVector,
+) -> tuple[int, int]:  # fmt: skip
+    """Give rows values, in order; an equal value changes nothing.
 
-    What is ``early`` waits, and so do all values that come while the row waits.
+    What comes before ``ripe_at`` waits, and so do all values that come while the row waits. The last four ``(n,)`` are
+    written: the state of each row before, how many labels it had had, whether one said the same, and what is to be
+    learned now. Returns how many said the same, and how many of the others are the first of their row.
     """
-    for i in range(len(places)):
-        state = states[places[i]]
-        before[i] = state
-        if (state & 3) != values[i]:
-            waits = state & WAITS if not early[i] else WAITS
-            states[places[i]] = ((((state & COUNTED) >> 2) + 1) << 2) | values[i] | waits
+    repeats = first = 0
+    for i in range(len(rows)):
+        at = rows[i] - base
+        state, value = states[at], np.uint32(y[i])
+        before[i], count[i] = state, (state & COUNTED) >> 2
+        told[i] = (state & 3) == value
+        ripe[i] = now[i] >= ripe_at[i] and (state & WAITS) == 0
+        if told[i]:
+            repeats += 1
+        else:
+            first += count[i] == 0
+            waits = state & WAITS if not now[i] < ripe_at[i] else WAITS
+            states[at] = ((((state & COUNTED) >> 2) + 1) << 2) | value | waits
+    return repeats, first

@@ -61,12 +61,12 @@ class PendingLabels:
         return self._rows.nbytes + self._table.nbytes
 
     def add(
-        self, labels: LabelBatch, known: FloatVector, events: Digests, owners: Digests, named: BoolVector,
+        self, labels: LabelBatch, known: FloatVector, events: Digests, owners: Digests, named: BoolVector | None,
         matched: BoolVector,
     ) -> None:  # fmt: skip
         """Let labels wait that found nothing, or that may find more: those of a range go on waiting.
 
-        Those ``named`` wait for their event, the others for events of their entity.
+        Those ``named``, all where it is ``None``, wait for their event, the others for events of their entity.
 
         Parameters
         ----------
@@ -74,6 +74,7 @@ class PendingLabels:
         events, owners : digests of what they speak of.
         matched : which have met an event already; they wait for more.
         """
+        named = np.ones(len(matched), np.bool_) if named is None else named
         waits = ~named if self.policy.match == "entity_range" else np.zeros(len(named), np.bool_)
         self.unmatched += int(np.count_nonzero(~named & ~waits))
         at = np.flatnonzero(waits | (named & ~matched))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from weir.online.batch import ExampleBatch, FloatVector
+from weir.online.batch import ExampleBatch, FloatVector, filled
 from weir.online.metrics.binned_metrics import CumulativeMetrics, FadingMetrics
 from weir.online.metrics.metric import ScoredRows
 from weir.online.metrics.rolling import RollingMetrics
@@ -26,7 +26,8 @@ class Evaluation:
         self._rolling = RollingMetrics(spec.rolling)
         self._fading = FadingMetrics(spec.fading)
         self._series = MetricSeries(self._rolling, spec.every)  # feeds the rolling metrics and notes them
-        self._held: list[ScoredRows] = []  # what is not counted yet: before anybody looks, it is
+        # What is not counted yet, with its thresholds and watermarks: before anybody looks, it is.
+        self._held: list[tuple[ExampleBatch, FloatVector, FloatVector]] = []
         self._rows_held = 0
 
     def update(self, examples: ExampleBatch, thresholds: FloatVector, now: float | FloatVector = np.inf) -> None:
@@ -37,13 +38,8 @@ class Evaluation:
         """
         if len(examples) == 0:
             return
-        finite = np.minimum(thresholds, _NO_ALERT)
-        e = examples
-        ts = np.minimum(e.ts, np.where(np.isneginf(now), np.inf, now))
-        # The same event id of two entities is two events. No id holds a control character.
-        events = [f"{entity}\n{event}" for entity, event in zip(e.entity_id, e.event_id, strict=True)]
-        self._held.append(ScoredRows(events, ts, e.score, e.y, e.weight, finite, e.correction))
-        self._rows_held += len(e)
+        self._held.append((examples, thresholds, filled(len(examples), now) if isinstance(now, float) else now))
+        self._rows_held += len(examples)
         if self._rows_held >= _TOGETHER:
             self._count()
 
@@ -51,7 +47,13 @@ class Evaluation:
         """Count what is held; metrics do not depend on how rows are cut into calls."""
         if not self._held:
             return
-        rows = ScoredRows.concat(self._held).checked()
+        examples, thresholds, now = zip(*self._held, strict=True)
+        e, until = ExampleBatch.concat(examples), np.concatenate(now)
+        finite = np.minimum(np.concatenate(thresholds), _NO_ALERT)
+        ts = np.minimum(e.ts, np.where(np.isneginf(until), np.inf, until))
+        # The same event id of two entities is two events. No id holds a control character.
+        events = [f"{entity}\n{event}" for entity, event in zip(e.entity_id, e.event_id, strict=True)]
+        rows = ScoredRows(events, ts, e.score, e.y, e.weight, finite, e.correction).checked()
         self._held, self._rows_held = [], 0
         for metrics in (self._cumulative, self._fading, self._series):
             metrics.add(rows)
