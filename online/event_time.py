@@ -15,12 +15,22 @@ import numpy as np
 from weir.online.batch import FloatVector
 from weir.online.errors import stored
 from weir.online.intake_policy import MAX_STEP
+from weir.online.jit import njit
 
 WITNESSES: Final = 3
 """So many have to say a time that is further ahead; so many events come before the time is known at all."""
 
 Claim = tuple[float, str]
 """A time further ahead than a step, and who said it."""
+
+
+@njit(cache=True, nogil=True)
+def extremes(ts: FloatVector) -> tuple[float, float]:
+    """The least and the largest of one or more times ``(n,)``; of few NumPy's own take several times as long."""
+    least, largest = ts[0], ts[0]
+    for i in range(1, len(ts)):
+        least, largest = min(least, ts[i]), max(largest, ts[i])
+    return least, largest
 
 
 class _State(msgspec.Struct):

@@ -7,13 +7,12 @@ can find it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from weir.online.batch import EventBatch, FloatVector, IntVector
+from weir.online.batch import EventBatch, FloatVector, IntVector, all_of
 from weir.online.codec.decode import (
     DecodedEvents,
     DecodedLabels,
@@ -24,8 +23,10 @@ from weir.online.codec.decode import (
 from weir.online.codec.limits import InputLimits
 from weir.online.durations import format_duration
 from weir.online.errors import stored
-from weir.online.event_time import Claim, EventTime
+from weir.online.event_time import Claim, EventTime, extremes
+from weir.online.frozen import dataclass
 from weir.online.intake_policy import IntakePolicy
+from weir.online.jit import plain
 from weir.online.stages.dedupe import FIXED_KEY, MOST_BYTES, Deduper, OldIds, bytes_for
 from weir.online.stages.digest_table import Rows
 
@@ -143,6 +144,7 @@ class Admission:
         self.duplicates = self.late = self.ahead = 0
         self.time = EventTime(policy.max_step)
         self._journalled, self._most_bytes = journal, most_bytes
+        self._window_s = float(np.ceil(policy.dedupe_window))
         self.ids = self._memory(key)
         """The memory of ids."""
 
@@ -159,7 +161,7 @@ class Admission:
     def _useful_from(self, watermark: float) -> float:
         # In whole seconds, as the memory counts: rounded down, the last part of the window would be forgotten too
         # early.
-        return watermark - self.policy.allowed_lateness - float(np.ceil(self.policy.dedupe_window))
+        return watermark - self.policy.allowed_lateness - self._window_s
 
     @property
     def window_s(self) -> float:
@@ -185,7 +187,8 @@ class Admission:
         n, before = len(batch), self.watermark
         if n and self._in_time(batch.ts, arrived):
             rows: IntVector = np.arange(n)
-            candidate, refused = batch, list[SidelinedEvent]()
+            refused: list[SidelinedEvent] = []
+            candidate = batch
         else:
             rows, refused = self._judge(batch, arrived)
             candidate = batch if len(rows) == n else batch.take(rows)
@@ -193,7 +196,7 @@ class Admission:
         floor = self._useful_from(min(before, self.watermark))
         fresh = self.ids.keep(candidate.event_id, candidate.ts, entities_of(candidate), floor)
         duplicates = 0
-        if not fresh.all():
+        if not all_of(fresh):
             duplicates = int(len(fresh) - fresh.sum())
             rows = rows[fresh]
             candidate = batch.take(rows)
@@ -215,10 +218,11 @@ class Admission:
 
     def _in_time(self, ts: FloatVector, arrived: FloatVector | float) -> bool:
         """Whether nothing can be ahead or late, as nearly always; then the newest time is taken note of."""
-        p, newest = self.policy, float(ts.max())
+        p, (least, newest) = self.policy, extremes(plain(ts))
         newest_ever = max(self.watermark, newest)
+        first = arrived if isinstance(arrived, float) else extremes(plain(arrived))[0]
         # Stricter than each row's own judgement: what passes needs none.
-        if newest > float(np.min(arrived)) + p.max_ahead or float(ts.min()) < newest_ever - p.allowed_lateness:
+        if newest > first + p.max_ahead or least < newest_ever - p.allowed_lateness:
             return False
         return self.time.follow(ts)
 

@@ -7,16 +7,17 @@ rebuilt from it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from weir.online.batch import BoolVector, FloatVector
-from weir.online.digests import pair_digests
+from weir.online.digests import Digests, pair_digests
 from weir.online.errors import StateError
+from weir.online.jit import njit, plain
 from weir.online.stages.digest_table import LEAST_LOAD, NUMBER, ROW_BYTES, DigestTable, Rows, by_digest
 
 FIXED_KEY: Final = b"Weir dedupe, v 2"
@@ -150,8 +151,7 @@ class Deduper:
 
     def _rows(self, event_ids: Sequence[str], ts: FloatVector, entities: Sequence[str | None] | None) -> Rows:
         rows = np.empty((len(ts), 5), np.uint32)
-        rows[:, :NUMBER] = pair_digests(entities, event_ids, self._key).view(np.uint32).reshape(-1, NUMBER)
-        rows[:, NUMBER] = _numbers(ts)
+        _fill(pair_digests(entities, event_ids, self._key), plain(ts), rows)
         return rows
 
     def _keep_beside_nameless(self, event_ids: Sequence[str], rows: Rows, low: int) -> BoolVector:
@@ -205,9 +205,7 @@ class Deduper:
     def _remember_nameless(self, ids: Sequence[str], ts: FloatVector, low: int) -> None:
         if len(ids) == 0:
             return
-        rows = np.empty((len(ts), 5), np.uint32)
-        rows[:, :NUMBER] = pair_digests(None, ids, self._key).view(np.uint32).reshape(-1, NUMBER)
-        rows[:, NUMBER] = _numbers(ts)
+        rows = self._rows(ids, ts, None)
         if self._nameless is None:
             self._nameless = DigestTable(self.most_bytes)
         self._nameless.load(rows, low)
@@ -307,7 +305,7 @@ def newest_of(rows: Rows) -> int:
 
 def floor_of(time: float) -> int:
     """The number of a time among those of rows: whole seconds, from 1 on."""
-    return int(min(max(np.floor(time) + 1, 1), _LARGEST)) if time > -np.inf else 0
+    return min(math.floor(min(max(time, 0.0), _LARGEST)) + 1, _LARGEST) if time > -math.inf else 0
 
 
 def bytes_for(ids: int) -> int:
@@ -315,6 +313,11 @@ def bytes_for(ids: int) -> int:
     return int(ids / LEAST_LOAD) * ROW_BYTES
 
 
-def _numbers(ts: FloatVector) -> NDArray[np.uint32]:
-    numbers: NDArray[np.uint32] = np.maximum(np.minimum(np.floor(ts) + 1, _LARGEST), 1).astype(np.uint32)
-    return numbers
+@njit(cache=True, nogil=True)
+def _fill(digests: Digests, ts: FloatVector, rows: Rows) -> None:
+    """Put digests ``(n, 2)`` and the numbers of times ``(n,)`` into ``rows (n, 5)``."""
+    for i in range(len(ts)):
+        for k in range(2):
+            rows[i, 2 * k] = digests[i, k] & np.uint64(_LARGEST)
+            rows[i, 2 * k + 1] = digests[i, k] >> np.uint64(32)
+        rows[i, NUMBER] = np.uint32(max(min(np.floor(ts[i]) + 1.0, float(_LARGEST)), 1.0))

@@ -114,7 +114,7 @@ class LabellingStage:
         lane: str = "",
         max_step: float = MAX_STEP,
     ) -> None:
-        self.task, self._contributions = task, contributions
+        self.task, self._contributions, self._key = task, contributions, task.key
         self.time = EventTime(max_step)
         # The threshold in force is the one thing noted with a score that its record does not carry.
         self.joiner = LabelJoiner(
@@ -291,11 +291,11 @@ class LabellingStage:
 
     def _keyed(self, labels: LabelBatch) -> LabelBatch:
         """Labels with the entity of their predictions: where all events are of one entity, labels may name any."""
-        return replace(labels, entity_id=["*"] * len(labels)) if self.task.key == "*" else labels
+        return replace(labels, entity_id=["*"] * len(labels)) if self._key == "*" else labels
 
     def _senders(self, p: PredictionBatch) -> Sequence[str]:
         """Who says what time it is."""
-        return p.event_id if self.task.key == "*" else p.entity_id
+        return p.event_id if self._key == "*" else p.entity_id
 
     def lend(self, rows: IntVector, logged: ScoredBatch) -> None:
         """Bring such rows, ascending, for the next call; what is missing of them is lost, and counted."""
@@ -338,7 +338,7 @@ class LabellingStage:
         out.told = told = joined.take(joined.new)
         joined = joined.take(joined.ripe)
         e, known = joined.examples, joined.label_ts_known
-        out.updates = updates_of(told, self._feeds, self.task.key)
+        out.updates = updates_of(told, self._feeds, self._key)
         if len(e):
             self.counts.labelled += len(e)
             self.evaluation.update(e, joined.extra[:, 0], self.joiner.watermark if marks is None else marks)

@@ -8,7 +8,7 @@ store, clock or codec, and no threshold: what follows from a score is ``weir.onl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from weir.online.features import kernel
 from weir.online.features.engine import FeatureBlock
 from weir.online.features.store import FeatureStore
 from weir.online.features.touched_rows import Grouping, Modes
+from weir.online.frozen import dataclass
 from weir.online.intake_policy import MAX_STEP
 from weir.online.labels.repeated_silence import EVENT_MARK, timers_of
 from weir.online.labels.silence import TimerOutput
@@ -99,9 +100,9 @@ class FeaturedBatch:
         return len(self.rows)
 
 
-def keys_of(task: TaskSpec, batch: EventBatch) -> Sequence[str | None]:
-    """The entity that each event is about, if it names one."""
-    return ["*"] * len(batch) if task.key == "*" else batch.entities[task.key]
+def keys_of(key: str, batch: EventBatch) -> Sequence[str | None]:
+    """The entity that each event is about, if it names one; ``key`` is that of the task."""
+    return ["*"] * len(batch) if key == "*" else batch.entities[key]
 
 
 def seen_by(task: TaskSpec, batch: EventBatch) -> list[tuple[int, str]]:
@@ -109,7 +110,7 @@ def seen_by(task: TaskSpec, batch: EventBatch) -> list[tuple[int, str]]:
     types = task.types
     return [
         (row, key)
-        for row, key in enumerate(keys_of(task, batch))
+        for row, key in enumerate(keys_of(task.key, batch))
         if key is not None and (not types or batch.type[row] in types)
     ]
 
@@ -148,7 +149,7 @@ class ScoringStage:
         full: FullScorer | None = None,
         max_step: float = MAX_STEP,
     ) -> None:
-        self.task, self.columns = task, columns_of(task)
+        self.task, self.columns, self._key = task, columns_of(task), task.key
         self.engine = engine_of(task, store, side=side)
         self.shape = shape_with(task, self.engine)
         self.features = self.shape.features
@@ -173,7 +174,7 @@ class ScoringStage:
         """Choose this task's rows and columns, and put the timers that they make due between them."""
         batch = self._mine(batch)
         if self.timers is None or len(batch) == 0:
-            modes = np.full(len(batch), kernel.EVENT, dtype=np.uint8)
+            modes = np.zeros(len(batch), dtype=np.uint8)  # `kernel.EVENT`; `np.full` takes several times as long
             return PreparedBatch(batch, modes, self.engine.group(batch), None, None)
         keys = [key or "" for key in self._keys(batch)]
         if not self._on_timers:
@@ -276,15 +277,19 @@ class ScoringStage:
         self, featured: FeaturedBatch, block: FeatureBlock, x: FloatMatrix, score: FloatVector, versions: IntVector
     ) -> ScoredBatch:
         batch, rows, keys = featured.batch, featured.rows, featured.keys
-        masks = block.label_masks if len(rows) == len(block.x) else block.label_masks[rows]
+        # All of them, as nearly always: then nothing is copied.
+        chosen = slice(None) if len(rows) == len(block.x) else rows
         watched = np.empty((len(rows), len(self.shape.watched)))
         for k, name in enumerate(self.shape.watched):
-            watched[:, k] = np.asarray(block.columns[name], dtype=np.float64)[rows]
+            watched[:, k] = np.asarray(block.columns[name], dtype=np.float64)[chosen]
         # Values that a task computes may be larger than what a record carries.
         cut(watched)
         entities = {name: batch.entities[name] for name in self.shape.secondary}
         return ScoredBatch(
-            PredictionBatch(batch.event_id, keys, batch.ts, score, versions, x), masks, watched, entities
+            PredictionBatch(batch.event_id, keys, batch.ts, score, versions, x),
+            block.label_masks[chosen],
+            watched,
+            entities,
         )
 
     def _scored_rows(self, prepared: PreparedBatch) -> IntVector:
@@ -337,9 +342,7 @@ class ScoringStage:
     def _insert(
         self, batch: EventBatch, fired: TimerOutput, moved: tuple[list[str], FloatVector] | None
     ) -> PreparedBatch:
-        merged, modes = insert_timers(
-            batch, self.task.key, fired.before_row, fired.entity_id, fired.due_ts, fired.event_id
-        )
+        merged, modes = insert_timers(batch, self._key, fired.before_row, fired.entity_id, fired.due_ts, fired.event_id)
         return PreparedBatch(merged, modes, self.engine.group(merged), fired, moved)
 
     def _mine(self, batch: EventBatch) -> EventBatch:
@@ -366,7 +369,7 @@ class ScoringStage:
         )
 
     def _keys(self, batch: EventBatch) -> Sequence[str | None]:
-        return keys_of(self.task, batch)
+        return keys_of(self._key, batch)
 
     def _empty(self) -> EventBatch:
         c, none = self.columns, np.empty(0)

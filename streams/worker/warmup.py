@@ -11,18 +11,21 @@ import msgspec
 import numpy as np
 
 from weir.online.batch import EventBatch, LabelBatch, PredictionBatch
+from weir.online.codec.columns import ColumnRequest
+from weir.online.codec.decode import decode_user_events
 from weir.online.codec.encode import encode_scored
 from weir.online.codec.limits import InputLimits
 from weir.online.codec.predictions import ScoredShape, decode_scored
 from weir.online.codec.row_updates import decode_updates, encode_updates
-from weir.online.codec.scan import find_suspects
 from weir.online.drift.drift_policy import DriftPolicy
 from weir.online.drift.monitor import DriftMonitor
 from weir.online.features.lives import LivingRows
+from weir.online.intake_policy import IntakePolicy
 from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinPolicy
 from weir.online.learners.factory import hasty
 from weir.online.learners.online_model import OnlineModel
+from weir.online.stages.admission import Admission
 from weir.online.stages.dedupe import Deduper, OldIds
 from weir.online.stages.labelling import LabellingStage
 from weir.online.stages.scoring import ScoringStage
@@ -60,8 +63,8 @@ def warm_up_structs() -> None:
 
 def warm_up_records() -> None:
     """Take a record in, find the partition of one that goes out, encode it and unpack that; a row, and join labels."""
-    record = Record(b"key", b'{"v":1}', _START)
-    find_suspects(record.value, np.array([len(record.value)]))
+    record = Record(b"key", b'{"v":1,"event_id":"e1","type":"view","user_id":"u1","ts":1.7e9}', _START)
+    Admission(IntakePolicy()).admit_decoded(decode_user_events([record.value], ColumnRequest()), _START)
     partitions_of([record.key], 4)
     _dedupe()
     partitions_of_text(["u1"], 4, "crc32")
