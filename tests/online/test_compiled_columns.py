@@ -47,7 +47,7 @@ def test_matrix_of_a_model(made: FloatMatrix) -> None:
     _show(x, made, np.arange(width), zero, np.zeros(width, np.int64))
     seen = cut(made.copy())
     missing = np.isnan(seen)
-    defined = side_by_side(np.where(missing, -0.0, seen + zero), missing.any(axis=1).astype(np.float64))
+    defined = side_by_side(np.where(missing, -0.0, seen + zero), np.asarray(missing.any(axis=1), np.float64))
     assert x.tobytes() == defined.tobytes()
 
 
