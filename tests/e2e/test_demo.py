@@ -37,12 +37,21 @@ def start(directory: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 60.0) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=timeout)
+PATIENCE_S = 240.0
+"""Where other tests keep the processors busy a demo takes a minute."""
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """The status and the output of a demo that ends by itself; one that does not is ended, and an error."""
+    try:
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"the demo did not end within {PATIENCE_S:.0f} s: {process.communicate()[0]}")
     return process.returncode, output
 
 
-def wait_until(process: subprocess.Popen[str], ready: Callable[[], bool], timeout: float = 60.0) -> None:
+def wait_until(process: subprocess.Popen[str], ready: Callable[[], bool], timeout: float = PATIENCE_S) -> None:
     """Until ``ready``; a process that ends before is an error."""
     deadline = time.monotonic() + timeout
     while not ready():
