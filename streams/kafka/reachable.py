@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from aiokafka.conn import collect_hosts, create_conn
@@ -34,7 +34,8 @@ def grant(security: LinkSecurity, what: str) -> str:
 
 
 METADATA_S: Final = 5.0
-"""How long a topic may take to appear: one that was made a moment ago does."""
+"""How long a topic may take to appear: each broker learns of a new one by itself, after whoever made it was told."""
+PAUSE_S: Final = 0.2
 
 
 async def check_readable(client: Any, topics: Iterable[str], security: LinkSecurity) -> None:
@@ -50,6 +51,18 @@ async def check_readable(client: Any, topics: Iterable[str], security: LinkSecur
             raise BrokerError(
                 f"topic {topic!r} is not there, or no broker answers: run weir topics create, or correct the name"
             ) from error
+
+
+async def absent_topics(consumer: Any, wanted: Collection[str]) -> list[str]:
+    """Those of ``wanted`` that an `AIOKafkaConsumer` still does not see after ``METADATA_S``, sorted.
+
+    All topics are asked for: a broker may create one that is asked for by its name.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + METADATA_S
+    while (absent := sorted(set(wanted) - await consumer.topics())) and loop.time() < until:
+        await asyncio.sleep(PAUSE_S)
+    return absent
 
 
 async def not_let_in(bootstrap: str, security: LinkSecurity, timeout_s: float, error: KafkaError) -> BrokerError:
@@ -94,7 +107,6 @@ def _hint(error: Exception, security: LinkSecurity) -> str:
     return "check bootstrap, the broker's advertised.listeners and firewalls"
 
 
-PAUSE_S: Final = 0.2
 EVERY_S: Final = 10.0
 _PREFIXES: Final = ("aiokafka", "mode.timers")
 

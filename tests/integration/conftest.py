@@ -106,7 +106,7 @@ def new_topic(kafka: Broker) -> Callable[..., str]:
         topic = NewTopic(name, partitions, 1, topic_configs={k.replace("_", "."): v for k, v in configs.items()})
         admin = KafkaAdminClient(bootstrap_servers=kafka.address)
         try:
-            admin.create_topics([topic])
+            admin.create_topics([topic], wait_for_metadata=True)
         finally:
             admin.close()
         return name

@@ -96,7 +96,7 @@ def copiers(logs: Path) -> Iterator[Callable[..., Worker]]:
 
 def make_topics(broker: Broker, *names: str, partitions: int = PARTITIONS) -> None:
     admin = KafkaAdminClient(bootstrap_servers=broker.address)
-    admin.create_topics([NewTopic(name, partitions, -1) for name in names])
+    admin.create_topics([NewTopic(name, partitions, -1) for name in names], wait_for_metadata=True)
     admin.close()
 
 

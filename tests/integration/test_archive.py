@@ -77,7 +77,8 @@ def filled(kafka: Broker) -> TopicSettings:
     admin = KafkaAdminClient(bootstrap_servers=kafka.address)
     forever = {"retention.ms": "-1"}
     parts = {topics.EXAMPLES: 1}
-    admin.create_topics([NewTopic(names.name(t), parts.get(t, 3), 1, topic_configs=forever) for t in READ])
+    wanted = [NewTopic(names.name(t), parts.get(t, 3), 1, topic_configs=forever) for t in READ]
+    admin.create_topics(wanted, wait_for_metadata=True)
     admin.close()
     records = [(b.topic, b.partition, r) for b in log().read(READ, 0) for r in b.records]
     asyncio.run(fill(kafka.address, names, records))

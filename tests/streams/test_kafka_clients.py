@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from aiokafka import TopicPartition
 
+from weir.streams.config.settings import KafkaSettings
+from weir.streams.kafka import reachable
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.point_reader import PointReader
 from weir.streams.kafka.consume.tail_reader import TailReader
@@ -17,6 +21,7 @@ from weir.streams.kafka.kafka_errors import DeliveryError
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import TransportSettings
 from weir.streams.records import Record, RefusedRecord
+from weir.streams.worker.identity import topic_check
 from weir.streams.worker.inference.result_reader import ResultsReader
 
 OPTIONS = {"bootstrap_servers": ["nowhere:9092"]}
@@ -134,3 +139,45 @@ async def test_what_a_reader_of_points_keeps_is_bounded_however_thin_it_is() -> 
     before = points.fetches
     assert list(await points.read(0, [1_999])) == [1_999]
     assert points.fetches == before
+
+
+class Showing:
+    """A broker that shows a topic ``"late"`` when it is asked for the third time, as one does just after it was made."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def topics(self) -> set[str]:
+        self.asked += 1
+        return {"there", "late"} if self.asked > 2 else {"there"}
+
+    def describe_topics(self, names: list[str]) -> list[dict[str, Any]]:
+        self.asked += 1
+        shown = {"there", "late"} if self.asked > 2 else {"there"}
+        return [
+            {"name": name, "error_code": 0 if name in shown else 3, "topic_id": UUID(int=1), "partitions": [{}]}
+            for name in names
+        ]
+
+
+@pytest.fixture
+def showing(monkeypatch: pytest.MonkeyPatch) -> Showing:
+    broker = Showing()
+    for module in (reachable, topic_check):
+        monkeypatch.setattr(module, "PAUSE_S", 0.0)
+        monkeypatch.setattr(module, "METADATA_S", 0.05)
+    monkeypatch.setattr(topic_check, "admin_client", lambda _: nullcontext(broker))
+    return broker
+
+
+async def test_a_topic_that_was_made_a_moment_ago_is_waited_for(showing: Showing) -> None:
+    assert await reachable.absent_topics(showing, ["there", "late"]) == []
+    assert showing.asked == 3
+    assert await reachable.absent_topics(showing, ["there", "never"]) == ["never"]
+
+
+async def test_the_identity_of_a_topic_that_was_made_a_moment_ago_is_waited_for(showing: Showing) -> None:
+    settings = KafkaSettings()
+    assert set(await topic_check.identities(settings, ["there", "late"], 1.0)) == {"there", "late"}
+    assert showing.asked == 3
+    assert set(await topic_check.identities(settings, ["there", "never"], 1.0)) == {"there"}

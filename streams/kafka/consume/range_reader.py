@@ -21,7 +21,7 @@ from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.consume.fetched import Unpacking
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.kafka_errors import RecordsDeleted, said
-from weir.streams.kafka.reachable import disconnect
+from weir.streams.kafka.reachable import absent_topics, disconnect
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class RangeReader:
             with self._translated():
                 await self._consumer.start()
                 self._unpacking.watch(self._consumer._fetcher)
-                if self.topic not in await self._consumer.topics():
+                if await absent_topics(self._consumer, [self.topic]):
                     raise UsageError(f"{self._where}: no topic {self.topic} that you may read; weir topics create")
                 await self._consumer._client.set_topics([self.topic])  # else its partitions are not known
         # Also where this is cancelled: a client that has begun to connect has tasks and sockets.

@@ -14,7 +14,7 @@ from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.consume.fetched import Unpacking
 from weir.streams.kafka.consume.range_reader import tell_refused
 from weir.streams.kafka.kafka_errors import RecordsDeleted, said
-from weir.streams.kafka.reachable import disconnect
+from weir.streams.kafka.reachable import absent_topics, disconnect
 from weir.streams.records import Record
 
 
@@ -83,8 +83,7 @@ class TailReader:
         """
         wanted = list(topics)
         try:
-            there = await self._consumer.topics()
-            if absent := sorted(set(wanted) - set(there)):
+            if absent := await absent_topics(self._consumer, wanted):
                 raise UsageError(f"{self._where}: no topic {', '.join(absent)} that you may read; weir topics create")
             await self._consumer._client.set_topics(wanted)  # else their partitions are not known
             lanes = [TopicPartition(t, p) for t in wanted for p in sorted(self._consumer.partitions_for_topic(t) or ())]

@@ -20,6 +20,7 @@ from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.admin.clients import admin_client
 from weir.streams.kafka.admin.cluster import TopicIdentity, read_identities
 from weir.streams.kafka.kafka_errors import said
+from weir.streams.kafka.reachable import METADATA_S, PAUSE_S
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.redis.topic_identity import StoredIdentity
 
@@ -82,17 +83,23 @@ class TopicCheck:
 
 
 async def identities(settings: KafkaSettings, names: list[str], patience_s: float) -> dict[str, TopicIdentity]:
-    """Those of ``names`` that exist; raises ``BrokerError`` when nobody answers for ``patience_s``."""
+    """Those of ``names`` that exist; raises ``BrokerError`` when nobody answers for ``patience_s``.
+
+    One that a broker does not show is asked for again for ``METADATA_S``.
+    """
 
     def ask() -> dict[str, TopicIdentity]:
         with admin_client(settings) as admin:
             return read_identities(admin, names)
 
     loop = asyncio.get_running_loop()
-    until = loop.time() + patience_s
+    until, shown_by = loop.time() + patience_s, loop.time() + METADATA_S
     while True:
         try:
-            return await asyncio.to_thread(ask)
+            found = await asyncio.to_thread(ask)
+            if len(found) == len(set(names)) or loop.time() > shown_by:
+                return found
+            await asyncio.sleep(PAUSE_S)
         except BrokerError as error:
             if loop.time() > until:
                 raise
