@@ -142,7 +142,7 @@ async def test_what_a_reader_of_points_keeps_is_bounded_however_thin_it_is() -> 
 
 
 class Showing:
-    """A broker that shows a topic ``"late"`` when it is asked for the third time, as one does just after it was made."""
+    """A broker that shows the topic ``late`` when asked for the third time, as one does just after it was made."""
 
     def __init__(self) -> None:
         self.asked = 0
