@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 from zlib import crc32
 
 from weir.streams.embedded.log_frames import LoggedBatch
@@ -219,7 +219,7 @@ class EmbeddedLog:
         if isinstance(self._store, SegmentStore):
             self._store.close()
 
-    def __enter__(self) -> EmbeddedLog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import secrets
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Self
 
@@ -17,8 +19,11 @@ from weir.online.errors import UNREADABLE
 from weir.online.task.spec import TaskSpec
 from weir.streams.errors import StateError, UsageError
 
+log = logging.getLogger(__name__)
 FILE: Final = "service.json"
 _FORMAT: Final = 1
+_KEPT: Final = 100
+"""Lines about differences that are kept."""
 
 
 class _About(msgspec.Struct):
@@ -35,6 +40,10 @@ class _About(msgspec.Struct):
     """By sequence number of an input batch, what the tasks raised at it the last time."""
     aside: list[int] = []
     """Batches that crashed the tasks twice: they go to the dead letters instead."""
+    version: str = ""
+    """Of Weir, by which outputs after the checkpoint were made; empty where that was before it was noted."""
+    differed: list[str] = []
+    """What starts computed otherwise than the process before had published, a line for each topic and start."""
 
 
 class DataDirectory:
@@ -103,17 +112,47 @@ class DataDirectory:
     def begin(self, end: int) -> None:
         """A process goes on, with the log of inputs ending at ``end``; raises ``UsageError`` where it must not.
 
-        After a crash inputs are computed again, to outputs that others may have seen: by the tasks of then.
+        After a crash inputs are computed again, to outputs that others may have seen: by the tasks of then. Another
+        version may read the same task files otherwise, so it goes on, and what was published stays.
         """
-        about = self._about
-        if self.changed and about.stopped_at != end and end:
-            changed = ", ".join(self.changed)
+        about, now, changed = self._about, version("weir"), ", ".join(self.changed)
+        crashed = bool(end) and about.stopped_at != end
+        if crashed and about.version != now:
+            log.warning(
+                "%s: %s did not stop cleanly, and this is Weir %s: what came after the checkpoint is computed again%s; "
+                "what was published stays, and a difference is told",
+                self.path, self._before, now, f", {changed} otherwise (changed, or read otherwise)" if changed else "",
+            )  # fmt: skip
+        if crashed and changed and (about.version == now or about.tasks.keys() != self._wanted.keys()):
             raise UsageError(
                 f"{self.path}: the service did not stop cleanly, and since then {changed} changed: start it once with "
                 "the task files as they were, stop it, and change them then"
             )
         about.tasks, about.stopped_at = self._wanted, None
         self._write(about)
+
+    @property
+    def _before(self) -> str:
+        return f"Weir {self._about.version}" if self._about.version else "an older Weir"
+
+    def resumed(self, differences: Sequence[str]) -> None:
+        """What came after the checkpoint was computed again; note who did, and tell what had been published otherwise.
+
+        ``differences`` has a line for each topic.
+        """
+        if differences:
+            log.warning(
+                "%s: some outputs are computed otherwise now than they were published by %s, which did not stop "
+                "cleanly. What was published stays in the log; rows and models go on by what is computed now. %s keeps "
+                "these lines. A clean stop before an upgrade leaves no such outputs",
+                self.path, self._before, FILE,
+            )  # fmt: skip
+        for line in differences:
+            log.warning("%s", line)
+        # Only now: a start that is killed on its way leaves the outputs of the one before.
+        self._about.version = version("weir")
+        self._about.differed = [*self._about.differed, *differences][-_KEPT:]
+        self._write(self._about)
 
     def stopped(self, end: int) -> None:
         """The process has written a checkpoint of everything up to ``end``."""

@@ -17,7 +17,7 @@ from weir.streams.reject_limit import RejectPolicy
 from weir.streams.service.embedded.appends import Step
 from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
-from weir.streams.service.embedded.output_log import OutputLog
+from weir.streams.service.embedded.published_log import PublishedLog
 from weir.streams.service.embedded.service_engine import Engine
 from weir.streams.service.service import Service
 
@@ -50,7 +50,7 @@ def _engine(
     settings: Settings, tasks: Sequence[TaskSpec], show: Callable[[list[Step]], None], fault: Callable[[str], None]
 ) -> Engine:
     directory = DataDirectory(settings.serve.directory, tasks)
-    inputs, outputs = EmbeddedLog(directory=directory.path / "inputs"), OutputLog(directory.path / "outputs")
+    inputs, outputs = EmbeddedLog(directory=directory.path / "inputs"), PublishedLog(directory.path / "outputs")
     kept = EmbeddedLog(directory=directory.path / "kept")
 
     full = full_models(tasks, settings.models)

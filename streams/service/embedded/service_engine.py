@@ -2,12 +2,14 @@
 
 It takes all that waits, makes one batch a topic of it, and appends that to the log of inputs. While another thread
 syncs that log, it computes; then both the answers and the outputs are handed to the event loop by one call. A crash at
-any moment loses nothing that was answered: at the next start inputs after the checkpoint are computed again.
+any moment loses nothing that was answered: at the next start inputs after the checkpoint are computed again, and what
+was published of them stays (`PublishedLog`).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 import time
@@ -25,7 +27,7 @@ from weir.streams.errors import LogError, LogFull, in_words
 from weir.streams.service.embedded.appends import Append, GroupCommit, MergedAppends, Step, merged
 from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.idle_streams import IDLE_S, IdleStreams
-from weir.streams.service.embedded.output_log import OutputLog
+from weir.streams.service.embedded.published_log import PublishedLog
 from weir.streams.service.ports import Decoded
 from weir.streams.service.problems import OverloadError, Problem
 
@@ -41,6 +43,8 @@ _MOST: Final = 2048
 """Records of a step, so that a caller waits for a few milliseconds of others' work, not for all of it."""
 _REPLAY_S: Final = 1.5
 """After so much computing a checkpoint is due: a start would have to do it again."""
+_OF_THE_MACHINE: Final = (LogError, OSError, MemoryError)
+"""Errors that no input makes."""
 _ROOM: Final = 64 << 20
 """Bytes of the disk that stay free: a full one must stop new inputs, before outputs or a checkpoint find no room."""
 
@@ -63,7 +67,7 @@ class Engine:
         settings: Settings,
         directory: DataDirectory,
         inputs: EmbeddedLog,
-        outputs: OutputLog,
+        outputs: PublishedLog,
         kept: EmbeddedLog,
         make_host: Callable[[], EmbeddedHost],
         *,
@@ -112,7 +116,7 @@ class Engine:
         self.host.resume()
         for words in self.host.anew:
             log.warning("%s", words)
-        first, end, told = self.host.seq, self.inputs.next_seq, time.monotonic()
+        first, end, told, newest = self.host.seq, self.inputs.next_seq, time.monotonic(), -math.inf
         for batch in self.inputs.read((*READ, *OUTPUTS), first):
             try:
                 self._process(batch, None)
@@ -120,12 +124,17 @@ class Engine:
                 if self._is_new(error, batch.seq):
                     raise
                 return False
-            self.outputs.take()  # these were shown by the process before, or can be read
+            newest = max(newest, *(record.ts for record in batch.records))
             if time.monotonic() - told > 1.0:
                 told = time.monotonic()
                 log.info(
                     "computing again what came after the checkpoint: batch %d of %d", batch.seq - first, end - first
                 )
+        differences = self.outputs.settle(newest)
+        self.outputs.take()  # these were shown by the process before, or can be read
+        if differences:  # told once: these inputs are not computed a third time
+            self.host.checkpoint()
+        self.directory.resumed([str(each) for each in differences])
         self._saved_seq = first
         return True
 
@@ -259,10 +268,14 @@ class Engine:
             raise LogFull(f"{self.directory.path}: {free >> 20} MiB are free, {_ROOM >> 20} have to stay so; make room")
 
     def _live(self, batch: LoggedBatch, decoded: Decoded | None) -> HostOutcome | None:
+        whole = self.outputs.next_seq
         try:
             return self._process(batch, decoded)
         except Exception as error:
             self._is_new(error, batch.seq)
+            if not isinstance(error, _OF_THE_MACHINE):
+                # Half of what the batch makes, which nobody has seen: the next start may put the batch aside.
+                self.outputs.cut(whole)
             raise
 
     def _process(self, batch: LoggedBatch, decoded: Decoded | None) -> HostOutcome | None:
@@ -283,7 +296,7 @@ class Engine:
 
     def _is_new(self, error: Exception, seq: int) -> bool:
         """Note a crash of the tasks; whether the next start meets it again, as it is not put aside."""
-        if isinstance(error, LogError | OSError | MemoryError):  # the machine's, not that of an input
+        if isinstance(error, _OF_THE_MACHINE):
             return True
         aside = self.directory.crashed(seq, in_words(error))
         log.error(
