@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from tests.console.browser import Browser, Theme
-from tests.streams.test_backtest import TASK, columns, write
+from tests.streams.payment_runs import TASK, columns, write
 from weir.online.decisions.alert_state import SEVERITIES, AlertState, Reason
 from weir.online.stages.pipeline import StepOutput
 from weir.online.task.spec import TaskSpec

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import weir.streams.backtest.runner
-from tests.streams.test_backtest import DELAY, TASK, columns, write
+from tests.streams.payment_runs import DELAY, TASK, columns, write
 from weir.online.batch import EventBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec

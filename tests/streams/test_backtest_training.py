@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.streams.embedded_trainer import EmbeddedTrainer
-from tests.streams.test_backtest import write
+from tests.streams.payment_runs import write
 from weir.models.registry.registry import Registry
 from weir.online.batch import EventBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from tests.streams.test_backtest import TASK, columns, write
+from tests.streams.payment_runs import TASK, columns, write
 from weir.online.batch import FloatMatrix
 from weir.online.decisions.alert_state import SEVERITIES, AlertState
 from weir.online.learners.logistic import ScaledLogistic
