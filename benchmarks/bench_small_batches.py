@@ -102,7 +102,7 @@ class Passes:
 
     def rows(self, size: int) -> int:
         """Of a pass: trees are regrown by the same number of them, and a command has something to do."""
-        return max(4_000, 100 * size) if self._path == "backtest" else max(500, 2 * size)
+        return max(4_000, 100 * size) if self._path == "backtest" else max(500, 8 * size)
 
     def warm(self, side: Checkout) -> None:
         """Compile, and let the model learn: of one that has not, all scores are equal, and alerts are of every row."""

@@ -92,9 +92,7 @@ def run_service(service: Service, settings: ServeSettings) -> int:
 async def _serve(service: Service, settings: ServeSettings, bound: socket.socket) -> int:
     server = Server(configured(service, settings), service)
     with stop_signals(asyncio.get_running_loop(), server.stop) as caught:
-        # Requests make many short-lived objects and few cycles: look for cycles seldom, and not at what stays.
         gc.freeze()
-        gc.set_threshold(200_000, 20, 20)
         # Not by the application's lifespan: an error at the start is told in words, not by a traceback of the server.
         async with service:
             # What imports and the start have made stays until the end.

@@ -78,10 +78,8 @@ class Worker(Process):
 
     def started(self) -> None:
         """See ``Process``."""
-        # Batches make many short-lived objects and no cycles: look for cycles seldom, and not at what is here to stay.
         gc.collect()
-        gc.freeze()
-        gc.set_threshold(200_000, 20, 20)
+        gc.freeze()  # what is here to stay is not looked at again
         super().started()
 
     def beside(self) -> Sequence[Callable[[], Awaitable[None]]]:

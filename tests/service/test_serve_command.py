@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 import uvicorn
-from typer.testing import CliRunner
 
 from tests.service.engine_runs import service_in
-from tests.service.running import TASKS
 from tests.streams.host_runs import CHURN, FRAUD, tasks
-from weir.streams.cli.main import app
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
-from weir.streams.service.embedded.embedded_service import embedded_service
 from weir.streams.service.run import Server, configured, listening
 from weir.streams.service.serve_checks import check_serve
-from weir.streams.service.service import Service
 
 pytestmark = pytest.mark.anyio
 
@@ -68,29 +61,6 @@ def test_a_database_is_looked_at_and_not_made(tmp_path: Path) -> None:
     assert away[1].startswith("postgresql+psycopg://weir:***@127.0.0.1:1/weir: ")
     assert found(f"sqlite:///{tmp_path}/alerts.db") == ("OK", f"sqlite:///{tmp_path}/alerts.db, new")
     assert not (tmp_path / "alerts.db").exists()
-
-
-def test_garbage_is_collected_again_however_the_start_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None is while it starts."""
-    started = []
-
-    def run(service: Service, _: object) -> int:
-        started.append((gc.isenabled(), gc.get_freeze_count() > 10_000))
-        service.log.engine.directory.close()  # type: ignore[attr-defined]
-        return 0
-
-    def made(*given: Any) -> Service:
-        assert not gc.isenabled()
-        return embedded_service(*given)
-
-    monkeypatch.setattr("weir.streams.service.run.run_service", run)
-    monkeypatch.setattr("weir.streams.service.embedded.embedded_service.embedded_service", made)
-    fraud = str(TASKS / "fraud.toml")
-    for words in (["--dir", str(tmp_path)], ["--dir", str(tmp_path), "--check"], ["--port", "none"], ["--dir", fraud]):
-        CliRunner().invoke(app, ["serve", fraud, *words])
-        assert gc.isenabled(), words
-    assert started == [(True, True)]
-    gc.unfreeze()
 
 
 def test_what_others_can_reach_without_encryption_is_a_warning() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
@@ -60,21 +59,16 @@ def serve_command(
     given = {
         "serve.host": host, "serve.port": port, "serve.directory": directory, "serve.rebuild": rebuild or None,
     }  # fmt: skip
-    gc.disable()  # nearly all of the many objects that a start makes stay: looking among them takes a third of a second
-    try:
-        settings = settings_of(config, bootstrap, given)
-        found = tasks_of(tasks or [], settings)
-        process.needed(_NEEDS, "weir serve", "serve")
-        if only_check:
-            _check(settings, found, kafka)
-            return
-        process.log_to_stderr(log_level)
-        for line in _banner(settings, found, kafka):
-            say(line)
-        service = _service(settings, found, kafka)
-        gc.freeze()  # of what stays the collector need not look at anything again
-    finally:
-        gc.enable()
+    settings = settings_of(config, bootstrap, given)
+    found = tasks_of(tasks or [], settings)
+    process.needed(_NEEDS, "weir serve", "serve")
+    if only_check:
+        _check(settings, found, kafka)
+        return
+    process.log_to_stderr(log_level)
+    for line in _banner(settings, found, kafka):
+        say(line)
+    service = _service(settings, found, kafka)
     from weir.streams.service.run import run_service
 
     status = run_service(service, settings.serve)
