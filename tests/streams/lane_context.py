@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from faust.types import TP
+
 from weir.streams.config.settings import Settings
 from weir.streams.ops.metrics import Metrics
 from weir.streams.worker.scoring.misplaced import Placement
@@ -21,6 +23,7 @@ class Context:
         self.lanes = 0  # nothing is gathered
         self.storing = asyncio.Semaphore(1)
         self.records: Any = None
+        self.consumer: Any = None
         self.partitions, self.silent = 0, None  # nobody is asked whose a record is
         self.placement = Placement(cast(Any, self))
         self.failed: list[Exception] = []
@@ -33,6 +36,9 @@ class Context:
 
     def name(self, topic: str) -> str:
         return topic
+
+    def topic_partition(self, lane: tuple[str, int]) -> TP:
+        return TP(*lane)
 
     def fail(self, lane: tuple[str, int], error: Exception) -> None:
         del lane

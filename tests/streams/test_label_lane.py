@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,8 @@ from tests.streams.lane_context import Context
 from tests.streams.score_lanes import Outbox
 from weir.online.batch import PredictionBatch, ScoredBatch
 from weir.online.codec.decision_blocks import decode_decisions
+from weir.online.labels.join import LabelJoiner
+from weir.online.labels.join_policy import JoinPolicy
 from weir.online.labels.logged_predictions import RowsToRead
 from weir.online.stages.labelling import LabelOutput
 from weir.streams.config import topics
@@ -40,6 +43,9 @@ class Stage:
 
     class task:  # noqa: N801 - in the place of a TaskSpec
         alerting = False
+
+    time = SimpleNamespace(watermark=1.7e9)  # that of the clock: the lane is live
+    joiner = LabelJoiner(JoinPolicy(), n_features=1)
 
     def __init__(self) -> None:
         self.seen: list[str] = []

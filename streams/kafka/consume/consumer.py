@@ -239,6 +239,14 @@ class BatchConsumer(Consumer):
         heard = self._thread.heard_at(tp)
         return heard is not None and time.time() - heard < HEARD_S and self.lag().get(tp) == 0
 
+    def told_end(self, tp: TP) -> int | None:
+        """Where an assigned partition ended for readers when its broker last answered; ``None`` before it has."""
+        return self._thread.told_end(tp)
+
+    def completed_through(self, tp: TP) -> int | None:
+        """Everything of an assigned partition before this offset is complete; ``None`` before anything is."""
+        return self.offsets.completed_through(tp)
+
     def pending(self, *, taken_only: bool = False) -> list[str]:
         """What has to make progress, by name; any thread may ask.
 

@@ -98,6 +98,14 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             return None if at is None else at / 1000
         return None
 
+    def told_end(self, tp: TP) -> int | None:
+        """Where a partition ended for readers when a broker last answered a fetch; ``None`` before one has."""
+        with contextlib.suppress(IllegalStateError, AssertionError):  # as above
+            # Not the high watermark: what a transaction has not settled is not to be read yet.
+            end: int | None = self._ensure_consumer().last_stable_offset(ensure_aiokafka_TP(tp))
+            return end
+        return None
+
     def wake(self) -> None:
         """Look again whether there is something to drain; may be called from any thread."""
         if self._wake is not None:

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -29,6 +30,7 @@ from weir.streams.redis.partitions.label_journal import TICK, OffsetRange, StepL
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
 from weir.streams.worker.labelling.handed_predictions import HandedPredictions
+from weir.streams.worker.labelling.labels_first import LabelsFirst
 from weir.streams.worker.labelling.publisher import Made, PendingStep, StepPublisher, together
 from weir.streams.worker.labelling.step_reader import LaneReader
 from weir.streams.worker.lanes.step_writer import DECIDED_S, MOST_S, Linger
@@ -36,6 +38,8 @@ from weir.streams.worker.lanes.step_writer import DECIDED_S, MOST_S, Linger
 log = logging.getLogger(__name__)
 
 EXPLAIN_TIMEOUT_S = 60.0
+LOOK_S = 0.05
+"""How often a lane looks whether labels have come for which predictions wait."""
 CLOSE_S = 2.5
 """How long letting go may take in all; a rebalance waits for it, within its ``hook_timeout_s``."""
 
@@ -83,6 +87,8 @@ class LabelLane:
         self._steps, self._histories, self._reader, self._handed_over = steps, histories, reader, handed_over
         self.positions: dict[str, int] = {}
         """Next offset of each topic, as of the steps taken."""
+        self._first_label = 0
+        """No label before this one is kept, as far as was asked."""
         self._number = 0
         """Steps taken, since the lane began."""
         self._snapshot_step = 0
@@ -102,6 +108,7 @@ class LabelLane:
         """Nothing waits, before the lane or behind it."""
         self._inbox: asyncio.Queue[PendingStep] = asyncio.Queue()
         self._handed = HandedPredictions(self._inbox, self._reader)
+        self._turns = LabelsFirst(self.ctx, self.partition)
         self._out = StepPublisher(self.partition, self.ctx, self._steps, self._reader.features)
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -238,7 +245,7 @@ class LabelLane:
 
     def due(self, at: float) -> bool:
         """Whether an alert may resolve by event time ``at``, if no event comes, and nothing waits before that."""
-        idle = self.ready and self._inbox.empty()
+        idle = self.ready and self._inbox.empty() and not self._turns
         return idle and any(stage.book.due(at) for stage in self.stages.values())
 
     def pass_time(self, at: float) -> None:
@@ -251,15 +258,36 @@ class LabelLane:
     async def _run(self) -> None:
         await self._recover()
         while True:
-            works = [await self._inbox.get()]
-            if self._handed_over:
+            works = await self._come()
+            if self._handed_over and works:
                 # Only what is handed over comes in small pieces; the consumer's batches have gathered already.
                 await asyncio.sleep(self._linger.pause_s(self.ctx.lanes))
             while not self._inbox.empty():
                 works.append(self._inbox.get_nowait())
-            for work in together(works):
-                await self._take(work)
-                self._handed.taken(work)
+            while turn := self._turn(works):
+                for work in together(turn):
+                    await self._take(work)
+                    self._handed.taken(work)
+                works = []
+
+    async def _come(self) -> list[PendingStep]:
+        """The next step; none after a moment where some are held, for which it is to be looked again."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S if self._turns else None):
+                return [await self._inbox.get()]
+        if topics.LABELS not in self.positions:  # where all that there were are deleted, none ever comes
+            self._first_label = await self._reader.first_label()
+        return []
+
+    def _turn(self, came: list[PendingStep]) -> list[PendingStep]:
+        """Which of the steps that have come are taken now."""
+        if not (came or self._turns):
+            return []
+        joiners = [stage.joiner for stage in self.stages.values()]
+        # Labels that wait for their events come near the number at which the oldest of them go.
+        full = any(joiner.waiting * 2 >= joiner.policy.max_waiting for joiner in joiners)
+        taken = self.positions.get(topics.LABELS, self._first_label)
+        return self._turns.order(came, self.watermark, taken, full=full)
 
     async def _recover(self) -> None:
         """From the snapshot and the steps since to where the lane was; outputs that may be missing are made again."""

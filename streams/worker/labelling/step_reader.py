@@ -154,6 +154,15 @@ class LaneReader:
         """The first offset of predictions that is kept, and the one behind their last."""
         return await self._patience().ask(lambda: self._points.bounds(self._partition))
 
+    async def first_label(self) -> int:
+        """The first offset of labels that is kept."""
+
+        async def ask() -> int:
+            async with self._reader(topics.LABELS) as reader:
+                return (await reader.bounds(self._partition))[0]
+
+        return await self._patience().ask(ask)
+
     def _patience(self) -> Patience:
         return Patience(self._ctx.settings.worker.delivery_timeout_s)
 
