@@ -193,7 +193,8 @@ class FetchedRecords:
         length = struct.unpack_from(">i", self._data, at + 8)[0] if left > _MAGIC_AT else 0
         magic = self._data[at + _MAGIC_AT] if left > _MAGIC_AT else 0
         size = _LENGTH_FROM + length
-        if size > left and at > 0:  # cut off, as the last of a fetch may be
+        # Cut off, as the last of a fetch may be: anywhere, also before it has said how long it is.
+        if at > 0 and (size > left or left <= _MAGIC_AT):
             self._at = len(self._data)
             return []
         self._frame = memoryview(self._data)[at : at + max(size, 0)]
@@ -202,7 +203,10 @@ class FetchedRecords:
             self._frame = memoryview(self._data)[at:]
             return self._damaged(len(self._data), "it does not say how long it is")
         self._at = at + size
-        return self._next_old() if magic < 2 else self._next_new()
+        refused = self._next_old() if magic < 2 else self._next_new()
+        if self._open is not None:  # what was damaged on its way has come whole
+            self._unpacking.suspects.pop(self._partition, None)
+        return refused
 
     def _next_new(self) -> list[RefusedRecord]:
         frame = self._frame
