@@ -85,9 +85,20 @@ class ModelHistory:
                 f"{reached} examples were learned again; see whether the brokers answer"
             ) from None
 
+    def covers(self, versions: IntVector) -> bool:
+        """Whether ``contributions`` can be asked for ``versions (k,)`` now; the live model forgets as it learns."""
+        if len(versions) == 0:
+            return True
+        live, newest = self._live.model(self._task), int(versions.max())
+        return self._past_has(versions) or (live.oldest <= int(versions.min()) and newest <= live.version)
+
+    def _past_has(self, versions: IntVector) -> bool:
+        past = None if self._past is None else self._past.model
+        return past is not None and past.oldest <= int(versions.min()) and int(versions.max()) <= past.version
+
     def contributions(self, x: FloatMatrix, versions: IntVector) -> FloatMatrix:
         """What each feature of ``x (k, F)`` added to the log-odds by the model of its version, ``(k, F)``."""
-        if len(versions) and self._past is not None and self._past.model.oldest <= int(versions.min()):
+        if len(versions) and self._past is not None and self._past_has(versions):
             return self._past.model.contributions(x, versions)
         return self._live.model(self._task).contributions(x, versions)
 

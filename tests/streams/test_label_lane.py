@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.streams.lane_context import Context
 from tests.streams.score_lanes import Outbox
-from weir.online.batch import PredictionBatch, ScoredBatch
+from weir.online.batch import IntVector, PredictionBatch, ScoredBatch
 from weir.online.codec.decision_blocks import decode_decisions
 from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinPolicy
@@ -73,6 +74,48 @@ class Stage:
     def restore(self, state: bytes) -> tuple[()]:
         self.seen = json.loads(state)
         return ()
+
+
+class ForgetfulHistory:
+    """The versions of a model that learns, and forgets, whenever the lane waits for anything else."""
+
+    def __init__(self, busy: int) -> None:
+        self.known, self.covered, self.busy = False, 0, busy
+
+    def covers(self, _: IntVector) -> bool:
+        return self.known
+
+    async def cover(self, versions: IntVector, timeout_s: float) -> None:
+        assert len(versions)
+        assert timeout_s > 0
+        await asyncio.sleep(0)
+        self.covered += 1
+        self.known = self.covered > self.busy
+
+    async def close(self) -> None:
+        """It holds nothing."""
+
+
+class ExplainingStage(Stage):
+    """Needs old rows, which have to be read, and the versions that made its scores."""
+
+    class task:  # noqa: N801 - in the place of a TaskSpec
+        alerting = True
+
+    def __init__(self, history: ForgetfulHistory) -> None:
+        super().__init__()
+        self.history = history
+
+    def wanted(self, of: ScoredBatch) -> RowsToRead:
+        super().wanted(of)
+        return RowsToRead(np.zeros(1, np.int64), np.zeros(1, np.int64))
+
+    def lend(self, rows: IntVector, logged: ScoredBatch) -> None:
+        """They are told of nothing here."""
+
+    def scored(self, scored: ScoredBatch) -> LabelOutput:
+        assert self.history.known, "the model of then is not kept any more"
+        return super().scored(scored)
 
 
 @dataclass
@@ -133,6 +176,7 @@ class Reader:
     def __init__(self, log: list[str]) -> None:
         self.log = log
         self.reads = 0
+        self.history: ForgetfulHistory | None = None
 
     async def bounds(self) -> tuple[int, int]:
         return 0, len(self.log)
@@ -143,6 +187,12 @@ class Reader:
         for at in range(start, stop, 3):
             end = min(at + 3, stop)
             yield PendingStep(OffsetRange(topics.PREDICTIONS, at, end), self._at(at, end), records=end - at)
+
+    async def logged(self, _: str, wanted: RowsToRead) -> tuple[IntVector, ScoredBatch]:
+        """It takes a while, in which the live model learns."""
+        assert self.history is not None
+        self.history.known = False
+        return wanted.rows, scored_of(["old"])[TASK]
 
     def _at(self, start: int, stop: int) -> dict[str, ScoredBatch]:
         scored = scored_of(self.log[start:stop])
@@ -160,12 +210,13 @@ class Partition:
         self.log: list[str] = []
         self.steps, self.reader, self.ctx = steps or Steps(), Reader(self.log), Context()
         self.ctx.records = Outbox()
+        self.history: ForgetfulHistory | None = None
 
     async def open(self) -> None:
-        self.stage = Stage()
+        self.stage = Stage() if self.history is None else ExplainingStage(self.history)
         self.lane = LabelLane(
-            0, cast(Any, self.ctx), {TASK: cast(Any, self.stage)}, cast(Any, self.steps), {}, cast(Any, self.reader),
-            handed_over=True,
+            0, cast(Any, self.ctx), {TASK: cast(Any, self.stage)}, cast(Any, self.steps),
+            cast(Any, {} if self.history is None else {TASK: self.history}), cast(Any, self.reader), handed_over=True,
         )  # fmt: skip
         await self.lane.open()
         self.lane.start()
@@ -282,6 +333,17 @@ async def test_what_is_handed_over_without_a_gap_is_not_read_again() -> None:
     await at.lane.close()
     assert at.stage.seen == at.log
     assert at.reader.reads <= 1  # a lane looks once whether a dead worker left something, as it begins
+
+
+@pytest.mark.parametrize("busy", [0, 1, 3])
+async def test_the_versions_of_a_step_are_there_when_it_is_computed_whatever_was_waited_for(busy: int) -> None:
+    at = Partition()
+    at.history = at.reader.history = ForgetfulHistory(busy)
+    await at.open()
+    await at.hand_over([at.append(3)])
+    await at.processed()
+    await at.lane.close()
+    assert at.stage.seen == at.log
 
 
 async def test_what_was_handed_over_to_nobody_is_found_without_a_hand_over() -> None:
