@@ -1,5 +1,7 @@
 """How a process ends: the first Ctrl-C or SIGTERM asks for a clean stop, a second Ctrl-C, or a deadline, does not.
 
+Before there is anything to stop a signal ends the process at once; behind a clean stop no thread is waited for.
+
 What work of hours does with Ctrl-C is in `weir.streams.ops.stop_request`.
 """
 
@@ -9,14 +11,18 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
 _AGAIN_S: Final = 0.5
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 IMMEDIATE: Final = 128 + signal.SIGINT
 EXIT_STATUS: Final = 75
 """After a deadline; EX_TEMPFAIL of sysexits.h: start it again."""
@@ -52,13 +58,84 @@ def stop_signals(
 ) -> Iterator[StopSignals]:
     """Call ``stop`` in ``loop`` on the first SIGINT or SIGTERM, ``end`` on a Ctrl-C after it; see `StopSignals`."""
     caught = StopSignals(stop, end)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number in _ENDING:
         loop.add_signal_handler(number, caught, number)
     try:
         yield caught
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)  # which leaves that of Python
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """While a process starts, and once it is down, there is nothing to finish: SIGTERM and Ctrl-C end it at once.
+
+    By themselves they would end it with another status and without a word, by a traceback from the midst of an import
+    (which compiled modules may not survive), or, where it is the first process of a container, not at all. What hears
+    signals in between is `stop_signals`. Only the main thread may do this; in others it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: FrameType | None) -> None:
+        # Not by the log nor by print: the signal may have come in the midst of either.
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"stopped: nothing was in work\n")
+        os._exit(IMMEDIATE if number == signal.SIGINT else 0)
+
+    before = {number: signal.signal(number, end) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Threads(ThreadPoolExecutor):
+    """The threads of a loop, which know whether any is at work."""
+
+    def __init__(self) -> None:
+        super().__init__(thread_name_prefix="asyncio")
+        self._begun = set[Future[Any]]()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """See ``Executor``."""
+        future = super().submit(fn, *args, **kwargs)
+        self._begun.add(future)
+        future.add_done_callback(self._begun.discard)
+        return future
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a call has not come back."""
+        return bool(self._begun)
+
+
+def run_until_stopped(main: Coroutine[Any, Any, int]) -> int:
+    """Run a process that ends by a signal, as ``asyncio.run`` does, but wait for no thread once it is down.
+
+    A thread cannot be told to end: where kernels are compiled, or a model is loaded, a stop would take as long as that,
+    minutes on the first start. Where one is at work the process ends here. Returns, or ends with, the status that
+    ``main`` returns.
+    """
+    threads = _Threads()
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_default_executor(threads)
+        try:
+            status = runner.run(main)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            # The runner waits for the threads that the loop has when it closes.
+            runner.get_loop().set_default_executor(ThreadPoolExecutor(1))
+    if threads.at_work:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 class Deadline:

@@ -21,6 +21,7 @@ from weir.streams.config.settings import Role, Settings
 from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.follower import Follower, FollowPolicy
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.streams.ops.signals import run_until_stopped
 from weir.streams.worker.inference.remote_models import RemoteClient
 from weir.streams.worker.partitions import LaneHost
 from weir.streams.worker.process import Process, run_process
@@ -99,7 +100,7 @@ def run_worker(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int
 
     Raises ``WeirError`` for what ended it and a person can mend.
     """
-    return asyncio.run(_run(settings, tasks, role))
+    return run_until_stopped(_run(settings, tasks, role))
 
 
 async def _run(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
 
-from weir.streams.ops.signals import EXIT_STATUS, StopSignals, end_tasks, waits
+from weir.streams.ops.signals import EXIT_STATUS, StopSignals, end_tasks, run_until_stopped, waits
 
 
 def test_the_first_signal_stops_and_a_second_ctrl_c_does_not_wait() -> None:
@@ -97,3 +99,66 @@ def test_a_worker_that_waits_for_ever_on_its_way_down_ends_by_its_deadline(place
     )
     assert done.returncode == status, done.stderr
     assert ("> at (<string>:" in done.stderr) == (status != 0), done.stderr
+
+
+_STARTS = """
+import asyncio, os, signal, sys
+from weir.streams.ops.signals import ending_at_once, stop_signals
+async def served():
+    stopped = asyncio.Event()
+    with stop_signals(asyncio.get_running_loop(), stopped.set):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stopped.wait()
+with ending_at_once():
+    if sys.argv[1] == "after":
+        asyncio.run(served())
+    os.kill(os.getpid(), int(sys.argv[2]))
+    sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_before_and_after_the_loop_listens_ends_it_in_a_line(when: str, number: int, status: int) -> None:
+    command = [sys.executable, "-c", _STARTS, when, f"{int(number)}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (status, "stopped: nothing was in work\n")
+
+
+_COMPILES = """
+import asyncio, sys, threading
+from weir.streams.ops.signals import run_until_stopped
+async def main():
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    def compile():
+        loop.call_soon_threadsafe(begun.set)
+        threading.Event().wait()
+    compiling = asyncio.ensure_future(asyncio.to_thread(compile))
+    await begun.wait()
+    compiling.cancel()
+    return 130
+sys.exit(run_until_stopped(main()))
+"""
+
+
+def test_a_thread_at_work_does_not_keep_a_process_that_has_stopped() -> None:
+    done = subprocess.run([sys.executable, "-c", _COMPILES], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_nor_one_that_failed_and_threads_that_rest_keep_nothing() -> None:
+    released = threading.Event()
+
+    async def main(fails: bool) -> int:
+        await asyncio.to_thread(threading.get_ident)
+        if fails:
+            asyncio.get_running_loop().run_in_executor(None, released.wait)
+            raise RuntimeError("a link")
+        return 7
+
+    with pytest.raises(RuntimeError, match="a link"):
+        run_until_stopped(main(True))
+    assert not released.is_set()
+    released.set()
+    assert run_until_stopped(main(False)) == 7

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from weir.streams.config.settings import Settings
 
 
+@process.keeps_running
 def inference_command(
     tasks: process.TasksArgument = None,
     provider: Annotated[

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, ParamSpec
 
 import typer
 
 from weir.streams.checks.findings import Check, check_codecs, checks_table
 from weir.streams.cli.console import output, say
 from weir.streams.errors import UsageError
+from weir.streams.ops.signals import ending_at_once
 from weir.streams.text import printable
 
 if TYPE_CHECKING:
@@ -36,12 +39,28 @@ _NEEDS: Final = ("faust-streaming", "aiokafka", "redis", "aiohttp", "prometheus-
 _QUIET: Final = {
     "aiokafka": logging.WARNING, "alembic": logging.WARNING, "faust": logging.WARNING, "kafka": logging.WARNING,
     "mode": logging.WARNING,
-    "mode.timers": logging.ERROR,  # says that a busy loop is busy; the metrics say it better
+    "mode.timers": logging.ERROR,  # say that a busy loop is busy; the metrics say it better
+    "kafka.net.selector": logging.ERROR,
 }  # fmt: skip
 """Loggers of libraries that tell at level info what only their authors want to know."""
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _HIGHEST_PORT: Final = 65_535
 MISSING: Final = "missing"
+P = ParamSpec("P")
+
+
+def keeps_running(command: Callable[P, None]) -> Callable[P, None]:
+    """A command that runs until a signal: one that comes while it starts is heard, too, and ends it at once.
+
+    Not where it only checks: what was stopped has found nothing to be in order.
+    """
+
+    @wraps(command)
+    def run(*args: P.args, **given: P.kwargs) -> None:
+        with nullcontext() if given.get("only_check") else ending_at_once():
+            command(*args, **given)
+
+    return run
 
 
 def address(web: str | None, table: str = "worker") -> dict[str, object]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _NEEDS = ("fastapi", "uvicorn", "sqlalchemy", "alembic")
 
 
+@process.keeps_running
 def serve_command(
     tasks: process.TasksArgument = None,
     host: Annotated[str | None, typer.Option("--host", help="Where to listen; else [serve] host.")] = None,

@@ -15,13 +15,21 @@ import typer
 
 from weir.streams.cli.console import bar_of_each, say
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
-from weir.streams.cli.processes.process import LogLevelOption, TasksArgument, WebOption, address, log_to_stderr
+from weir.streams.cli.processes.process import (
+    LogLevelOption,
+    TasksArgument,
+    WebOption,
+    address,
+    keeps_running,
+    log_to_stderr,
+)
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from weir.streams.config.settings import Settings
 
 
+@keeps_running
 def trainer_command(
     tasks: TasksArgument = None,
     once: Annotated[bool, typer.Option("--once", help="Answer the requests there are, then end.")] = False,

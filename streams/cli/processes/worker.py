@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 WORKER: Final = (*WEIR, "worker")
 
 
+@process.keeps_running
 def worker_command(
     tasks: process.TasksArgument = None,
     role: Annotated[

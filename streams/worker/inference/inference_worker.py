@@ -19,6 +19,7 @@ from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
 from weir.streams.offline_models.serving import FullModels
+from weir.streams.ops.signals import run_until_stopped
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
 from weir.streams.worker.inference.batch_pool import Pool
@@ -133,7 +134,7 @@ def run_inference(settings: Settings, tasks: Sequence[TaskSpec]) -> int:
 
     Raises ``WeirError`` for what ended it and a person can mend.
     """
-    return asyncio.run(_run(settings, tasks))
+    return run_until_stopped(_run(settings, tasks))
 
 
 async def _run(settings: Settings, tasks: Sequence[TaskSpec]) -> int:
