@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from weir.online.batch import FloatMatrix, IntVector
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _SLICE: Final = 512
 SLACK: Final = 4096
 """Versions that are kept below the oldest asked for: scores of several workers are not in the order of versions."""
+_ROUNDS: Final = 5
+"""A live model would have to forget a quarter of what it keeps in each of them."""
 
 
 class ModelHistory:
@@ -149,3 +151,17 @@ class ModelHistory:
             if quarantine is not None:
                 await fold_again(past, quarantine, self._new_reader, self._snapshots)
         await asyncio.sleep(0)
+
+
+async def cover_all(asked: Sequence[tuple[ModelHistory, IntVector]], timeout_s: float) -> None:
+    """Return when each history can be asked for its versions, before anything else is waited for.
+
+    While one is waited for, the live models of the others learn, and forget: then those are covered again. Raises as
+    `ModelHistory.cover` does, with ``timeout_s`` for each.
+    """
+    for _ in range(_ROUNDS):
+        missing = [each for each in asked if not each[0].covers(each[1])]
+        if not missing:
+            return
+        for history, versions in missing:
+            await history.cover(versions, timeout_s)

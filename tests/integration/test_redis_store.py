@@ -154,6 +154,35 @@ async def test_a_task_whose_rows_mean_something_else_is_refused(redis_server: Se
             await changed.open(LANE)
 
 
+async def test_rows_of_a_task_that_was_away_are_said_to_miss_what_came_meanwhile(
+    redis_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with worker_on(redis_server) as worker:
+        await worker.flush(await worker.step(a=1))
+
+        async def processed_without_it(*steps: int) -> None:
+            other = Worker(worker.link, worker.store.prefix)
+            other.store = LaneStore(worker.link, prefix=worker.store.prefix)
+            await other.open()
+            for _ in steps:
+                record = other.store.record(LANE, other.computed + 1)
+                await other.store.flush(LANE, [other.store.end_step(LANE, other.computed)], record, other.expected)
+                other.computed = other.expected = record.next_offset
+
+        await processed_without_it()
+        await worker.open()
+        await worker.flush(await worker.step(a=2))
+        await processed_without_it(1, 2)
+        await processed_without_it(3)  # the next owner knows it too
+        assert not caplog.messages
+        await worker.open()
+        assert "user-events-3: rows of table user miss the records from offset 2 to 4: " in caplog.text
+        await worker.flush(await worker.step(a=3))
+        caplog.clear()
+        await worker.open()
+        assert not caplog.messages, "said once"
+
+
 async def test_a_row_of_another_schema_is_refused_when_it_is_read(redis_server: Server) -> None:
     async with worker_on(redis_server) as worker:
         await worker.write(a=1)

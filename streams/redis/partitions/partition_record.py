@@ -40,6 +40,9 @@ class LaneRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of every table that the lane has rows of."""
     journal: int = 0
     """Entries of the journal."""
+    left: dict[str, int] = {}
+    """Of tables that the owner does not have, the first record that their rows miss: its task was taken away, or was
+    changed, and may come back."""
 
 
 def encode_position(offset: int | None) -> bytes:

@@ -10,6 +10,7 @@ Compute is synchronous: ``prefetch`` before it brings the rows into memory, ``lo
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
@@ -41,6 +42,7 @@ from weir.streams.redis.stored_rows import Lane, StoredRow, decode_row, lane_pre
 
 __all__ = ["Lane", "LaneRecord", "LaneStore", "Writes"]
 
+log = logging.getLogger(__name__)
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -101,8 +103,19 @@ class LaneStore:
         value, journal = await read_lane(self._link, base)
         record = None if value is None else decode_record(value)
         self._check(lane, record, journal)
+        if record is not None:
+            self._tell_missed(lane, record)
         self._lanes[lane] = LaneState(lane, base, record, b"" if value is None else value[POSITION_AND_NONCE], journal)
         return record
+
+    def _tell_missed(self, lane: Lane, record: LaneRecord) -> None:
+        for table, offset in self.tables.missed(record).items():
+            log.warning(
+                "%s-%d: rows of table %s miss the records from offset %d to %d: they were processed by workers without "
+                "this task, or with another version of it. Windows that reach back so far say too little; 'weir "
+                "features rebuild' fills them from Kafka",
+                *lane, table, offset, record.next_offset - 1,
+            )  # fmt: skip
 
     def _check(self, lane: Lane, record: LaneRecord | None, journal: list[bytes]) -> None:
         entries = record.journal if record is not None else 0
@@ -323,11 +336,11 @@ class LaneStore:
         # From now on these rows may be evicted.
         state.flushed = max([state.flushed, *(step.step for step in writes)])
 
-    @staticmethod
-    def _complete(state: LaneState, record: LaneRecord, writes: Sequence[Writes], entries: int) -> LaneRecord:
+    def _complete(self, state: LaneState, record: LaneRecord, writes: Sequence[Writes], entries: int) -> LaneRecord:
         held = state.record or LaneRecord(next_offset=0)
         schemas = held.schemas | {change.table: change.schema for step in writes for change in step.changes}
-        return msgspec.structs.replace(record, schemas=schemas, journal=held.journal + entries)
+        left = self.tables.left(held)
+        return msgspec.structs.replace(record, schemas=schemas, journal=held.journal + entries, left=left)
 
     # -- for people ----------------------------------------------------------------------------------------------
 

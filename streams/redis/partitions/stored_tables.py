@@ -11,7 +11,7 @@ from typing import Final
 
 from weir.online.errors import StateError
 from weir.streams.redis.client import RedisClient
-from weir.streams.redis.partitions.partition_record import CLEARING, decode_record
+from weir.streams.redis.partitions.partition_record import CLEARING, LaneRecord, decode_record
 from weir.streams.redis.stored_rows import Lane, lane_prefix, other_schema
 from weir.streams.redis.topic_identity import StoredIdentity
 
@@ -124,6 +124,21 @@ class StoredTables:
         """Whether the lane writes the rows of a table; else they are copies of rows of other lanes."""
         side = self.sides.get(table)
         return side is None or side[0] == lane[0]
+
+    def left(self, record: LaneRecord) -> dict[str, int]:
+        """Tables of a lane that are none of ours: by key, the first record that their rows miss."""
+        return {key: record.left.get(key, record.next_offset) for key in record.schemas if key not in self._keys()}
+
+    def missed(self, record: LaneRecord) -> dict[str, int]:
+        """Of the rows of which tables of ours records are missing: those from the offset on, up to where the lane is.
+
+        Owners of the lane before us did not have these tables: they ran another version of the task, or not at all.
+        """
+        ours = self._keys()
+        return {key: at for key, at in record.left.items() if key in ours and at < record.next_offset}
+
+    def _keys(self) -> set[str]:
+        return {table.key for table in self._tables.values()}
 
     def check(self, schemas: Mapping[str, int]) -> None:
         """Raise ``StateError`` where rows have another schema than their table, by the record of their lane."""

@@ -25,7 +25,7 @@ from weir.streams.config import topics
 from weir.streams.errors import in_words
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from weir.streams.kafka.produce.producer import Sent
-from weir.streams.model_replicas.past_models import ModelHistory
+from weir.streams.model_replicas.past_models import ModelHistory, cover_all
 from weir.streams.redis.partitions.label_journal import TICK, OffsetRange, StepLog, StoredLane
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 EXPLAIN_TIMEOUT_S = 60.0
 LOOK_S = 0.05
 """How often a lane looks whether labels have come for which predictions wait."""
-_COVER_ROUNDS = 5
-"""A model would have to forget a quarter of what it keeps in each; then the lane takes the step again."""
 CLOSE_S = 2.5
 """How long letting go may take in all; a rebalance waits for it, within its ``hook_timeout_s``."""
 
@@ -320,7 +318,10 @@ class LabelLane:
 
     async def _take(self, work: PendingStep, publish: bool = True) -> None:
         await self._bring(work)
-        await self._cover(work)
+        alerting = {task: s for task, s in work.scored.items() if self.stages[task].task.alerting}
+        asked = [(self._histories[task], s.predictions.model_version) for task, s in alerting.items()]
+        # Last, and before the step: a stage asks for reasons while it computes, where nothing can be waited for.
+        await cover_all(asked, EXPLAIN_TIMEOUT_S)
         clock, started = self.ctx.metrics.stages("label"), self.ctx.metrics.now()
         outputs = {task: self.stages[task].scored(s) for task, s in work.scored.items()}
         outputs |= {task: self.stages[task].labels(batch) for task, batch in work.labels.items()}
@@ -335,23 +336,6 @@ class LabelLane:
         self._number += 1
         if publish:
             await self._out.put(Made(self._number, work, outputs, self._snapshot_if_due()))
-
-    async def _cover(self, work: PendingStep) -> None:
-        """Have every version that reasons are asked of: a stage asks while it computes, and cannot wait.
-
-        Last of all, and again where a version went while others were waited for: live models learn, and forget.
-        """
-        asked = {
-            task: (self._histories[task], scored.predictions.model_version)
-            for task, scored in work.scored.items()
-            if self.stages[task].task.alerting
-        }
-        for _ in range(_COVER_ROUNDS):
-            for history, versions in asked.values():
-                if not history.covers(versions):
-                    await history.cover(versions, EXPLAIN_TIMEOUT_S)
-            if all(history.covers(versions) for history, versions in asked.values()):
-                return
 
     async def _bring(self, work: PendingStep) -> None:
         """Read back what the step will need of rows that were logged long ago."""
