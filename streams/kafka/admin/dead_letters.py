@@ -35,7 +35,8 @@ _VALUE = re.compile(
     r"\b(got|says|at character|at position|byte|array of|after(?= \d)|it has(?= \d)|as(?= [\d'\"-])|which is(?= \d))"
     r" ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|an object with [^;]*|[^\s;,)]*[^\s;,:)])(\.\.\. \([\d,]+ characters\))?"
 )
-_SECONDS = re.compile(r"\b\d+(?:\.\d+)? s\b")
+_NUMBER = re.compile(r"(?<![\w.,-])(?<!allowed )(?<!most )(?<!least )(?<!than )-?\d(?:[\w.,:+-]*\w)?")
+"""Of the record itself, such as its size: limits, which follow those words, are the same for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,16 @@ def reason_kind(reason: str) -> str:
     'amount: got ...; give a number without quotes, as ...'
     >>> reason_kind("late: 4000 s behind the newest event, allowed 1h")
     'late: ... s behind the newest event, allowed 1h'
+    >>> reason_kind("out of range: amount is 98.21, allowed 20; correct the sender, or raise [limits] amount")
+    'out of range: amount is ..., allowed 20; correct the sender, or raise [limits] amount'
+    >>> reason_kind("oversized: 2,000,123 bytes, allowed 1,048,576 after decompression")
+    'oversized: ... bytes, allowed 1,048,576 after decompression'
+    >>> reason_kind("unreadable: a batch of 512 bytes (gzip), offsets 7 to 9: its checksum is wrong, in two fetches")
+    'unreadable: a batch of ... bytes (gzip), offsets ... to ...: its checksum is wrong, in two fetches'
     """
-    return _SECONDS.sub("... s", _VALUE.sub(r"\1 ...", reason))
+    # What is wrong, and what to do: numbers of the remedy are the same for all.
+    wrong, then, remedy = _VALUE.sub(r"\1 ...", reason).partition("; ")
+    return f"{_NUMBER.sub('...', wrong)}{then}{remedy}"
 
 
 def read_done(consumer: Any, names: TopicSettings) -> dict[Place, Done]:
