@@ -32,12 +32,7 @@ if TYPE_CHECKING:
 
 
 class FullRows:
-    """The table ``<task>.full`` of one task.
-
-    Parameters
-    ----------
-    task : its declaration.
-    """
+    """The table ``<task>.full`` of one task."""
 
     def __init__(self, task: TaskSpec) -> None:
         self._task = task

@@ -16,12 +16,7 @@ _NAMES: Final = {"average_precision": "AP", "roc_auc": "AUC"}
 
 
 class Story:
-    """A task's trainer, and the words for what it does.
-
-    Parameters
-    ----------
-    retraining : what is told of.
-    """
+    """A task's trainer, and the words for what it does."""
 
     def __init__(self, retraining: Retraining) -> None:
         self.retraining = retraining

@@ -120,10 +120,6 @@ class ExampleMemory:
 class LiveMetric:
     """How well the full model alone ranks what it served, over the newest labels; whichever version it was.
 
-    Parameters
-    ----------
-    features : names of the F logged columns.
-
     >>> LiveMetric(("amount", "full.logit", "full.known")).history
     []
     """

@@ -71,12 +71,7 @@ def kept_versions(versions: Sequence[int], newest: int = NEWEST) -> set[int]:
 
 
 class ModelSnapshots:
-    """The stored models of every task.
-
-    Parameters
-    ----------
-    link : the way to Redis.
-    """
+    """The stored models of every task."""
 
     def __init__(self, link: RedisClient) -> None:
         self._link = link

@@ -49,13 +49,7 @@ _BLOCK_ROWS: Final = 16_384
 
 
 class RunLog:
-    """What a training may read of a run: predictions, examples and events, as they would stand in the logs.
-
-    Parameters
-    ----------
-    task : of the run.
-    features : names of the columns of its predictions.
-    """
+    """What a training may read of a run: predictions, examples and events, as they would stand in the logs."""
 
     def __init__(self, task: TaskSpec, features: Sequence[str]) -> None:
         self._task, self._inputs = task, model_inputs(features)

@@ -27,13 +27,7 @@ TELL_TICKS: Final = 5
 
 
 class Control:
-    """The orders of one worker.
-
-    Parameters
-    ----------
-    ctx : what the lanes share.
-    host : their host.
-    """
+    """The orders of one worker."""
 
     def __init__(self, ctx: Context, host: LaneTable) -> None:
         self._ctx, self._host = ctx, host

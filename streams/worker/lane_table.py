@@ -61,12 +61,7 @@ async def _letter(ctx: Context, lane: tuple[str, int], before: int | None, offse
 
 
 class LaneTable(ABC):
-    """Lanes by key, which is the topic and partition that they read.
-
-    Parameters
-    ----------
-    ctx : what the lanes share.
-    """
+    """Lanes by key, which is the topic and partition that they read."""
 
     def __init__(self, ctx: Context) -> None:
         self.ctx = ctx

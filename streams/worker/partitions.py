@@ -54,14 +54,7 @@ LABELLED: Final = (topics.PREDICTIONS, topics.LABELS)
 
 
 class LaneHost(LaneTable):
-    """Opens the lanes of each partition that this worker is given, and closes them when it goes.
-
-    Parameters
-    ----------
-    ctx : what the lanes share.
-    follower : the models.
-    role : which lanes there are.
-    """
+    """Opens the lanes of each partition that this worker is given, and closes them when it goes."""
 
     def __init__(self, ctx: Context, follower: Follower, role: Role) -> None:
         super().__init__(ctx)

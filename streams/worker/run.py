@@ -37,12 +37,7 @@ TRIM_S: Final = 10.0
 
 
 class Worker(Process):
-    """One worker, not started.
-
-    Parameters
-    ----------
-    settings, tasks, role : what to run.
-    """
+    """One worker, not started."""
 
     def __init__(self, settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> None:
         super().__init__(settings, tasks, role, served=tasks if role != "label" else ())

@@ -25,12 +25,7 @@ _OUTCOMES: Final = {
 
 
 class ProcessStatus(ABC):
-    """What any worker process says of itself.
-
-    Parameters
-    ----------
-    ctx : what its lanes share.
-    """
+    """What any worker process says of itself."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -80,12 +75,7 @@ class ProcessStatus(ABC):
 
 
 class WorkerStatus(ProcessStatus):
-    """Answers the web endpoints and the watchdog of a scoring worker.
-
-    Parameters
-    ----------
-    ctx, host, follower : the worker's parts.
-    """
+    """Answers the web endpoints and the watchdog of a scoring worker."""
 
     def __init__(self, ctx: Context, host: LaneHost, follower: Follower) -> None:
         super().__init__(ctx)

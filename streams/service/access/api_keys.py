@@ -104,12 +104,7 @@ def parts_of(text: str) -> tuple[str, str] | None:
 
 
 class KeyStore:
-    """Keys in the database; it may be used while the service runs, and while it does not.
-
-    Parameters
-    ----------
-    engine : of the database.
-    """
+    """Keys in the database; it may be used while the service runs, and while it does not."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -27,12 +27,7 @@ _GROUPS: Final = (
 
 
 class Console:
-    """Pages for people.
-
-    Parameters
-    ----------
-    service : what they show.
-    """
+    """Pages for people."""
 
     def __init__(self, service: Service) -> None:
         self.assets = Assets()

@@ -66,13 +66,7 @@ PLACES: Final = (
 
 
 class Pages:
-    """Makes answers of templates.
-
-    Parameters
-    ----------
-    service : whose pages they are.
-    assets : files that pages name.
-    """
+    """Makes answers of templates."""
 
     def __init__(self, service: Service, assets: Assets) -> None:
         self._service = service
@@ -118,13 +112,7 @@ class Pages:
 
 
 class PageGroup:
-    """Pages of one subject, under ``router``.
-
-    Parameters
-    ----------
-    service, pages : what is shown, and how.
-    typical : what features usually are.
-    """
+    """Pages of one subject, under ``router``."""
 
     def __init__(self, service: Service, pages: Pages, typical: TypicalValues) -> None:
         self._service, self._pages, self._typical = service, pages, typical

@@ -83,12 +83,7 @@ def _models(settings: Settings) -> ModelSettings:
 
 
 class EmbeddedServing:
-    """What runs in this process.
-
-    Parameters
-    ----------
-    log : whose engine runs the tasks.
-    """
+    """What runs in this process."""
 
     def __init__(self, log: EmbeddedServiceLog) -> None:
         self._log = log

@@ -10,12 +10,7 @@ from weir.streams.records import Record
 
 
 class OutputLog(EmbeddedLog):
-    """See the module; only the appending thread takes.
-
-    Parameters
-    ----------
-    directory : where segments live.
-    """
+    """See the module; only the appending thread takes."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory=directory)

@@ -82,12 +82,7 @@ class _Lane:
 
 
 class PublishedLog(OutputLog):
-    """See the module; topics have one partition.
-
-    Parameters
-    ----------
-    directory : where segments live.
-    """
+    """See the module; topics have one partition."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)

@@ -43,13 +43,7 @@ class Facts(msgspec.Struct):
 
 
 class FeedItem:
-    """One record of the feed.
-
-    Parameters
-    ----------
-    shard, offset : its place in the log.
-    record : as it is there.
-    """
+    """One record of the feed."""
 
     __slots__ = ("_data", "_facts", "_kind", "offset", "record", "shard")
 

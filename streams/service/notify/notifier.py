@@ -54,12 +54,7 @@ class _Link:
 
 
 class Notifier(Part):
-    """See the module.
-
-    Parameters
-    ----------
-    service : whose alerts are told.
-    """
+    """See the module."""
 
     def __init__(self, service: Service) -> None:
         self._service, self._settings = service, service.settings.serve.notify

@@ -82,13 +82,7 @@ def _matching(c: Connection, snooze: RowMapping, since: float, until: float) -> 
 
 
 class Snoozes:
-    """Their routes, on the router of the store.
-
-    Parameters
-    ----------
-    store : has the cases and the tasks.
-    router : takes the routes.
-    """
+    """Their routes, on the router of the store."""
 
     def __init__(self, store: Store, router: APIRouter) -> None:
         self._store = store
@@ -169,13 +163,7 @@ def be_present(c: Connection, alert_id: str, person: str, now: float) -> list[st
 
 
 class SavedViews:
-    """Routes of views, on the router of the store.
-
-    Parameters
-    ----------
-    store : has the database.
-    router : takes the routes.
-    """
+    """Routes of views, on the router of the store."""
 
     def __init__(self, store: Store, router: APIRouter) -> None:
         self._ask = store.cases.ask

@@ -45,12 +45,7 @@ class Piece(NamedTuple):
 
 
 class Projection:
-    """The tables, for the process that writes them.
-
-    Parameters
-    ----------
-    engine : the database.
-    """
+    """The tables, for the process that writes them."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -43,12 +43,7 @@ class ScoreNow(NamedTuple):
 
 
 class AlertScores:
-    """See the module.
-
-    Parameters
-    ----------
-    service : whose log and models they are.
-    """
+    """See the module."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -47,12 +47,7 @@ _BLOCKS: Final = 50
 
 
 class Sampling(Part):
-    """A part of the service; see the module.
-
-    Parameters
-    ----------
-    service : which is measured.
-    """
+    """A part of the service; see the module."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

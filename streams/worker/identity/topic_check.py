@@ -32,12 +32,7 @@ AGAIN_S = 1.0
 
 
 class TopicCheck:
-    """The topics of one worker.
-
-    Parameters
-    ----------
-    ctx : what the lanes share.
-    """
+    """The topics of one worker."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx, self._stored = ctx, StoredIdentity(ctx.link)

@@ -36,14 +36,7 @@ OWN: Final = topics.INFERENCE_REQUESTS
 
 
 class InferenceHost(LaneTable):
-    """Opens a lane for each partition of ``inference-requests`` that this worker is given.
-
-    Parameters
-    ----------
-    ctx : what the lanes share.
-    models : the full models that this worker runs.
-    specs : ``[full]`` of their tasks.
-    """
+    """Opens a lane for each partition of ``inference-requests`` that this worker is given."""
 
     def __init__(self, ctx: Context, models: FullModels, specs: Mapping[str, FullSpec]) -> None:
         super().__init__(ctx)
@@ -85,12 +78,7 @@ class InferenceHost(LaneTable):
 
 
 class InferenceWorker(Process):
-    """One inference worker, not started.
-
-    Parameters
-    ----------
-    settings, tasks : what to run.
-    """
+    """One inference worker, not started."""
 
     def __init__(self, settings: Settings, tasks: Sequence[TaskSpec]) -> None:
         specs = {task.name: task.full for task in tasks if task.full is not None and task.full.remote}
@@ -108,12 +96,7 @@ class InferenceWorker(Process):
 
 
 class InferenceStatus(ProcessStatus):
-    """Answers the web endpoints and the watchdog of an inference worker.
-
-    Parameters
-    ----------
-    ctx, host : the worker's parts.
-    """
+    """Answers the web endpoints and the watchdog of an inference worker."""
 
     def __init__(self, ctx: Context, host: InferenceHost) -> None:
         super().__init__(ctx)

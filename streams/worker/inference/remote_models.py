@@ -207,12 +207,7 @@ _KNOWN = SEEN.index("full.known")
 
 
 class RemoteClient(RemoteModels):
-    """`RemoteModels` of one worker, with the reader of the answers.
-
-    Parameters
-    ----------
-    ctx : of the worker.
-    """
+    """`RemoteModels` of one worker, with the reader of the answers."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx

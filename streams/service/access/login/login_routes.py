@@ -25,12 +25,7 @@ Known = Annotated[Caller, needs("")]
 
 
 class LoginRoutes:
-    """What a page asks first, and last.
-
-    Parameters
-    ----------
-    access : knows callers.
-    """
+    """What a page asks first, and last."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

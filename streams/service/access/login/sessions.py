@@ -47,12 +47,7 @@ def csrf_token_of(token: str) -> str:
 
 
 class SessionStore:
-    """Sessions in the database, under the digest of their cookie.
-
-    Parameters
-    ----------
-    engine : of the database.
-    """
+    """Sessions in the database, under the digest of their cookie."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
