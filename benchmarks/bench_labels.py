@@ -170,7 +170,7 @@ def main() -> None:
             book = AlertBook(AlertPolicy(), "fraud")
             yield
             for batch in data:
-                book.decide(batch, at)
+                book.decide_by(batch, lambda take: take(0, BATCH, at))
 
         return steps
 

@@ -85,7 +85,7 @@ class AlertStats:
 
 
 class BookDecision(NamedTuple):
-    """What one call of ``AlertBook.decide`` made."""
+    """What one call of ``AlertBook.decide_by`` made."""
 
     alerts: list[AlertState]
     """Every changed state, in order."""

@@ -95,7 +95,8 @@ class AlertBook:
     >>> book = AlertBook(AlertPolicy(), task="fraud")
     >>> ts, score, version = np.array([1.0, 2.0]), np.array([0.9, 0.1]), np.zeros(2, np.int64)
     >>> batch = PredictionBatch(["e1", "e2"], ["u1", "u1"], ts, score, version, np.zeros((2, 1)))
-    >>> [(a.alert_id, a.status, a.severity) for a in book.decide(batch, np.full(2, 0.5)).alerts]
+    >>> made = book.decide_by(batch, lambda take: take(0, 2, np.full(2, 0.5)))
+    >>> [(a.alert_id, a.status, a.severity) for a in made.alerts]
     [('fraud:u1:e1', 'open', 'medium')]
     """
 
@@ -124,10 +125,10 @@ class AlertBook:
         entries = sorted(self._entries.values(), key=lambda entry: entry.number)
         return [entry.alert for entry in entries if entry.is_open]
 
-    def decide(
+    def decide_by(
         self,
         predictions: PredictionBatch,
-        thresholds: FloatVector,
+        lines: Callable[[Decide], object],
         reasons: ReasonsOf | None = None,
         marks: FloatVector | None = None,
     ) -> BookDecision:
@@ -136,20 +137,11 @@ class AlertBook:
         Parameters
         ----------
         predictions : scored events in order.
-        thresholds : ``(n,) float64``, the threshold in force at each row.
+        lines : hands rows over run by run, ``start, stop`` and their thresholds ``(n,)``: these may depend on what
+            opened before.
         reasons : called at most once, with the rows that opened an alert or raised its score.
         marks : ``(n,)`` watermark at each row; the largest event time so far when not given.
         """
-        return self.decide_by(predictions, lambda take: take(0, len(predictions), thresholds), reasons, marks)
-
-    def decide_by(
-        self,
-        predictions: PredictionBatch,
-        lines: Callable[[Decide], object],
-        reasons: ReasonsOf | None = None,
-        marks: FloatVector | None = None,
-    ) -> BookDecision:
-        """As ``decide``, where thresholds depend on what opened before: ``lines`` hands rows over run by run."""
         changed: list[_Change] = []
         marks = np.maximum.accumulate(predictions.ts if marks is None else marks)
 

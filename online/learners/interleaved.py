@@ -68,11 +68,6 @@ def pieces(learned: IntVector, ends: list[int]) -> Iterator[tuple[slice, slice]]
         yield slice(low, low), slice(start, len(learned))
 
 
-def predict_learn(learner: Learner, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-    """Learn ``x (m, F)`` in order; what ``learner`` said of each row just before it was learned, ``(m,)``."""
-    return score_and_judge(learner, x[:0], NO_ROWS, x, y, weight)[1]
-
-
 def score_between(
     learner: Learner, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
 ) -> FloatVector:

@@ -83,19 +83,12 @@ def dot(start: float, a: FloatVector, b: FloatVector) -> float:
 
 
 @njit(cache=True)
-def _logits(x: FloatMatrix, w: FloatVector, mean: FloatVector, var: FloatVector, bias: float, out: FloatVector) -> None:
+def _scores(x: FloatMatrix, w: FloatVector, mean: FloatVector, var: FloatVector, bias: float, out: FloatVector) -> None:
+    """Probabilities of rows in one call: of few rows each call, and each array it returns, costs more than a row."""
     row = np.empty(x.shape[1])
     for i in range(x.shape[0]):
         scale_row(x[i], mean, var, row)
-        out[i] = dot(0.0, w, row) + bias
-
-
-@njit(cache=True)
-def _scores(x: FloatMatrix, w: FloatVector, mean: FloatVector, var: FloatVector, bias: float, out: FloatVector) -> None:
-    """`sigmoid` of `_logits`, in one call: of few rows each call, and each array it returns, costs more than a row."""
-    _logits(x, w, mean, var, bias, out)
-    for i in range(out.size):
-        out[i] = sigmoid(out[i])
+        out[i] = sigmoid(dot(0.0, w, row) + bias)
 
 
 @njit(cache=True)
@@ -178,13 +171,6 @@ class ScaledLogistic(ScaledFold):
             "var": np.zeros(n),
             "head": np.zeros(2),
         }
-
-    def logit_many(self, x: FloatMatrix) -> FloatVector:
-        """Log-odds, ``(n, F)`` to ``(n,)``."""
-        s = self._state
-        out = np.empty(x.shape[0])
-        _logits(np.ascontiguousarray(x, np.float64), s["w"], s["mean"], s["var"], s["head"][1], out)
-        return out
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weir.online.batch import IntVector, LabelBatch, PredictionBatch
+from weir.online.batch import FloatVector, IntVector, LabelBatch, PredictionBatch
 from weir.online.codec.wire import Alert
 from weir.online.decisions.alert_cap import DAY_S as DAY
 from weir.online.decisions.alert_cap import AlertCap
 from weir.online.decisions.alert_policy import AlertPolicy
 from weir.online.decisions.alert_state import AlertState, Reason
 from weir.online.decisions.alerts import AlertBook
+from weir.online.decisions.threshold import Decide
 from weir.online.errors import StateError
 
 Row = tuple[str, str, float, float]
@@ -47,11 +49,16 @@ def labels(*rows: tuple[str | None, str, float, bool]) -> LabelBatch:
     )
 
 
+def above(thresholds: FloatVector) -> Callable[[Decide], object]:
+    """These lines for all rows, whatever opens."""
+    return lambda take: take(0, len(thresholds), thresholds)
+
+
 def decide(book: AlertBook, rows: list[Row], threshold: float = 0.5) -> list[AlertState]:
     def reasons(at: IntVector) -> list[list[Reason]]:
         return [[Reason("x", rows[i][3], 1.0, f"because of {rows[i][0]}")] for i in at.tolist()]
 
-    return book.decide(batch(rows), np.full(len(rows), threshold), reasons).alerts
+    return book.decide_by(batch(rows), above(np.full(len(rows), threshold)), reasons).alerts
 
 
 def slow(rows: list[Row], policy: AlertPolicy) -> list[tuple[Any, ...]]:
@@ -180,7 +187,7 @@ def test_tight_bounds_and_labels_do_not_depend_on_cuts_or_snapshots(
 def test_an_alert_tells_the_amount_of_its_highest_score() -> None:
     rows: list[Row] = [("e1", "u", 1e9, 0.6), ("e2", "u", 1e9, 0.8), ("e3", "u", 1e9, 0.7), ("e4", "v", 1e9, 0.9)]
     seen = replace(batch(rows), features=np.array([[60.0], [80.0], [70.0], [0.0]]))
-    told = AlertBook(AlertPolicy(), "t", amount=0).decide(seen, np.full(4, 0.5)).alerts
+    told = AlertBook(AlertPolicy(), "t", amount=0).decide_by(seen, above(np.full(4, 0.5))).alerts
     assert [alert.amount for alert in told] == [60.0, 80.0, 80.0, None], "what is missing is 0 among the features"
     assert Alert.model_validate(told[1].to_wire_dict()).amount == 80.0
 
@@ -274,7 +281,7 @@ def test_no_improbable_alert_is_critical_by_its_distance_to_a_line_of_0() -> Non
 def test_severity_by_probability_or_expected_loss(policy: dict[str, Any], expected: list[str]) -> None:
     rows: list[Row] = [("e1", "u", 1e9, 0.1), ("e2", "v", 1e9, 0.3), ("e3", "w", 1e9, 0.9)]
     seen = replace(batch(rows), features=np.array([[1_000.0], [10.0], [0.0]]))
-    told = AlertBook(AlertPolicy(**policy), "t", amount=0).decide(seen, np.full(3, 0.05)).alerts
+    told = AlertBook(AlertPolicy(**policy), "t", amount=0).decide_by(seen, above(np.full(3, 0.05))).alerts
     assert [alert.severity for alert in told] == expected
     with pytest.raises(ValueError, match="needs severity_at"):
         AlertPolicy(severity_by="expected_loss")
@@ -285,7 +292,7 @@ def test_the_cap_refuses_new_alerts_and_lets_open_ones_go_on() -> None:
     book = AlertBook(AlertPolicy(cooldown_s=0), "t", admit=lambda mark, ts, _: cap.admit(mark, ts))
     rows: list[Row] = [("a1", "a", 1.0, 0.9), ("b1", "b", 2.0, 0.9), ("c1", "c", 3.0, 0.9), ("a2", "a", 4.0, 0.9)]
     thresholds = np.full(4, 0.5)
-    made = book.decide(batch(rows), thresholds)
+    made = book.decide_by(batch(rows), above(thresholds))
     assert [(a.entity_id, a.events) for a in made.alerts] == [("a", 1), ("b", 1), ("a", 2)]
     assert sorted(made.of_rows) == [0, 1, 3]
     assert thresholds.tolist() == [0.5, 0.5, math.inf, 0.5], "nothing was to alert at the row that was refused"
@@ -313,13 +320,13 @@ def test_a_row_of_a_clock_ahead_mutes_nobody_until_then() -> None:
     """Its event time is ahead of the watermark that comes with it."""
     book = AlertBook(AlertPolicy(resolve_after_s=100.0, cooldown_s=10.0), "t")
     rows = [("e1", "a", 5.0, 0.9), ("e2", "a", YEARS, 0.9), ("e3", "b", YEARS, 0.9)]
-    book.decide(batch(rows), np.full(3, 0.5), None, np.full(3, 5.0))
+    book.decide_by(batch(rows), above(np.full(3, 0.5)), None, np.full(3, 5.0))
     closed = book.advance(106.0)
     assert [(a.entity_id, a.status, a.verdict) for a in closed] == [
         ("a", "resolved", "quiet"),
         ("b", "resolved", "quiet"),
     ]
-    later = book.decide(batch([("e4", "a", 120.0, 0.9)]), np.full(1, 0.5), None, np.full(1, 120.0)).alerts
+    later = book.decide_by(batch([("e4", "a", 120.0, 0.9)]), above(np.full(1, 0.5)), None, np.full(1, 120.0)).alerts
     assert [a.alert_id for a in later] == ["t:a:e4"]
 
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.online.said_before import predict_learn
 from weir.online.learners.auto import Auto
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.boosted import BoostedTrees
 from weir.online.learners.curved import CurvedLogistic
 from weir.online.learners.factory import AUTO_MEMBERS, LearnerSpec, build_learner, hasty
-from weir.online.learners.interleaved import predict_learn
 from weir.online.learners.logistic import sigmoid_many
 
 NAMES = ("a", "b", "c")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.online.said_before import predict_learn
 from weir.online.learners.beside import FULL, HedgedLearner
 from weir.online.learners.factory import LearnerSpec, build_learner
 from weir.online.learners.guard import GuardedLearner
-from weir.online.learners.interleaved import predict_learn
 from weir.online.learners.logistic import ScaledLogistic, logit_of, sigmoid_many
 
 NAMES = ("a", *FULL, "full.e0")

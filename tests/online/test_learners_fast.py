@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.online.said_before import predict_learn
 from tests.work import calls_of
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from weir.online.learners.binned import Trees, bin_rows, grow_tree, leaf_of, quantile_edges
 from weir.online.learners.boosted import BoostedTrees
-from weir.online.learners.interleaved import predict_learn
 
 NAMES = ("a", "b", "c", "noise")
 SMALL: dict[str, Any] = {"trees": 12, "depth": 3, "every": 50, "buffer": 400, "bins": 16}

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing
 
+from tests.online.said_before import predict_learn
 from weir.online.learners.bayesian import BayesianLogistic
 from weir.online.learners.factory import LearnerSpec, build_learner
-from weir.online.learners.interleaved import predict_learn
 from weir.online.learners.logistic import ScaledLogistic
 from weir.online.learners.scaled import MOST_DEVIATIONS
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing
 
+from tests.online.said_before import predict_learn
 from weir.online.errors import StateError
 from weir.online.learners.factory import LearnerSpec, build_learner
-from weir.online.learners.interleaved import predict_learn
 from weir.online.learners.river.by_name import RiverByName
 from weir.online.learners.stack import Stack
 from weir.online.learners.state import pack_arrays, seal, unpack_arrays, unseal

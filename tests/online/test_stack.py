@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.online.said_before import predict_learn
 from weir.online.learners.base import Learner
 from weir.online.learners.bayesian import BayesianLogistic
-from weir.online.learners.interleaved import predict_learn
 from weir.online.learners.logistic import ScaledLogistic, logit_of
 from weir.online.learners.stack import Stack
 
