@@ -148,8 +148,8 @@ def examine(
         blocks, history = state.blocks[c], state.history[c]
         block = blocks - 1
         if uses[c, 0]:
-            held = state.adwin_sums[c], state.adwin_totals[c], state.adwin_held[c]
-            apart, bound = adwin.step(z / (2.0 * CLIP) + 0.5, limits[0], spans[0], *held)
+            windows = state.adwin_sums, state.adwin_totals, state.adwin_held
+            apart, bound = adwin.step(z / (2.0 * CLIP) + 0.5, limits[0], spans[0], *windows, c)
             # Back from [0, 1], for which ADWIN's bound holds, to standard deviations.
             verdicts[c, 0, 0], verdicts[c, 0, 1] = apart * 2.0 * CLIP, bound * 2.0 * CLIP
         if uses[c, 1]:

@@ -44,23 +44,24 @@ def stepwise(rng: np.random.Generator) -> FloatVector:
 def test_adwin_alarms_where_rivers_does(seed: int, clock: int) -> None:
     x = stepwise(np.random.default_rng(seed))
     river = RIVER.ADWIN(delta=0.002, clock=clock)
-    sums, totals = np.zeros(adwin.SUMS), np.zeros((adwin.LEVELS, adwin.PER_LEVEL + 1))
-    held = np.zeros(adwin.LEVELS, dtype=np.int64)
+    sums, totals = np.zeros((2, adwin.SUMS)), np.zeros((2, adwin.LEVELS, adwin.PER_LEVEL + 1))
+    held = np.zeros((2, adwin.LEVELS), dtype=np.int64)
     alarms: tuple[list[int], list[int]] = ([], [])
     for i, value in enumerate(x.tolist()):
         river.update(value)
-        statistic, bound = adwin.step(value, 0.002, clock, sums, totals, held)
+        statistic, bound = adwin.step(value, 0.002, clock, sums, totals, held, 1)
         if river.drift_detected:
             alarms[0].append(i)
         if statistic > bound:
             alarms[1].append(i)
-            sums[:], totals[:], held[:] = 0.0, 0.0, 0
+            adwin.clear(sums, totals, held, 1)
         elif not river.drift_detected:
-            assert sums[adwin.WIDTH] == river.width
-            assert sums[adwin.TOTAL] == pytest.approx(river.total)
-            assert sums[adwin.VARIANCE] / sums[adwin.WIDTH] == pytest.approx(river.variance / river.width)
+            assert sums[1, adwin.WIDTH] == river.width
+            assert sums[1, adwin.TOTAL] == pytest.approx(river.total)
+            assert sums[1, adwin.VARIANCE] / sums[1, adwin.WIDTH] == pytest.approx(river.variance / river.width)
     assert alarms[1] == alarms[0]
     assert alarms[0]
+    assert not sums[0].any(), "each window has rows of its own"
 
 
 @pytest.mark.parametrize("seed", range(6))

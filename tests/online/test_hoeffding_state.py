@@ -157,7 +157,7 @@ def _mutated(state: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
-INDICES = ("links", "columns", "roots", "counts", "random")
+INDICES = ("links", "columns", "roots", "held", "random")
 
 
 @pytest.mark.parametrize("make", [tree, forest])

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from river import drift, forest, tree
 
+from weir.online.drift import adwin
 from weir.online.learners.hoeffding.adaptive_forest import AdaptiveForest
 from weir.online.learners.hoeffding.adaptive_tree import AdaptiveTree
 from weir.online.learners.hoeffding.grove import (
@@ -28,8 +29,8 @@ from weir.online.learners.hoeffding.grove import (
     WEIGHT,
     YES,
     Grove,
+    fresh_grove,
 )
-from weir.online.learners.hoeffding.windows import COUNTS, SUMS, add_value, clear_window
 
 NAMES = ("zeta", "alpha", "mid", "beta")  # not sorted: River's forests draw columns in the order of their names
 ADWIN: Any = drift.ADWIN  # untyped in River
@@ -153,30 +154,15 @@ def test_a_forest_draws_only_columns_that_there_are() -> None:
 @pytest.mark.parametrize("delta", [0.3, 0.002])
 def test_a_window_is_rivers_adwin_to_the_bit(delta: float) -> None:
     rng = random.Random(5)
-    river, sums, counts = ADWIN(delta=delta), np.zeros(SUMS), np.zeros(COUNTS, np.int64)
-    clear_window(sums, counts)
+    river, grove = ADWIN(delta=delta), fresh_grove(1, 1, 1, 0, windows=False)
+    window = grove.sums, grove.totals, grove.held, 1
     fired = 0
     for i in range(20_000):
         mistake = float(rng.random() < (0.2 if i // 1500 % 2 else 0.7))
         river.update(mistake)
-        changed = add_value(sums, counts, mistake, delta)
+        changed = adwin.changes(mistake, delta, *window)
         assert changed == river.drift_detected
         fired += changed
         if not changed:
-            assert tuple(sums[:3]) == (river.total, river.variance, river.width)
+            assert tuple(grove.sums[1, :3]) == (river.width, river.total, river.variance)
     assert fired > 5
-
-
-def test_a_window_lets_go_of_what_is_very_old() -> None:
-    """One of rows that are all full, as after five million values: one more is one old bucket less."""
-    sums, counts = np.zeros(SUMS), np.zeros(COUNTS, np.int64)
-    clear_window(sums, counts)
-    for _ in range(2 * 5 * 31 + 1):
-        add_value(sums, counts, 0.0, 1e-9)
-    rows = int(counts[1])
-    counts[1], counts[2:] = COUNTS - 2, 5
-    sums[2] = width = float(sum(5 << row for row in range(COUNTS - 2)))
-    assert rows < COUNTS - 2
-    add_value(sums, counts, 0.0, 1e-9)
-    assert sums[2] == width + 1 - (1 << COUNTS - 3)
-    assert sums[2] == sum(int(n) << row for row, n in enumerate(counts[2:]))

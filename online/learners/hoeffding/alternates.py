@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from weir.online.batch import FloatVector, IntVector
+from weir.online.drift import adwin
 from weir.online.learners.hoeffding.grove import (
     ALTERNATE,
     CLASSES,
@@ -39,7 +40,6 @@ from weir.online.learners.hoeffding.grove import (
 from weir.online.learners.hoeffding.leaves import add_to_leaf, answers
 from weir.online.learners.hoeffding.splits import try_to_split
 from weir.online.learners.hoeffding.twister import poisson
-from weir.online.learners.hoeffding.windows import add_value
 
 _RIVALS, _SIGNIFICANCE = 300.0, 0.05
 """Rows that a branch and its alternate have to have seen, and how sure it has to be that one of them is better."""
@@ -49,7 +49,7 @@ _RIVALS, _SIGNIFICANCE = 300.0, 0.05
 def _note_mistake(grove: Grove, at: int, mistake: float, delta: float) -> bool:
     """Whether mistakes of a node have become more; the count begins anew in a branch, or where they became fewer."""
     values, before = grove.values[at], grove.values[at, ERROR_RATE]
-    changed = add_value(grove.sums[at], grove.counts[at], mistake, delta)
+    changed = adwin.changes(mistake, delta, grove.sums, grove.totals, grove.held, at)
     values[ERRORS] += 1.0
     values[ERROR_RATE] += 1.0 / values[ERRORS] * (mistake - before)
     fewer = before > values[ERROR_RATE]

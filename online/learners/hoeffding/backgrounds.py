@@ -6,6 +6,7 @@ Adaptive random forest (Gomes et al., Machine Learning 106, 2017), as River's ``
 from __future__ import annotations
 
 from weir.online.batch import FloatVector, IntVector
+from weir.online.drift import adwin
 from weir.online.learners.hoeffding.grove import (
     DEPTH,
     NO,
@@ -17,6 +18,7 @@ from weir.online.learners.hoeffding.grove import (
     ZERO,
     Grove,
     Growth,
+    clear_window,
     free_tree,
     inner,
     leaf_of,
@@ -26,7 +28,6 @@ from weir.online.learners.hoeffding.grove import (
 from weir.online.learners.hoeffding.leaves import add_to_leaf, answers
 from weir.online.learners.hoeffding.splits import try_to_split
 from weir.online.learners.hoeffding.twister import poisson
-from weir.online.learners.hoeffding.windows import add_value, clear_window
 
 
 @inner
@@ -75,12 +76,12 @@ def learn_in_wholes(grove: Grove, row: FloatVector, label: int, weight: float, g
             _learn_leaf(grove, beside, row, label, drawn * weight, heard, growth, pool)
         _learn_leaf(grove, at, row, label, drawn * weight, said, growth, pool)
         warning, drift = 2 * i, 2 * i + 1
-        if add_value(grove.sums[warning], grove.counts[warning], mistake, growth.warning_delta):
+        if adwin.changes(mistake, growth.warning_delta, grove.sums, grove.totals, grove.held, warning):
             free_tree(grove, roots[i, 1])
             roots[i, 1] = UNTAUGHT
-        if add_value(grove.sums[drift], grove.counts[drift], mistake, growth.drift_delta):
+        if adwin.changes(mistake, growth.drift_delta, grove.sums, grove.totals, grove.held, drift):
             free_tree(grove, roots[i, 0])
             roots[i, 0], grove.right[i, 0], grove.right[i, 1] = UNTAUGHT, 0.0, 0.0
             if roots[i, 1] != NO_TREE:
                 roots[i, 0], roots[i, 1] = roots[i, 1], NO_TREE
-                clear_window(grove.sums[warning], grove.counts[warning])
+                clear_window(grove, warning)

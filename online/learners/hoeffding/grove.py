@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weir.online.batch import FloatMatrix, FloatVector, IntVector
+from weir.online.drift import adwin
 from weir.online.jit import njit
 from weir.online.learners.hoeffding.twister import seeded
-from weir.online.learners.hoeffding.windows import COUNTS, SUMS, clear_window
 from weir.online.learners.state import MAX_STATE_BYTES
 
 IntMatrix = NDArray[np.int64]
@@ -37,6 +37,7 @@ UNTAUGHT: Final = -2
 LEAF: Final = -1
 FREE: Final = -2
 """Of FEATURE, and of the first column of a row of ``columns``, which is LEAF until columns are drawn."""
+WINDOW: Final = ("sums", "totals", "held")
 NONE, ZERO = cast(int, np.int64(-1)), cast(int, np.int64(0))
 """For arguments of what is compiled: numba compiles it once for a plain -1 or 0, and once more for all others."""
 _AT_FIRST: Final = 16
@@ -58,9 +59,11 @@ class Grove(NamedTuple):
     right: FloatMatrix
     """``(T, 2)``, rows that a tree had right, and all."""
     sums: FloatMatrix
-    """``(A, SUMS)``, windows over mistakes: one a node where those have some, else two a tree."""
-    counts: IntMatrix
-    """``(A, COUNTS)``."""
+    """``(A, 4)``, windows over mistakes: one a node where those have some, else two a tree; see `adwin`."""
+    totals: NDArray[np.float64]
+    """``(A, 48, 6)``."""
+    held: IntMatrix
+    """``(A, 48)``."""
     random: IntVector
     """``(WORDS + 1,)``, see `twister`."""
     used: IntVector
@@ -93,22 +96,20 @@ NODES, WATCHES, NODE_HINT, WATCH_HINT = range(4)
 def fresh_grove(trees: int, watched: int, width: int, seed: int, *, windows: bool) -> Grove:
     """No tree yet; with ``windows`` each node has one of its own, which grow with the nodes."""
     a = _AT_FIRST if windows else 2 * trees
-    grove = Grove(
+    return Grove(
         links=np.full((_AT_FIRST, 8), FREE),
         values=np.zeros((_AT_FIRST, 8)),
         columns=np.full((_AT_FIRST, watched), FREE),
         gaussians=np.zeros((_AT_FIRST, watched, 2, 7)),
         roots=np.tile([UNTAUGHT, NO_TREE], (trees, 1)),
         right=np.zeros((trees, 2)),
-        sums=np.zeros((a, SUMS)),
-        counts=np.zeros((a, COUNTS), np.int64),
+        sums=np.zeros((a, adwin.SUMS)),
+        totals=np.zeros((a, adwin.LEVELS, adwin.PER_LEVEL + 1)),
+        held=np.zeros((a, adwin.LEVELS), np.int64),
         random=seeded(seed),
         used=np.zeros(4, np.int64),
         centre=np.zeros(width + 1),
     )
-    for i in range(a):
-        clear_window(grove.sums[i], grove.counts[i])
-    return grove
 
 
 def with_room(grove: Grove, rows: int, *, windows: bool) -> Grove:
@@ -122,7 +123,7 @@ def with_room(grove: Grove, rows: int, *, windows: bool) -> Grove:
         "gaussians": _longer(grove.gaussians, leaves, 0),
     }
     if windows:
-        grown |= {"sums": _longer(grove.sums, nodes, 0), "counts": _longer(grove.counts, nodes, 0)}
+        grown |= {name: _longer(getattr(grove, name), nodes, 0) for name in WINDOW}
     return grove._replace(**grown)
 
 
@@ -142,8 +143,8 @@ def _longer(array: NDArray[Any], rows: int, fill: int) -> NDArray[Any]:
 
 def most_nodes(grove: Grove) -> int:
     """How many nodes there may be at most, so that a snapshot keeps well within its limit."""
-    a_node = grove.links[0].nbytes + grove.values[0].nbytes + grove.columns[0].nbytes + grove.gaussians[0].nbytes
-    return int(MAX_STATE_BYTES // 2 // (a_node + grove.sums[0].nbytes + grove.counts[0].nbytes))
+    a_node = sum(getattr(grove, name)[0].nbytes for name in ("links", "values", "columns", "gaussians", *WINDOW))
+    return int(MAX_STATE_BYTES // 2 // a_node)
 
 
 @njit(cache=True, error_model="numpy")
@@ -170,6 +171,12 @@ def forget_seen(grove: Grove, k: int) -> None:
 
 
 @inner
+def clear_window(grove: Grove, at: int) -> None:
+    """Forget the mistakes in a window."""
+    adwin.clear(grove.sums, grove.totals, grove.held, at)
+
+
+@inner
 def new_leaf(grove: Grove, growth: Growth, depth: int) -> int:
     """A leaf that has learned nothing; the caller has seen to it that there is room."""
     links, at, k = grove.links, grove.used[NODE_HINT], grove.used[WATCH_HINT]
@@ -187,7 +194,7 @@ def new_leaf(grove: Grove, growth: Growth, depth: int) -> int:
     for j in range(grove.columns.shape[1]):
         grove.columns[k, j] = LEAF
     if growth.own_windows:
-        clear_window(grove.sums[at], grove.counts[at])
+        clear_window(grove, at)
     return int(at)
 
 

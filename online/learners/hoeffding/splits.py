@@ -31,13 +31,13 @@ from weir.online.learners.hoeffding.grove import (
     YES,
     Grove,
     Growth,
+    clear_window,
     forget_seen,
     inner,
     new_leaf,
     stop_watching,
     with_class,
 )
-from weir.online.learners.hoeffding.windows import clear_window
 
 _CUTS = 10
 _LEAST_BRANCH, _MOST_SHARE = 0.01, 0.99
@@ -148,4 +148,4 @@ def _split(grove: Grove, at: int, j: int, cut: float, growth: Growth) -> None:
     grove.values[at, CUT] = cut
     if growth.own_windows:
         grove.values[at, ERRORS], grove.values[at, ERROR_RATE] = 0.0, 0.0
-        clear_window(grove.sums[at], grove.counts[at])
+        clear_window(grove, at)

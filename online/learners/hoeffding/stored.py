@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.drift.adwin import LEVELS, PER_LEVEL, WIDTH
 from weir.online.errors import StateError
 from weir.online.learners.hoeffding.grove import (
     ALTERNATE,
@@ -27,15 +28,15 @@ from weir.online.learners.hoeffding.grove import (
     UNTAUGHT,
     WATCH,
     WATCHES,
+    WINDOW,
     Grove,
     Growth,
     with_room,
 )
 from weir.online.learners.hoeffding.twister import WORDS
-from weir.online.learners.hoeffding.windows import FILLED, MOST_BUCKETS, MOST_ROWS, ROWS, TICK
 from weir.online.learners.state import pack_arrays, unpack_arrays
 
-_NODE, _WATCH, _WINDOW = ("links", "values"), ("columns", "gaussians"), ("sums", "counts")
+_NODE, _WATCH = ("links", "values"), ("columns", "gaussians")
 _STORED: Final = set(Grove._fields) - {"used"}
 _ANEW: Final = "the state is none of compiled trees, as that of trees of before: remove it, and they learn anew"
 
@@ -44,7 +45,7 @@ def packed(grove: Grove, growth: Growth) -> bytes:
     """All that was learned, in no more rows than are in use."""
     arrays = {name: getattr(grove, name) for name in _STORED}
     nodes, watches = _end(grove.links[:, FEATURE]), _end(grove.columns[:, 0])
-    arrays |= {name: arrays[name][:nodes] for name in _NODE + (_WINDOW if growth.own_windows else ())}
+    arrays |= {name: arrays[name][:nodes] for name in _NODE + (WINDOW if growth.own_windows else ())}
     arrays |= {name: arrays[name][:watches] for name in _WATCH}
     return pack_arrays(arrays)
 
@@ -62,7 +63,7 @@ def unpacked(body: bytes, fresh: Grove, growth: Growth) -> Grove:
         raise StateError(f"{_ANEW} ({exc})") from exc
     if missing := sorted(_STORED - arrays.keys()):
         raise StateError(f"{_ANEW} (no {missing[0]})")
-    longer = dict.fromkeys(_NODE + (_WINDOW if growth.own_windows else ()), _NODE[0])
+    longer = dict.fromkeys(_NODE + (WINDOW if growth.own_windows else ()), _NODE[0])
     longer |= dict.fromkeys(_WATCH, _WATCH[0])
     for name in _STORED:
         have, want = arrays[name], getattr(fresh, name)
@@ -86,7 +87,7 @@ def unpacked(body: bytes, fresh: Grove, growth: Growth) -> Grove:
 
 def _mistakes(grove: Grove, growth: Growth, width: int) -> Iterator[tuple[str, bool]]:
     """What is wrong with the numbers of a snapshot, in words, and whether it is."""
-    links, columns, counts = grove.links, grove.columns, grove.counts
+    links, columns = grove.links, grove.columns
     feature, watch, roots = links[:, FEATURE], links[:, WATCH], grove.roots
     yield "features are not among its columns", bool(((feature < FREE) | (feature >= width)).any())
     yield "columns are not among its columns", bool(((columns < FREE) | (columns >= width)).any())
@@ -112,12 +113,8 @@ def _mistakes(grove: Grove, growth: Growth, width: int) -> Iterator[tuple[str, b
     yield "leaves do not watch what is watched", not np.array_equal(held, np.flatnonzero(columns[:, 0] != FREE))
     classes = links[feature != FREE][:, [CLASSES, SEEN]]
     yield "classes are more than two", bool(((classes < 0) | (classes > 7)).any())
-    rows, filled, last = counts[:, ROWS], counts[:, FILLED:], MOST_ROWS
-    used = rows > 0  # a window that no node has had yet has no row
-    yield "windows are too long", bool(((rows < 0) | (rows > last)).any() or (counts[:, TICK] < 0).any())
-    yield "windows hold too much", bool(((filled < 0) | (filled > MOST_BUCKETS)).any())
-    beyond = filled * (np.arange(last) >= rows[:, None])
-    widths = (filled << np.arange(last)).sum(axis=1)
-    yield "windows are none", bool(beyond.any() or (widths != grove.sums[:, 2])[used].any())
+    yield "windows hold too much", bool(((grove.held < 0) | (grove.held > PER_LEVEL)).any())
+    widths = (grove.held << np.arange(LEVELS)).sum(axis=1)
+    yield "windows are none", bool((widths != grove.sums[:, WIDTH]).any())
     words = grove.random
     yield "random numbers are none", bool((words < 0).any() or (words >> 32).any() or words[WORDS] > WORDS)
