@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from weir.online.batch import IntVector
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
-from weir.online.learners.interleaved import Between, contiguous, score_and_judge, score_between
+from weir.online.learners.interleaved import NO_ROWS, Between, contiguous, score_and_judge, score_between
 from weir.online.learners.logistic import WARM_ROWS, scale_learn
 from weir.online.learners.scaled import MOST_DEVIATIONS
 from weir.online.learners.state import copy_into, seal_with, unseal_with
@@ -41,23 +41,6 @@ def _clip_rows(x: FloatMatrix, s: FloatVector, mean: FloatVector, var: FloatVect
 
 
 @njit(cache=True)
-def _learn_rows(
-    x: FloatMatrix,
-    weight: FloatVector,
-    count: FloatVector,
-    mean: FloatVector,
-    var: FloatVector,
-    out: FloatMatrix,
-    used: FloatVector,
-) -> None:
-    for i in range(x.shape[0]):
-        # Clipped by what was known before the row, then counted: a row cannot widen the range that it is held to.
-        used[i] = weight[i] / _clip(x[i], count[0], mean, var, out[i])
-        count[0] += 1.0
-        scale_learn(x[i], count[0], mean, var)
-
-
-@njit(cache=True)
 def _clip_between(
     rows: FloatMatrix,
     learned: IntVector,
@@ -76,6 +59,7 @@ def _clip_between(
             _clip(rows[at], count[0], mean, var, clipped[at])
             at += 1
         if i < x.shape[0]:
+            # Clipped by what was known before the row, then counted: a row cannot widen the range that it is held to.
             used[i] = weight[i] / _clip(x[i], count[0], mean, var, out[i])
             count[0] += 1.0
             scale_learn(x[i], count[0], mean, var)
@@ -107,10 +91,7 @@ class ClippingLearner:
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""
-        s, rows, used = self._state, np.empty(x.shape), np.empty(len(x))
-        weights = np.ascontiguousarray(weight)
-        _learn_rows(np.ascontiguousarray(x), weights, s["count"], s["mean"], s["var"], rows, used)
-        self.learner.learn_many(rows, y, used)
+        self.learner.learn_many(*self._clipped_between(contiguous(x[:0], NO_ROWS, x, y, weight))[2:])
 
     def score_and_judge(
         self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
