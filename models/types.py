@@ -121,7 +121,6 @@ class StepModel(Protocol):
 
         With a surprise the embedding has it behind its coordinates: ``(n, E + 1)``.
         """
-        ...
 
 
 Progress = Callable[[str, int, int], None]
@@ -134,7 +133,6 @@ class Builder(Protocol):
     @property
     def kind(self) -> str:
         """What it makes, such as ``trees``."""
-        ...
 
     def build(
         self,
@@ -154,7 +152,6 @@ class Builder(Protocol):
         warm_start : ``files`` of the serving artefact of the same kind, to fine-tune from.
         stop : asked often; when true, raises ``TrainingStoppedError`` after a checkpoint.
         """
-        ...
 
 
 class TrainingStoppedError(WeirError):

@@ -42,11 +42,9 @@ class RowStore(Protocol):
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
         """Rows ``(len(keys), row_bytes)``, the caller's to change; zeros for a key not seen."""
-        ...
 
     def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
         """Store the rows ``(len(keys), row_bytes)``; ``now`` is event time, epoch seconds."""
-        ...
 
 
 @dataclass(slots=True)

@@ -26,16 +26,12 @@ class FeatureStore(Protocol):
         ``row_bytes`` is a multiple of 8: rows are numbers, and are stored word by word. A row is there for ``SPARE``
         times ``kept_s`` seconds after its last change, at least.
         """
-        ...
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
         """Rows ``(len(keys), row_bytes)``, C-contiguous, the caller's to change; zeros for a key not seen."""
-        ...
 
     def last_seen(self, table: str, keys: Sequence[str]) -> FloatVector:
         """Event time of the last change of each row, ``(len(keys),)``, the caller's; -inf for a key not seen."""
-        ...
 
     def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], seen: FloatVector | float) -> None:
         """Keep the rows; ``seen`` is event time, epoch seconds, of each key or of all. An older one does not count."""
-        ...

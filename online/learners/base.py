@@ -22,20 +22,15 @@ class Learner(Protocol):
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``x (n, F) float64`` to ``(n,) float64`` in [0, 1]; changes nothing."""
-        ...
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order; ``y (n,) bool``, ``weight (n,) float64`` > 0 (1 / rate for sampled negatives)."""
-        ...
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """What each feature adds to the log-odds against the learner's reference point, ``(n, F)``."""
-        ...
 
     def snapshot(self) -> bytes:
         """The whole learned state; ``restore`` of it on a learner built alike continues bit-identically."""
-        ...
 
     def restore(self, state: bytes) -> None:
         """Replace the learned state by a ``snapshot``; raises ``ValueError`` when it is of another kind or shape."""
-        ...

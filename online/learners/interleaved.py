@@ -26,7 +26,6 @@ class ScoresBetween(Protocol):
 
         ``learned (n,)`` ascends. Returns ``(n,)``, the bits of ``predict_many``.
         """
-        ...
 
 
 @runtime_checkable
@@ -37,7 +36,6 @@ class JudgesBetween(Protocol):
         self, rows: FloatMatrix, learned: IntVector, x: FloatMatrix, y: BoolVector, weight: FloatVector
     ) -> tuple[FloatVector, FloatVector]:
         """See `ScoresBetween`; scores of rows ``(n,)``, and of examples from before each ``(m,)``."""
-        ...
 
 
 NO_ROWS: Final[IntVector] = np.empty(0, np.int64)

@@ -17,11 +17,9 @@ class Stateful(Protocol):
 
     def snapshot(self) -> bytes:
         """The whole state."""
-        ...
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``ValueError`` where it does not fit."""
-        ...
 
 
 @runtime_checkable
@@ -30,7 +28,6 @@ class DeferredSnapshot(Protocol):
 
     def capture(self) -> Callable[[], bytes]:
         """Copy the state; the call of what it returns makes a snapshot of the copy, in any thread."""
-        ...
 
 
 @dataclass(slots=True)

@@ -119,7 +119,6 @@ class FullScorer(Protocol):
         ts : ``(n,)`` event time, epoch seconds.
         x : ``(n, D)`` the online model's inputs, then the further ones.
         """
-        ...
 
 
 def columns(spec: FullSpec) -> tuple[str, ...]:

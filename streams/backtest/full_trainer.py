@@ -33,4 +33,3 @@ class FullTrainer(Protocol):
 
     def report(self) -> list[dict[str, Any]]:
         """What became of each training, oldest first, JSON-ready."""
-        ...

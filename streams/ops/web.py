@@ -25,11 +25,9 @@ class Status(Protocol):
 
     def ready(self) -> list[str]:
         """Why the worker does not do its work yet, a sentence each; empty when it does."""
-        ...
 
     def describe(self) -> Mapping[str, object]:
         """What it is and does, as JSON can hold it: lanes, models, partitions."""
-        ...
 
 
 class WebServer:

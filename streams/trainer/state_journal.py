@@ -21,11 +21,9 @@ class Journal(Protocol):
 
     def newest(self, task: str) -> tuple[int, bytes] | None:
         """The newest document with its number; ``None`` without any."""
-        ...
 
     def append(self, task: str, number: int, document: bytes) -> bool:
         """Make document ``number``, the one behind the newest; ``False`` when somebody else did."""
-        ...
 
 
 class MemoryJournal:

@@ -26,7 +26,6 @@ class ArrowTable(Protocol):
 
     def __arrow_c_stream__(self, requested_schema: Any = None, /) -> object:
         """The table as a PyCapsule."""
-        ...
 
 
 Row: TypeAlias = Mapping[str, Any]

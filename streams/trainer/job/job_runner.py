@@ -46,7 +46,6 @@ class Runner(Protocol):
         WorkDiedError
             Its process was killed, or ended without a word.
         """
-        ...
 
 
 class InlineRunner:

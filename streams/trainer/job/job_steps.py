@@ -41,7 +41,6 @@ class JobSteps(Protocol):
 
     def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
         """Do it; ``folder`` is for checkpoints, and is the same when it is repeated."""
-        ...
 
 
 @dataclass(frozen=True)
