@@ -1,4 +1,7 @@
-"""Writes what a command made: whole, or with what was there before left as it was; a full disk in one sentence."""
+"""Writes what a command made: whole, or with what was there before left as it was; a full disk in one sentence.
+
+And reads what it was given: a file that loses its end meanwhile is not taken for a short one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from weir.models.durable import write_durably
 from weir.streams.errors import UsageError, in_words
@@ -21,6 +24,23 @@ def written(path: Path) -> Iterator[None]:
     except OSError as exc:  # Arrow's have no file name
         why = exc.strerror or in_words(exc)  # without the name of the file beside it, which is ours
         raise UsageError(f"{path} cannot be written: {why}; check its rights and the free space") from exc
+
+
+@contextmanager
+def read_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that is read to its end, however long that takes; one that grows meanwhile may be read further.
+
+    Raises ``UsageError`` at the end where it became shorter: what stood there was not read, or only a part of a line.
+    """
+    with path.open("rb") as file:
+        began = os.fstat(file.fileno()).st_size
+        yield file
+        left = os.fstat(file.fileno()).st_size
+    if left < began:
+        raise UsageError(
+            f"{path} became shorter while it was read, from {began:,} to {left:,} bytes, so not all that stood there "
+            "was read; give a copy that nobody writes to, from its beginning: what comes again counts once"
+        )
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -26,6 +26,7 @@ from weir.streams.config import topics
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.printed_records import key_of, parse
+from weir.streams.whole_files import read_whole
 
 STDIN: Final = Path("-")
 _NAMED = re.compile(rb'\A\{"topic":"([A-Za-z0-9._-]{1,249})",')
@@ -78,7 +79,7 @@ class LinesSource:
     def _lines(self, path: Path, default: str | None) -> Iterator[Outgoing]:
         latest: float | None = None
         stdin: BinaryIO = sys.stdin.buffer
-        with nullcontext(stdin) if path == STDIN else path.open("rb") as file:
+        with nullcontext(stdin) if path == STDIN else read_whole(path) as file:
             for line in file:
                 value = line.rstrip(b"\r\n")
                 named = _NAMED.match(value)

@@ -86,6 +86,15 @@ def test_a_lines_own_topic_routes_it_and_is_taken_out(tmp_path: Path) -> None:
     assert only.skipped == 1
 
 
+def test_a_file_that_is_cut_while_it_is_sent_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "user-events.jsonl", [event(i, T0 + i) for i in range(9)])
+    records = iter(LinesSource([path], None))
+    next(records)
+    path.write_bytes(b"")
+    with pytest.raises(UsageError, match="became shorter while it was read"):
+        list(records)
+
+
 def test_a_missing_file_is_said_before_anything_is_sent(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         LinesSource([tmp_path / "none.jsonl"], None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from weir.streams.errors import UsageError
-from weir.streams.whole_files import write_whole
+from weir.streams.whole_files import read_whole, write_whole
 
 _LITTLE_SPACE = """
 import resource, sys
@@ -75,3 +76,32 @@ main.run()
 def test_what_ends_a_command_from_outside_is_no_traceback(error: str, status: int, said: str) -> None:
     ran = subprocess.run([sys.executable, "-c", _FAILS, error], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (status, said)
+
+
+@pytest.mark.parametrize("left", [0, 5, 8])
+def test_a_file_that_loses_its_end_while_it_is_read_is_not_taken_for_a_short_one(tmp_path: Path, left: int) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"one\ntwo\nthree\n")
+
+    def lines() -> list[bytes]:
+        found = []
+        with read_whole(path) as file:
+            for line in file:
+                found.append(line)
+                os.truncate(path, left)
+        return found
+
+    with pytest.raises(UsageError, match=rf"events\.jsonl became shorter while it was read, from 14 to {left} bytes"):
+        lines()
+
+
+def test_one_that_grows_or_is_replaced_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"one\n")
+    with read_whole(path) as file:
+        with path.open("ab") as more:
+            more.write(b"two\n")
+        other = tmp_path / "other"
+        other.write_bytes(b"x")
+        other.rename(path)
+        assert file.read() == b"one\ntwo\n"

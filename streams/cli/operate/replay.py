@@ -98,8 +98,7 @@ def replay_command(
         _warn_of_labels(files)
     pace = Pace(time.monotonic(), rate, speed)
     delivery, stopped = _run(settings, source, limits, pace, stamp == "event")
-    sent = ", ".join(f"{count:,} to {name}" for name, count in sorted(delivery.acknowledged.items())) or "nothing"
-    say(f"{'Interrupted: ' if stopped else ''}sent {sent}")
+    say(f"{'Interrupted: ' if stopped else ''}{_sent(delivery)}")
     if source.skipped:
         what = "they name no topic: give it by --topic" if topic is None else f"they name another topic than {topic!r}"
         say(f"{source.skipped:,} lines left out: {what}")
@@ -117,21 +116,30 @@ def _run(
 
     with producer(settings.kafka, "replay") as client, interruptible() as stop:
         delivery = Delivery(client, limits, event_time)
-        with bar("") as advance:
-            units = 0
-            for number, record in enumerate(_renamed(source, settings.topics)):
-                if record.topic not in limits:
-                    delivery.finish()
-                    raise _no_topic(record.topic, limits)
-                if not _wait(pace, number, record, delivery, stop):
-                    break
-                delivery.send(record)
-                units += record.units
-                if number % _REFRESH == 0:
-                    at = f"event time {utc(record.ts)}" if record.ts is not None else ""
-                    advance(f"{number + 1:,} records  {at}", units, source.total)
+        try:
+            with bar("") as advance:
+                units = 0
+                for number, record in enumerate(_renamed(source, settings.topics)):
+                    if record.topic not in limits:
+                        raise _no_topic(record.topic, limits)
+                    if not _wait(pace, number, record, delivery, stop):
+                        break
+                    delivery.send(record)
+                    units += record.units
+                    if number % _REFRESH == 0:
+                        at = f"event time {utc(record.ts)}" if record.ts is not None else ""
+                        advance(f"{number + 1:,} records  {at}", units, source.total)
+                delivery.finish()
+        except UsageError:  # what is wrong with a line or a file; what went before it has gone
             delivery.finish()
+            say(_sent(delivery))
+            raise
         return delivery, stop.is_set()
+
+
+def _sent(delivery: Delivery) -> str:
+    counts = ", ".join(f"{count:,} to {name}" for name, count in sorted(delivery.acknowledged.items()))
+    return f"sent {counts or 'nothing'}"
 
 
 def _renamed(source: OutgoingSource, names: TopicSettings) -> Iterator[Outgoing]:

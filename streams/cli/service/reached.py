@@ -13,6 +13,7 @@ import typer
 
 from weir.streams.cli.processes.process import needed
 from weir.streams.errors import UsageError
+from weir.streams.whole_files import read_whole
 
 if TYPE_CHECKING:
     from weir.streams.client.client import Client
@@ -52,7 +53,7 @@ def bodies_of(path: str, most: int) -> Iterator[list[bytes]]:
     A body has no more than ``BODY_BYTES``, but for a single line that is longer.
     """
     if path != "-":
-        with Path(path).open("rb") as file:
+        with read_whole(Path(path)) as file:
             yield from _bodies(file, most)
         return
     begun = b""
