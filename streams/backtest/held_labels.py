@@ -53,7 +53,8 @@ class _LabelQueue:
 
     def __init__(self, *, timed: bool = False) -> None:
         self.timed = timed
-        self._held: list[tuple[float, int, FloatVector, LabelBatch]] = []
+        self._held: list[tuple[float, int, int, FloatVector, LabelBatch]] = []
+        """A heap of pieces: when its next label becomes known, its number, which label that is, and all of them."""
         self._added, self._latest = 0, -np.inf
 
     def add(self, known_at: FloatVector, labels: LabelBatch) -> None:
@@ -69,15 +70,17 @@ class _LabelQueue:
         self._added += 1
         self._push(self._added, known_at, labels)
 
-    def _push(self, number: int, known_at: FloatVector, labels: LabelBatch) -> None:
+    def _push(self, number: int, known_at: FloatVector, labels: LabelBatch, start: int = 0) -> None:
         # The number tells pieces of the same time apart before arrays would be compared, which raises; it also keeps
         # them in order.
-        heapq.heappush(self._held, (float(known_at[0]), number, known_at, labels))
+        # Whole, with where it goes on: a file of labels is one piece, and its rest would be copied at each cut.
+        heapq.heappush(self._held, (float(known_at[start]), number, start, known_at, labels))
 
     def turns(self, ts: FloatVector) -> IntVector:
         """Rows of a batch, at times ``ts (n,)``, before which a label that is held becomes known; n for later ones."""
         now = np.maximum.accumulate(ts)
-        known = [known_at[: np.searchsorted(known_at, now[-1], side="right")] for _, _, known_at, _ in self._held]
+        stops = (int(np.searchsorted(known_at, now[-1], side="right")) for *_, known_at, _ in self._held)
+        known = [known_at[start:stop] for (_, _, start, known_at, _), stop in zip(self._held, stops, strict=True)]
         rows: IntVector = np.searchsorted(now, np.concatenate([ts[:0], *known]), side="right" if self.timed else "left")
         return np.unique(rows)
 
@@ -92,7 +95,8 @@ class _LabelQueue:
             self._latest = max([self._latest, *known_at[-1:].tolist()])
         # By number, not in the order of the heap: of labels known at the same time the one that was added first acts
         # first.
-        held = [(known, old) for _, _, known, old in sorted(self._held, key=lambda piece: piece[1])]
+        pieces = sorted(self._held, key=lambda piece: piece[1])
+        held = [(known[start:], old.slice(start, len(old))) for _, _, start, known, old in pieces]
         before_all = [np.full(len(old), -1) for _, old in held]
         known_at = np.concatenate([*(known for known, _ in held), known_at])
         labels = LabelBatch.concat([*(old for _, old in held), labels])
@@ -114,17 +118,17 @@ class _LabelQueue:
 
     def left(self) -> list[LabelBatch]:
         """Labels that are not known yet."""
-        return [labels for *_, labels in self._held]
+        return [labels.slice(start, len(labels)) for _, _, start, _, labels in self._held]
 
     def due(self, now: float) -> list[tuple[LabelBatch, FloatVector | None]]:
         """Labels that are known at ``now``, in order, and the times of those that have some of their own."""
         out: list[tuple[LabelBatch, FloatVector]] = []
         while self._held and (self._held[0][0] < now or (self._held[0][0] == now and not self.timed)):
-            _, number, known_at, labels = heapq.heappop(self._held)
+            _, number, start, known_at, labels = heapq.heappop(self._held)
             ripe = int(np.searchsorted(known_at, now, side="left" if self.timed else "right"))
-            out.append((labels.slice(0, ripe), known_at[:ripe]))
+            out.append((labels.slice(start, ripe), known_at[start:ripe]))
             if ripe < len(labels):
-                self._push(number, known_at[ripe:], labels.slice(ripe, len(labels)))
+                self._push(number, known_at, labels, ripe)
         if not self.timed:
             return [(labels, None) for labels, _ in out]
         if not out:
