@@ -24,7 +24,7 @@ from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile("weir", deadline=None)
 # The same examples in every run: more of them would say little more; those of other runs are others.
-settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile("ci", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("ci" if os.environ.get("CI") else "weir")
 LONGEST_S = 300.0
 """Of one ``async def`` test: one that waits for what never comes fails, with the place where it waits."""

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,7 +19,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.e2e.test_demo import FULL_SPEED, checkpoint_newer_than, finish, records
+from tests.e2e.demo_process import FULL_SPEED, DemoProcess, checkpoint_newer_than, records
 from tests.integration.kafka_node import eventually
 from weir.streams.client.client import Client, ServiceError
 from weir.streams.demo.demo_console import PORTS, DemoEngine, bound_at
@@ -29,46 +28,34 @@ from weir.streams.service.embedded.service_engine import Engine
 
 pytestmark = pytest.mark.integration
 
+LINK = re.compile(r"Console: (http://\S+)/\?token=(\S+)\n")
 SIZE = ("--days", "9", "--events", "9000", "--seed", "11")
 """So many that alerts of machines are open in the end."""
 SLOW = ("--seconds", "3600", "--checkpoint-every", "3600", "--port", "0")
 
 
-def start(directory: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "weir.streams.cli.main", "demo", "--dir", str(directory), *SIZE, *options]
-    command += [] if "--port" in options else ["--no-console"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(directory: Path, *options: str) -> DemoProcess:
+    return DemoProcess(directory, *SIZE, *options)
 
 
 class Visited:
     """A demo with its console, and a visitor of it."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process, lines = process, list[str]()
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            if found := re.search(r"Console: (http://\S+)/\?token=(\S+)", line):
-                self.client = Client(found[1], found[2])
-                break
-        else:
-            pytest.fail("".join(lines))
-        self._rest = threading.Thread(target=process.stdout.read, daemon=True)
-        self._rest.start()
+    def __init__(self, process: DemoProcess) -> None:
+        self._process = process
+        try:
+            process.until(lambda: LINK.search(process.output))
+        except BaseException:
+            process.close()
+            raise
+        found = LINK.search(process.output)
+        assert found is not None
+        self.client, self.end = Client(found[1], found[2]), process.end
 
     def close(self) -> None:
         """End what is left."""
-        self.process.kill()
-        self.process.wait()
-        self._rest.join()
+        self._process.close()
         self.client.close()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-    def end(self, how: signal.Signals) -> int:
-        """Send the signal; the exit status."""
-        self.process.send_signal(how)
-        return self.process.wait(30)
 
 
 @contextmanager
@@ -81,7 +68,7 @@ def visited(directory: Path, *options: str) -> Iterator[Visited]:
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a demo that has shown its first period."""
     directory = tmp_path_factory.mktemp("shown")
-    code, output = finish(start(directory, *FULL_SPEED))
+    code, output = start(directory, *FULL_SPEED).finish()
     assert code == 0, output
     assert "Console" not in output
     return directory
@@ -141,7 +128,7 @@ def test_a_verdict_is_learned_in_event_time_and_survives_a_kill(shown: Path) -> 
         assert client.alert(alert["alert_id"])["verdicts"] == alert["verdicts"]
         assert demo.end(signal.SIGINT) == 130
 
-    code, output = finish(start(shown, *FULL_SPEED, "--port", "0"))  # where nobody sits before it, it ends
+    code, output = start(shown, *FULL_SPEED, "--port", "0").finish()  # where nobody sits before it, it ends
     assert code == 0, output
     with visited(shown, *SLOW) as demo:
         eventually(lambda: listed(demo.client) == in_log(shown), 20, "the list is the log's")

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,60 +11,21 @@ import orjson
 import pytest
 from rich.console import Console
 
+from tests.e2e.demo_process import FULL_SPEED, DemoProcess, checkpoint_newer_than, records
 from weir.streams.cli.offline import demo
 from weir.streams.demo.demo_loop import Demo
 from weir.streams.demo.demo_warmup import planned_events
 from weir.streams.demo.scenario import Scenario, demo_tasks
-from weir.streams.embedded.embedded_log import read_directory
 from weir.streams.errors import UsageError
-from weir.streams.records import Record
 
 SIZE = ("--days", "3", "--events", "6000", "--seed", "11")
-FULL_SPEED = ("--full-speed",)
 PACED = ("--seconds", "20", "--checkpoint-every", "0.2")
 OUTPUTS = ("predictions", "alerts", "examples", "dead-letters", "retrain-requests")
 INPUTS = ("labels", "user-events", "device-events")
 
 
-def start(directory: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", "-m", "weir.streams.cli.main", "demo", "--dir", str(directory), *SIZE, *options]
-    command += [] if "--port" in options else ["--no-console"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-PATIENCE_S = 240.0
-"""Where other tests keep the processors busy a demo takes a minute."""
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """The status and the output of a demo that ends by itself; one that does not is ended, and an error."""
-    try:
-        output, _ = process.communicate(timeout=PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        pytest.fail(f"the demo did not end within {PATIENCE_S:.0f} s: {process.communicate()[0]}")
-    return process.returncode, output
-
-
-def wait_until(process: subprocess.Popen[str], ready: Callable[[], bool], timeout: float = PATIENCE_S) -> None:
-    """Until ``ready``; a process that ends before is an error."""
-    deadline = time.monotonic() + timeout
-    while not ready():
-        assert time.monotonic() < deadline, "the demo did not get there in time"
-        with suppress(subprocess.TimeoutExpired):
-            code = process.wait(timeout=0.02)
-            pytest.fail(f"the demo ended with {code}: {finish(process)[1]}")
-
-
-def checkpoint_newer_than(directory: Path, before: float) -> Callable[[], bool]:
-    path = directory / "state" / "checkpoint.bin"
-    return lambda: path.exists() and path.stat().st_mtime > before
-
-
-def records(directory: Path, topic: str) -> list[tuple[int, int, Record]]:
-    """(partition, offset, record) of everything in a topic."""
-    batches = [batch for batch in read_directory(directory / "log") if batch.topic == topic]
-    return [(b.partition, b.base_offset + i, r) for b in batches for i, r in enumerate(b.records)]
+def start(directory: Path, *options: str) -> DemoProcess:
+    return DemoProcess(directory, *SIZE, *options)
 
 
 def summary(directory: Path) -> dict[str, Any]:
@@ -85,7 +41,7 @@ def rows(directory: Path, name: str) -> list[dict[str, Any]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run from the start to the end without a console, and what it printed."""
     directory = tmp_path_factory.mktemp("whole")
-    code, output = finish(start(directory, *FULL_SPEED))
+    code, output = start(directory, *FULL_SPEED).finish()
     assert code == 0, output
     return directory, output
 
@@ -137,20 +93,17 @@ def test_stopped_then_killed_then_finished_is_the_same_as_never_stopped(
     whole: tuple[Path, str], tmp_path: Path
 ) -> None:
     first = start(tmp_path, *PACED)
-    wait_until(first, checkpoint_newer_than(tmp_path, 0.0))
-    first.send_signal(signal.SIGINT)
-    code, output = finish(first)
-    assert code == 130, output
-    assert "Stopped" in output
+    first.until(checkpoint_newer_than(tmp_path, 0.0))
+    assert first.end(signal.SIGINT) == 130, first.output
+    assert "Stopped" in first.output
     stopped_at = summary(tmp_path)["blocks"]
     assert 0 < stopped_at < 24
 
     second = start(tmp_path, *PACED, "--port", "0")  # with a console, that nobody uses
-    wait_until(second, checkpoint_newer_than(tmp_path, (tmp_path / "state" / "checkpoint.bin").stat().st_mtime))
-    second.kill()
-    assert finish(second)[0] == -signal.SIGKILL
+    second.until(checkpoint_newer_than(tmp_path, (tmp_path / "state" / "checkpoint.bin").stat().st_mtime))
+    assert second.end(signal.SIGKILL) == -signal.SIGKILL
 
-    code, output = finish(start(tmp_path, *FULL_SPEED))
+    code, output = start(tmp_path, *FULL_SPEED).finish()
     assert code == 0, output
     assert "Going on after day" in output
     assert summary(tmp_path)["resumed_from_block"] > stopped_at
@@ -161,8 +114,7 @@ def test_stopped_then_killed_then_finished_is_the_same_as_never_stopped(
 
 
 def test_another_scenario_in_the_same_directory_is_refused(whole: tuple[Path, str]) -> None:
-    process = start(whole[0], "--seed", "12", *FULL_SPEED)
-    code, output = finish(process)
+    code, output = start(whole[0], "--seed", "12", *FULL_SPEED).finish()
     assert code == 2
     assert "--fresh" in output
 

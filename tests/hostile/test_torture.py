@@ -1,6 +1,6 @@
 """`benchmarks/torture` on a real Kafka and Redis: hostile records among good traffic while workers are killed.
 
-40 s in CI; ``WEIR_TORTURE_SECONDS=300`` for the long run, ``WEIR_TORTURE_SEED`` for another one.
+25 s in CI; ``WEIR_TORTURE_SECONDS=300`` for the long run, ``WEIR_TORTURE_SEED`` for another one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from weir.streams.config.settings import load_settings
 
 pytestmark = pytest.mark.integration
 
-SECONDS = float(os.environ.get("WEIR_TORTURE_SECONDS", "40"))
+SECONDS = float(os.environ.get("WEIR_TORTURE_SECONDS", "25"))
 SEED = int(os.environ.get("WEIR_TORTURE_SEED", "1"))
 RATE = float(os.environ.get("WEIR_TORTURE_RATE", "2000"))
 

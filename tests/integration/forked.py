@@ -128,19 +128,28 @@ class Forks:
         return process
 
 
+_WORKER = ("weir.streams.worker.run", "weir.streams.checks.link_checks", "kafka.admin", "numba.core.registry")
+_IMPORTED = {
+    "serve": ("weir.streams.service.run", "weir.streams.service.embedded.embedded_service"),
+    "demo": (
+        "weir.streams.demo.demo_loop", "weir.streams.demo.demo_warmup", "weir.streams.demo.screen.display",
+        "weir.streams.demo.demo_console", "numba.core.registry",
+    ),
+}  # fmt: skip
+"""What a command imports on its way; of those that are not here it is what a worker imports."""
+
+
 @cache
 def _forks(command: str) -> Forks:
-    service = ("weir.streams.service.run", "weir.streams.service.embedded.embedded_service")
-    worker = ("weir.streams.worker.run", "weir.streams.checks.link_checks", "kafka.admin", "numba.core.registry")
-    both = (f"weir.streams.cli.processes.{command}", "rich.console")
-    return Forks((*both, *(service if command == "serve" else worker)))
+    folder = "offline" if command == "demo" else "processes"
+    return Forks((f"weir.streams.cli.{folder}.{command}", "rich.console", *_IMPORTED.get(command, _WORKER)))
 
 
 def start(command: Sequence[str], environment: Mapping[str, str], out: IO[bytes], cwd: Path = REPOSITORY) -> Process:
     """Start ``python -m MODULE ...``, forked where that is the same; what it says goes to ``out``."""
     program, *arguments = command
     if program == sys.executable and "-m" in arguments[:2] and hasattr(signal, "pidfd_send_signal"):
-        forks = _forks("serve" if "serve" in arguments else "worker")
+        forks = _forks(next((command for command in _IMPORTED if command in arguments), "worker"))
         if forks.suits(environment):
             return forks.start(arguments, environment, cwd, out.fileno())
     process = subprocess.Popen(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.integration
 
 PARTITIONS = 4
 BAD = 1
-GARBAGE = 40_000
-"""Bad records: four times those after which a partition pauses."""
+GARBAGE = 20_000
+"""Bad records: twice those after which a partition pauses."""
 
 
 def split(records: Sequence[KeyValue]) -> tuple[list[KeyValue], list[KeyValue]]:

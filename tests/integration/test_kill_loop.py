@@ -1,6 +1,6 @@
 """Workers, Redis and brokers killed at random under load: nothing is lost, and nothing counts twice.
 
-60 s in CI; ``WEIR_KILL_SECONDS=600`` for the long run, ``WEIR_KILL_SEED`` for another one, ``-s`` to see what happened.
+40 s in CI; ``WEIR_KILL_SECONDS=600`` for the long run, ``WEIR_KILL_SEED`` for another one, ``-s`` to see what happened.
 What is compared with what: see chaos/checker.py.
 """
 
@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-SECONDS = float(os.environ.get("WEIR_KILL_SECONDS", "60"))
+SECONDS = float(os.environ.get("WEIR_KILL_SECONDS", "40"))
 SEED = int(os.environ.get("WEIR_KILL_SEED", "1"))
 SETTLE_S = 240.0 + SECONDS
 """For what piled up while workers were dead."""

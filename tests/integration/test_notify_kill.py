@@ -21,8 +21,8 @@ from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import read_directory
 
 pytestmark = pytest.mark.integration
-KILLS = 6
-EVENTS = 40
+KILLS = 4
+EVENTS = 25
 """Between two kills."""
 SETTINGS = """
 [[serve.notify.targets]]

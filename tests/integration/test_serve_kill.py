@@ -1,7 +1,7 @@
 """``weir serve`` under load over HTTP, killed with -9 at random moments: what it acknowledged is there, once.
 
 A client of the feed that resumes sees every alert once, and the tables of alerts are those that a rebuild makes.
-``WEIR_KILL_S`` says for how long, 25 seconds without.
+``WEIR_KILL_S`` says for how long, 15 seconds without.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from weir.streams.service.store.tables import PROJECTED
 from weir.streams.simulate import SimulationConfig, simulate
 
 pytestmark = pytest.mark.integration
-RUNS_S = float(os.environ.get("WEIR_KILL_S", "25"))
+RUNS_S = float(os.environ.get("WEIR_KILL_S", "15"))
 ENOUGH = 200
 """Payments that are acknowledged before it ends, however slow the machine is."""
 OUTPUTS = (*topics.OUTPUTS, topics.DECISIONS)

@@ -43,14 +43,20 @@ SPEC = FullSpec(
 """What gives ``TINY``."""
 
 
+@pytest.mark.integration
 def test_as_many_processes_as_trainer_processes_says_take_the_same_steps_to_the_same_model(tmp_path: Path) -> None:
+    """Also where they were asked to stop, and go on: no step is done twice, and none is left out."""
     data, made, steps = small(300), [], []
     for processes in (1, 2):
         taken: list[tuple[str, int, int]] = []
         settings = Settings.model_validate({"trainer": {"processes": processes, "work": tmp_path / "work"}})
         make = pickle.loads(pickle.dumps(kafka_workshop(settings, InlineRunner()).builders["encoder"]))
         builder = make(SPEC)  # as the process of a job gets it
-        made.append(builder.build(data, tmp_path / str(processes), 1, progress=lambda *s, to=taken: to.append(s)))
+        out, note = tmp_path / str(processes), lambda *step, to=taken: to.append(step)
+        if processes == 2:
+            with pytest.raises(TrainingStoppedError):
+                builder.build(data, out, 1, progress=note, stop=lambda: True)
+        made.append(builder.build(data, out, 1, progress=note))
         steps.append(taken)
     assert (tmp_path / "2" / "job" / "built.pkl").is_file(), "torchrun trained it"
     assert not (tmp_path / "1" / "job").exists()
@@ -59,17 +65,6 @@ def test_as_many_processes_as_trainer_processes_says_take_the_same_steps_to_the_
     here, there = (load(built.files["weights.safetensors"]) for built in made)
     assert all(torch.allclose(here[name], there[name], atol=1e-4) for name in here)
     assert made[1].metrics["valid_average_precision"] == pytest.approx(made[0].metrics["valid_average_precision"], 1e-3)
-
-
-@pytest.mark.integration
-def test_torchrun_stops_when_asked_and_goes_on_to_the_end(tmp_path: Path) -> None:
-    data, steps, alone = small(300), list[tuple[str, int, int]](), list[tuple[str, int, int]]()
-    pair = EncoderBuilder(TINY, processes=2)
-    with pytest.raises(TrainingStoppedError):
-        pair.build(data, tmp_path, 1, progress=lambda *step: steps.append(step), stop=lambda: True)
-    pair.build(data, tmp_path, 1, progress=lambda *step: steps.append(step))
-    EncoderBuilder(TINY).build(data, tmp_path / "alone", 1, progress=lambda *step: alone.append(step))
-    assert steps == alone, "no step is done twice, and none is left out"
 
 
 @pytest.mark.integration

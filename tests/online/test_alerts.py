@@ -148,7 +148,7 @@ def cut(rows: list[Row], cuts: set[int]) -> list[list[Row]]:
     return [rows[a:b] for a, b in itertools.pairwise(edges)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(ROWS, POLICIES, CUTS, st.booleans())
 def test_alerts_are_those_of_the_slow_book(rows: list[Row], policy: AlertPolicy, cuts: set[int], ordered: bool) -> None:
     rows = sorted(rows, key=lambda r: r[2]) if ordered else rows

@@ -157,7 +157,7 @@ def test_a_record_can_neither_smuggle_nor_swallow_another(first: bytes, second: 
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_moved_record_edges_change_no_verdict(data: st.DataObject) -> None:
     """Cut a joined batch anywhere into as many pieces: only pieces that are records by themselves are decoded."""
     notes = st.sampled_from(["", "},{", "], [", '"', "\\", ",", "{}", "a"])
@@ -230,7 +230,7 @@ def check_columns(contract: UserEvent | DeviceEvent, decoded: DecodedEvents, row
 
 
 @given(st.lists(records(UserEvent), max_size=5), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_user_events_decode_as_the_contract_says(rows: list[dict[str, Any]], ascii_: bool) -> None:
     raw = [json.dumps(row, ensure_ascii=ascii_).encode("utf-8", "surrogatepass") for row in rows]
     decoded = decode_user_events(raw, ALL)
@@ -242,7 +242,7 @@ def test_user_events_decode_as_the_contract_says(rows: list[dict[str, Any]], asc
 
 
 @given(st.lists(records(DeviceEvent), max_size=5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_device_events_decode_as_the_contract_says(rows: list[dict[str, Any]]) -> None:
     raw = [json.dumps(row).encode() for row in rows]
     columns = ColumnRequest(entities=("device_id",), numbers=("a", "items"), texts=("status", "note"))

@@ -19,7 +19,7 @@ from weir.online.codec.wire import UserEvent
 
 
 @given(st.lists(records(UserEvent), max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_rows_get_the_verdict_of_the_same_json(rows: list[dict[str, Any]]) -> None:
     versioned = [{"v": 1, **row} for row in rows]
     raw = [json.dumps(row).encode() for row in versioned]

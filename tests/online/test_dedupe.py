@@ -51,7 +51,7 @@ class Stream:
 
 
 @given(events, steps, cuts)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_agrees_with_a_dict_that_never_forgets_whatever_the_batch_cuts_and_whenever_it_forgets(
     rows: list[Row], moves: list[float], at: list[int]
 ) -> None:
@@ -67,7 +67,7 @@ def test_agrees_with_a_dict_that_never_forgets_whatever_the_batch_cuts_and_whene
 
 
 @given(events, steps, cuts, st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_memory_rebuilt_from_its_journal_or_a_snapshot_goes_on_the_same(
     rows: list[Row], moves: list[float], at: list[int], whole: bool
 ) -> None:

@@ -344,16 +344,12 @@ def alarms(ts: FloatVector, x: FloatVector, policy: DriftPolicy | None = None) -
     return DriftMonitor({"x": "feature"}, policy).update(ts, x[:, None])
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize(("daily", "weekly"), [(0.25, 0.0), (0.25, 0.25), (1.0, 0.0), (0.5, 1.0)])
+@pytest.mark.parametrize(("daily", "weekly", "seed"), [(0.25, 0.0, 0), (0.25, 0.25, 1), (1.0, 0.0, 0), (0.5, 1.0, 1)])
 def test_the_swing_of_days_and_weeks_is_no_drift_and_a_shift_on_it_is(daily: float, weekly: float, seed: int) -> None:
     """14 days as ever: one alarm at most, where a reference of hours gives dozens. Then half a deviation more."""
     ts, x = swinging(daily, weekly, 16, seed)
     ordinary = ts < 1.7e9 + 14 * DAY
-    by_hours = len(alarms(ts[ordinary], x[ordinary]))
-    print(f"swing {daily} a day, {weekly} a week: {by_hours} alarms in 14 days,", end=" ")
-    print(f"{len(alarms(ts[ordinary], x[ordinary], SHORT))} without hours")
-    assert by_hours <= 1
+    assert len(alarms(ts[ordinary], x[ordinary])) <= 1
     found = alarms(ts, np.where(ordinary, x, x + 0.5))
     after = [d for d in found if d.ts > 1.7e9 + 14 * DAY]
     assert len(found) - len(after) <= 1

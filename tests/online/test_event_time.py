@@ -31,7 +31,7 @@ def of(rows: list[tuple[float, str]]) -> EventTime:
 
 
 @given(events, st.lists(st.integers(0, 40), max_size=8), st.booleans())
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_cuts_and_states_change_nothing(rows: list[tuple[float, str]], cuts: list[int], by_newest: bool) -> None:
     """Whole, row by row, in pieces with a state between, and by the newest time where that is enough."""
     ts, who = columns(rows)

@@ -78,7 +78,7 @@ tokens = st.one_of(
 @given(st.lists(tokens, min_size=1, max_size=20))
 @example(["-0", "-0.0", "00", "01.5", "1.", ".5", "1e", "1e+", "+1", "-", "1e5", "1E-05", "1e400", "5e-324", "1.2.3"])
 @example(["0." + "0" * 60 + "1", "0." + "0" * 30 + "1e30", "9" * 19, "9" * 20, "0." + "9" * 25, "1" + "0" * 60])
-@settings(max_examples=300)
+@settings(max_examples=120)
 def test_a_number_is_read_exactly_or_left_to_another_reader(numbers: list[str]) -> None:
     records = [b'{"x":' + token.encode() + b"}" for token in numbers]
     filled = ONE.read(InputBuffer(records))
@@ -125,14 +125,14 @@ def expected_record(texts: list[list[str | None]], values: Any, counts: Any, i: 
 
 
 @given(rows(any_text))
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_a_filled_in_form_is_what_msgspec_writes(row: tuple[list[list[str | None]], Any, Any]) -> None:
     records = FORM.fill(*row).records()
     assert records == [msgspec.json.encode(expected_record(*row, i)) for i in range(len(records))]
 
 
 @given(rows(plain.map(lambda value: value[:8])))
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_a_filled_in_form_reads_back_exactly(row: tuple[list[list[str | None]], Any, Any]) -> None:
     texts, values, counts = row
     joined = InputBuffer([b"", *FORM.fill(*row).records()])
@@ -154,7 +154,7 @@ JUNK = [b"", b'"', b",", b"}", b"0", b"e1", b"\\", b"\x7f", b"\xc3", b" ", b"x" 
 
 
 @given(st.data(), rows(plain.map(lambda value: value[:8])))
-@settings(max_examples=300)
+@settings(max_examples=120)
 def test_what_is_read_of_a_mutated_record_is_what_it_says(
     data: st.DataObject, row: tuple[list[list[str | None]], Any, Any]
 ) -> None:

@@ -28,7 +28,7 @@ def admit(intake: Admission, events: list[tuple[str, float]], arrived: float) ->
 
 
 @given(stream, stream)
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_an_intake_resumed_from_mark_and_journal_goes_on_the_same(
     before: list[list[tuple[str, float]]], after: list[list[tuple[str, float]]]
 ) -> None:

@@ -97,7 +97,7 @@ def labelled(draw: st.DrawFn) -> tuple[list[Row], list[Told]]:
     return rows, told
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(labelled(), st.lists(st.integers(1, 30), max_size=4), gaps)
 def test_label_runs_equal_brute_force_bit_for_bit(
     case: tuple[list[Row], list[Told]], cuts: list[int], ahead: float

@@ -88,7 +88,7 @@ def nothing_scored(made: LabelOutput) -> bool:
     return made.scored is None and not (made.alerts or made.examples or made.updates or made.detections)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=7, deadline=None)
 @given(seeds, seeds)
 def test_a_repeated_prediction_counts_nowhere(seed: int, repeats: int) -> None:
     """Not in thresholds, alerts, typical values, drift, metrics, examples or updates, whoever scored it again."""
@@ -119,7 +119,7 @@ def test_the_repeats_of_that_test_would_count() -> None:
     assert differ >= {"threshold", "typical", "drift", "counts"}
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=7, deadline=None)
 @given(seeds, st.floats(0, 1))
 def test_labelling_resumes_from_a_snapshot_as_if_nothing_happened(seed: int, at: float) -> None:
     """And from one that is older: what it makes again is what it made, id by id."""
@@ -145,7 +145,7 @@ def test_what_is_no_state_of_labelling_is_refused() -> None:
 # -- the names of examples ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seeds)
 def test_an_example_has_the_same_name_whatever_is_sampled(seed: int) -> None:
     """``(event_id, n)`` is unique, n counts up, and sampling leaves out rows without renaming the rest."""

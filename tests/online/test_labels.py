@@ -129,7 +129,7 @@ def run(to: LabelJoiner, steps: list[tuple[str, Any]], cuts: set[int], snapshots
 CUTS = st.sets(st.integers(0, 30))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(streams(), CUTS, st.sampled_from(["event", "entity_range"]), st.data())
 def test_any_arrival_order_gives_the_brute_force_examples(
     stream: tuple[list[Prediction], list[Label]], cuts: set[int], match: str, data: st.DataObject
@@ -140,7 +140,7 @@ def test_any_arrival_order_gives_the_brute_force_examples(
     assert Counter(out) == expected(made, known, 20.0 if match == "entity_range" else None)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(streams(), CUTS, CUTS, st.data())
 def test_tight_bounds_do_not_depend_on_cuts_or_snapshots(
     stream: tuple[list[Prediction], list[Label]], cuts: set[int], other: set[int], data: st.DataObject
@@ -158,7 +158,7 @@ def test_tight_bounds_do_not_depend_on_cuts_or_snapshots(
     assert one.stats == two.stats
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(streams(), CUTS, st.data())
 def test_every_event_becomes_one_plain_example_when_silence_is_negative(
     stream: tuple[list[Prediction], list[Label]], cuts: set[int], data: st.DataObject

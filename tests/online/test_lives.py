@@ -57,7 +57,7 @@ def lives_of(rows: list[Row]) -> list[list[int]]:
     return lives
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(streams, st.lists(st.integers(1, 39), max_size=5))
 @example([("a", 0.0, 0.0), ("a", KEPT_S + 0.5, 0.0), ("a", KEPT_S + 0.5, 0.0), ("b", 0.0, 0.0), ("a", 0.0, 5.0)], [])
 def test_an_entity_begins_anew_where_it_was_away_for_longer_than_it_is_kept(stream: Stream, cuts: list[int]) -> None:
@@ -82,7 +82,7 @@ def test_an_event_that_is_dated_far_ahead_ends_no_other_life(ahead: float) -> No
             assert np.array_equal([found[name][i] for i in others], values, equal_nan=True), name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(streams, st.lists(st.integers(1, 39), max_size=5))
 def test_a_detector_forgets_with_its_entity(stream: Stream, cuts: list[int]) -> None:
     rows = rows_of(stream)

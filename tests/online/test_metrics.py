@@ -106,7 +106,7 @@ def as_arrays(data: Columns) -> tuple[NDArray[Any], ...]:
     return tuple(np.asarray(data[name]) for name in ("score", "y", "weight", "threshold"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=columns())
 def test_cumulative_equals_scikit_learn_on_the_corrected_rows(data: Columns) -> None:
     metrics = CumulativeMetrics()
@@ -122,7 +122,7 @@ def test_cumulative_equals_scikit_learn_on_the_corrected_rows(data: Columns) -> 
     }  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=columns(), rows=st.integers(1, 40))
 def test_rolling_equals_scikit_learn_on_the_newest_rows(data: Columns, rows: int) -> None:
     metrics = RollingMetrics(rows=rows)
@@ -134,7 +134,7 @@ def test_rolling_equals_scikit_learn_on_the_newest_rows(data: Columns, rows: int
     assert found["n"] == len(window[0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=columns(), half_life=st.integers(1, 50))
 def test_fading_equals_weights_that_halve_every_half_life(data: Columns, half_life: int) -> None:
     metrics = FadingMetrics(half_life=half_life)
@@ -159,7 +159,7 @@ def test_fading_stays_right_past_the_rescaling_of_its_sums() -> None:
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=NAMES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=columns(max_size=60), cuts=st.lists(st.integers(0, 60), max_size=6))
 def test_cuts_change_nothing(make: Callable[[], Metrics], data: Columns, cuts: list[int]) -> None:
     whole, pieces = make(), make()
@@ -182,7 +182,7 @@ def test_a_restored_snapshot_continues_bit_identically(make: Callable[[], Metric
     assert second.get() == straight.get()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=columns(corrections=False))
 def test_a_weight_is_worth_that_many_rows(data: Columns) -> None:
     weighted, repeated = CumulativeMetrics(), CumulativeMetrics()
@@ -290,7 +290,7 @@ def test_fading_forgets_and_rolling_drops_what_cumulative_keeps() -> None:
     assert values == pytest.approx([0.5, 1.0 - 2.0**-10, 1.0])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=columns(max_size=60), cuts=st.lists(st.integers(0, 60), max_size=6), every=st.sampled_from([1.0, 7.5, 1e6]))
 def test_a_series_does_not_depend_on_cuts_and_resumes(data: Columns, cuts: list[int], every: float) -> None:
     whole, pieces, resumed = (MetricSeries(CumulativeMetrics(), every) for _ in range(3))

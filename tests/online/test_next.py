@@ -62,7 +62,7 @@ def stream(seed: int, events: int = 120, users: int = 4) -> list[Event]:
     return made
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 99), cuts=st.sets(st.integers(1, 119), max_size=6), resumed=st.booleans())
 def test_cuts_and_restarts_change_nothing(seed: int, cuts: set[int], resumed: bool) -> None:
     events, whole, parts = stream(seed), pipeline_of(), pipeline_of()
@@ -76,7 +76,7 @@ def test_cuts_and_restarts_change_nothing(seed: int, cuts: set[int], resumed: bo
     assert parts.snapshot() == whole.snapshot()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 99), at=st.integers(1, 119))
 def test_nothing_told_depends_on_what_comes_later(seed: int, at: int) -> None:
     events = stream(seed)
@@ -84,7 +84,7 @@ def test_nothing_told_depends_on_what_comes_later(seed: int, at: int) -> None:
     assert told(pipeline_of(), events)[:at] == told(pipeline_of(), others)[:at]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 99))
 def test_what_was_told_last_is_judged_by_the_next_basket(seed: int) -> None:
     """An oracle of the metrics, from what was told alone: the model's, and those of what an entity had most often."""

@@ -37,7 +37,7 @@ def test_the_streams_of_these_tests_reach_every_part() -> None:
     assert {r.cause for out in outs for r in out.requests} == {"drift", "volume"}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seeds, st.data())
 def test_a_label_never_changes_its_own_events_score(seed: int, data: st.DataObject) -> None:
     """Nor any score made before it became known, wherever it comes: before its event, right after it, or late."""
@@ -63,7 +63,7 @@ def test_a_label_does_change_later_scores() -> None:
     assert all_scores(run(one, calls)) != all_scores(run(other, [calls[0], first, *calls[1:]]))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seeds)
 def test_the_same_calls_give_the_same_bits(seed: int) -> None:
     one, two = pipeline_of(), pipeline_of()
@@ -73,7 +73,7 @@ def test_the_same_calls_give_the_same_bits(seed: int) -> None:
     assert one.model.snapshot() == two.model.snapshot()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seeds, st.floats(0, 1))
 def test_snapshot_and_restore_equal_the_straight_run(seed: int, at: float) -> None:
     calls = script(150, seed)
@@ -99,7 +99,7 @@ def decided(outs: list[StepOutput]) -> list[tuple[str, float, AlertState | None]
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seeds, seeds)
 def test_scores_do_not_depend_on_how_events_are_cut_into_calls(seed: int, cuts: int) -> None:
     rng = np.random.default_rng(cuts)
@@ -134,7 +134,7 @@ def test_scores_do_not_depend_on_how_events_are_cut_into_calls(seed: int, cuts: 
     assert one.labelling.typical.snapshot() == two.labelling.typical.snapshot()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seeds, st.sampled_from([1.0, 0.5, 0.1]))
 def test_folding_the_examples_gives_the_model(seed: int, rate: float) -> None:
     """Design decision 7: a replica that reads ``examples`` holds the same bits."""

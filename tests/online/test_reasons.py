@@ -86,7 +86,7 @@ def test_a_missing_value_is_not_told_as_zero() -> None:
     assert (reason.value, reason.text) == (0.0, "amount is missing")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.sampled_from([-2.0, -0.1, 0.0, 0.01, 0.3, 0.3, 1.0, 5.0]), min_size=1, max_size=8), st.integers(1, 5)
 )
@@ -133,7 +133,7 @@ def test_a_wrong_width_is_refused() -> None:
         ReasonWriter(("amount",)).write(np.ones((1, 2)), np.ones((1, 2)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.one_of(st.floats(-10, 10), st.just(math.nan)), max_size=60),
     st.integers(1, 5),

@@ -72,7 +72,7 @@ def assert_same(found: ScoredBatch, expected: ScoredBatch) -> None:
 
 
 @given(scored(SHAPES["fraud"]), scored(SHAPES["churn"]), scored(SHAPES["risk"]), times, st.booleans(), st.randoms())
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_scores_of_several_tasks_read_back_bit_for_bit(
     fraud: ScoredBatch, churn: ScoredBatch, risk: ScoredBatch, at: float, degraded: bool, random: Random
 ) -> None:
@@ -206,7 +206,7 @@ TOKENS = [b"", b'"', b",", b"}", b"0", b"1e", b"-", b"\\", b"\x7f", b"\xc3", b" 
 
 
 @given(st.data())
-@settings(max_examples=150)
+@settings(max_examples=75)
 def test_mutated_records_are_decoded_or_rejected_as_the_contract_says(data: st.DataObject) -> None:
     batch = data.draw(scored(SHAPES["fraud"]))
     raw = encode_scored(batch, SHAPES["fraud"].features, "fraud", 1.7e9)

@@ -51,7 +51,7 @@ def singly(calls: list[Call]) -> list[Call]:
     return out
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seeds)
 def test_a_lane_that_sends_updates_scores_as_one_process_does(seed: int) -> None:
     """With late events, repeats of a moment, missing ids and values, and labels of any kind between."""
@@ -61,7 +61,7 @@ def test_a_lane_that_sends_updates_scores_as_one_process_does(seed: int) -> None
     assert tables(apart) == tables(pipeline)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seeds)
 def test_lanes_that_take_turns_score_as_one_process_does(seed: int) -> None:
     """Each lane sees its own users only; what it knows of merchants and of everyone came by updates."""

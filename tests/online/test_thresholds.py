@@ -199,7 +199,7 @@ POLICIES: list[Any] = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(POLICIES),
     st.lists(st.tuples(st.integers(0, 40_000), st.floats(0, 1), st.booleans(), st.booleans()), max_size=60),

@@ -60,7 +60,7 @@ def oracle(rows: list[Row], i: int, window: float, panes: int) -> dict[str, floa
     return out
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(streams, st.lists(st.integers(1, 60), max_size=4))
 def test_windows_equal_brute_force_in_any_cuts(stream: list[tuple[str | None, float, float]], cuts: list[int]) -> None:
     rows = rows_of(stream)
@@ -187,7 +187,7 @@ def test_looking_changes_no_bit(
         assert np.array(column(block, name))[events].tobytes() == np.array(values).tobytes()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(streams, st.sampled_from("ab"), gaps)
 def test_looking_sees_what_an_event_without_a_value_would_see(
     stream: list[tuple[str | None, float, float]], user: str, ahead: float

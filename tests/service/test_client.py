@@ -19,7 +19,9 @@ from tests.integration.kafka_node import free_ports
 from tests.service.running import EVENT, listening, make_service
 from tests.service.store_records import alert
 from weir.client import AsyncClient, Client, ServiceError
+from weir.online.errors import WeirError
 from weir.online.task.spec import TaskSpec
+from weir.streams.cli.main import app
 from weir.streams.cli.service.alerts import alerts_app
 from weir.streams.cli.service.sent_bodies import bodies_of_tables
 from weir.streams.client import calls
@@ -112,14 +114,25 @@ class Ended(NamedTuple):
     errors: str
 
 
-async def command(*arguments: str, stdin: bytes = b"") -> Ended:
+async def process(*arguments: str, stdin: bytes = b"") -> Ended:
     """``weir`` in a process of its own."""
     pipe = asyncio.subprocess.PIPE
     words = [sys.executable, "-m", "weir.streams.cli.main", *arguments]
-    process = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe, stderr=pipe)
-    output, errors = await process.communicate(stdin)
-    assert process.returncode is not None
-    return Ended(process.returncode, output.decode(), " ".join(errors.decode().split()))
+    started = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe, stderr=pipe)
+    output, errors = await started.communicate(stdin)
+    assert started.returncode is not None
+    return Ended(started.returncode, output.decode(), " ".join(errors.decode().split()))
+
+
+async def command(*arguments: str) -> Ended:
+    """``weir`` in this process: most of another one would be imports."""
+    done = await asyncio.to_thread(CliRunner().invoke, app, list(arguments))
+    status, errors = done.exit_code, done.stderr
+    if isinstance(done.exception, WeirError):
+        status, errors = 2, f"{errors} error: {done.exception}"
+    elif done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Ended(status, done.stdout, " ".join(errors.split()))
 
 
 async def test_weir_send_says_what_became_of_the_lines(tmp_path: Path) -> None:
@@ -130,10 +143,10 @@ async def test_weir_send_says_what_became_of_the_lines(tmp_path: Path) -> None:
         assert sent.status == 1
         assert "600 accepted, 1 repeats, 1 refused" in sent.errors
         assert f"{lines}, record 601: amount: got 'nine'" in sent.errors
-        piped = await command("send", "-", "--url", f"http://127.0.0.1:{port}", stdin=lines.read_bytes())
+        piped = await process("send", "-", "--url", f"http://127.0.0.1:{port}", stdin=lines.read_bytes())
         assert "0 accepted, 601 repeats, 1 refused" in piped.errors
         # What broke off says how far it came.
-        broken = await command("send", str(lines), str(tmp_path / "none"), "--url", f"http://127.0.0.1:{port}")
+        broken = await process("send", str(lines), str(tmp_path / "none"), "--url", f"http://127.0.0.1:{port}")
         assert broken.status == 2
         assert "0 accepted, 601 repeats, 1 refused" in broken.errors
         stranger = await command("send", str(lines), "--url", f"http://127.0.0.1:{port}", "--key", "wrong")
@@ -215,7 +228,7 @@ async def test_weir_send_of_a_table_warns_where_rows_have_no_ids_of_their_own(tm
 
 
 async def test_a_service_that_is_not_there_is_named() -> None:
-    found = await command("alerts", "list", "--url", "http://127.0.0.1:9")
+    found = await process("alerts", "list", "--url", "http://127.0.0.1:9")
     assert found.status == 2
     assert "http://127.0.0.1:9: " in found.errors
     assert "start weir serve there, or give --url" in found.errors
@@ -272,7 +285,7 @@ async def test_weir_feed_prints_a_line_for_each_record(tmp_path: Path) -> None:
     async with listening(make_service(tmp_path)) as port, AsyncClient(f"http://127.0.0.1:{port}") as client:
         await client.send_events([EVENT])
         where = ("--url", f"http://127.0.0.1:{port}", "--type", "prediction", "--since", "1h", "--limit", "1")
-        shown = await command("feed", *where)
+        shown = await process("feed", *where)
         assert (shown.status, "prediction   task=fraud  entity_id=u1" in shown.output) == (0, True), shown
         (line,) = (await command("feed", *where, "--json")).output.splitlines()
         assert json.loads(line)["record"]["event_id"] == "e1"

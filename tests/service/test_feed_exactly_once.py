@@ -208,7 +208,7 @@ IN_A_GAP = [
 """Places in gaps at the ends of large batches, as transactions leave them, looked like the end of the ring."""
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @example(IN_A_GAP, 1 << 20)
 @given(st.lists(STEPS, max_size=40), st.sampled_from([0, 3_000, 1 << 20]))
 def test_exactly_once_or_told(steps: list[Any], ring_bytes: int) -> None:

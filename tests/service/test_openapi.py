@@ -55,7 +55,7 @@ def test_no_request_is_answered_but_as_the_document_says(tmp_path: Path, subtest
 
                 @given(case=operation.as_strategy())
                 @settings(
-                    max_examples=12, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+                    max_examples=8, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
                     suppress_health_check=list(HealthCheck),
                 )  # fmt: skip
                 def holds(case: Any) -> None:

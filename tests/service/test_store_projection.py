@@ -167,7 +167,7 @@ async def follow(log: MemoryServiceLog, engine: Engine, steps: Any) -> None:
 
 
 @given(STEPS, st.integers(1, 7))
-@settings(max_examples=18)
+@settings(max_examples=10)
 def test_the_tables_equal_those_made_anew_from_the_log(template: Path, steps: Any, piece: int) -> None:
     log = MemoryServiceLog()
     with database(template) as grown, database(template) as anew, pytest.MonkeyPatch.context() as patch:

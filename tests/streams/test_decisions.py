@@ -43,7 +43,7 @@ def with_policy(policy: dict[str, Any], **changes: Any) -> TaskPipeline:
     return pipeline_of(FRAUD, threshold=TypeAdapter(ThresholdPolicy).validate_python(policy), **changes)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seeds, st.sampled_from(POLICIES), st.booleans())
 def test_every_prediction_has_one_row_with_its_threshold_and_alert(
     seed: int, policy: dict[str, Any], alerting: bool

@@ -116,7 +116,7 @@ def test_mutated_records_are_scored_or_dead_letters_and_none_disappears() -> Non
     log = EmbeddedLog()  # repeats are found within a partition; a mutation can bear an id of another one
     host = host_on(log, rejects=RejectPolicy(share=1.0))
     given_: Counter[str] = Counter()
-    for topic, records in inputs(10_000):
+    for topic, records in inputs(4_000):
         for mutate in (False, *[True] * 10):
             made = [Record(r.key, mutated(rng, r.value), r.ts) for r in records] if mutate else records
             given_[topic] += len(made)
@@ -125,7 +125,7 @@ def test_mutated_records_are_scored_or_dead_letters_and_none_disappears() -> Non
     letters = Counter(v["topic"] for v in values(outputs(log)[topics.DEAD_LETTERS]))
     repeats = sum(intake.duplicates for intake in host.intake.values())
     good = host.stats.events + repeats + host.stats.labels
-    assert good + sum(letters.values()) == sum(given_.values()) > 110_000
+    assert good + sum(letters.values()) == sum(given_.values()) > 44_000
     assert host.stats.labels + letters[topics.LABELS] == given_[topics.LABELS]
     assert min(letters[topic] for topic in topics.INPUTS) > 0
     scored = Counter((p["task"], p["entity_id"], p["event_id"]) for p in values(outputs(log)[topics.PREDICTIONS]))

@@ -21,7 +21,7 @@ from weir.streams.embedded.embedded_log import EmbeddedLog, read_directory
 from weir.streams.errors import LogError, LogFull
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_power_cut_takes_only_what_was_not_synced(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

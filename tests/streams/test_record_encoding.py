@@ -32,7 +32,7 @@ def read_back(batches: list[EncodedBatch]) -> list[Record]:
 
 
 @given(records=records_of, producer=st.tuples(st.integers(0, 2**62), st.integers(0, 9), st.integers(0, 2**31 - 1)))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_bytes_are_those_of_aiokafkas_builder(records: list[Record], producer: tuple[int, int, int]) -> None:
     theirs = BatchBuilder(1 << 30, 0)
     for key, value, ts in records:
@@ -45,7 +45,7 @@ def test_bytes_are_those_of_aiokafkas_builder(records: list[Record], producer: t
 
 
 @given(records=records_of, limit=st.integers(1, 20_000), data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_batches_are_full_but_not_over_the_limit(records: list[Record], limit: int, data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.integers(0, len(records) - 1), unique=True))
     batches = list(encoded_batches(Columns.of(records), np.array(rows, dtype=np.int64), limit))

@@ -179,7 +179,7 @@ def test_spellings_of_one_column(tmp_path: Path, plain: list[Any], name: str) ->
     assert events(source(write(tmp_path, text_of(changed(**{column: by}))))) == plain
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(sorted(SPELLINGS)), max_size=3), st.sampled_from(";\t|,"))
 def test_any_spellings_together(tmp_path: Path, plain: list[Any], names: list[str], separator: str) -> None:
     by = {SPELLINGS[name][0]: SPELLINGS[name][1] for name in names}
@@ -212,7 +212,7 @@ CELLS = st.sampled_from(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.sampled_from(sorted(SPELLINGS)), max_size=3),
     st.sampled_from(";\t|,"),

@@ -146,7 +146,7 @@ rounds = st.lists(
 
 
 @given(rounds)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 async def test_lanes_together_keep_and_send_what_each_does_alone(given_rounds: list[Round]) -> None:
     together, alone = await Lanes(TASKS, LANES).open(), await Lanes(TASKS, LANES).open()
     number, at = 1, START

@@ -182,7 +182,7 @@ def _scenario(
 
     ``given`` holds the numbers that options may say; what they do not say is the scenario's own choice.
     """
-    from weir.streams.demo.demo_warmup import planned_events, warm_up
+    from weir.streams.demo.demo_warmup import measured_rate, planned_events, warm_up
     from weir.streams.demo.scenario import Scenario, demo_tasks
 
     tasks, said = demo_tasks(), {name: value for name, value in given.items() if value is not None}
@@ -192,19 +192,20 @@ def _scenario(
     stored = None if fresh else Scenario.read(directory)
     if fresh:
         _forget(directory)
+    for name, value in said.items() if stored is not None else ():
+        if value != (held := getattr(stored, name)):
+            raise UsageError(f"--{name} {value}: the run in this directory has {held}; add --fresh to start over")
     began = time.perf_counter()
     console.print("Compiling kernels (half a minute on the first start, later seconds) ...", highlight=False)
-    rate = warm_up(tasks)
+    warm_up(tasks)
+    events = {} if stored or "events" in said else {"events": planned_events(measured_rate(tasks), seconds)}
     gc.collect()
     gc.freeze()  # modules and kernels stay; the collector need not look at them again
     console.print(f"Ready after {time.perf_counter() - began:.1f} s.", highlight=False)
     if stored is not None:
-        for name, value in said.items():
-            if value != (held := getattr(stored, name)):
-                raise UsageError(f"--{name} {value}: the run in this directory has {held}; add --fresh to start over")
         console.print("Reading the log and the state of the earlier run ...")
         return stored
-    scenario = Scenario(**{"events": planned_events(rate, seconds), **said})
+    scenario = Scenario(**events, **said)
     scenario.write(directory)
     return scenario
 

@@ -108,7 +108,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_two_processes_and_their_crashes_decide_every_message_once(template: Path, steps: Any) -> None:
     log = MemoryServiceLog()
     with database(template) as grown, database(template) as anew, pytest.MonkeyPatch.context() as patch:
