@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from weir.online.errors import UNREADABLE
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import LoggedBatch
 from weir.streams.errors import LogError
@@ -204,7 +205,7 @@ def _name(topic: str, record: Record) -> object:
     # Copies of what came from outside may be anything: such a one is the same in both computations, to the byte.
     try:
         said = msgspec.json.decode(record.value)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return record.value
     return tuple(str(said.get(name)) for name in fields) if isinstance(said, dict) else record.value
 
