@@ -7,8 +7,9 @@ Three steps, each a fold over the rows in the order in which they are learned:
 2. The opinions' shares follow their log loss by the fixed-share forecaster (Herbster & Warmuth, "Tracking the best
    expert", Machine Learning 32, 1998): of a stream whose best opinion changes k times the loss is near that of the best
    sequence. A share below a thousandth counts for nothing until it grows again.
-3. A regression on the mixed log-odds, bent above 0 and below -4, that starts as the identity and forgets: the
-   calibrator.
+3. A regression on the mixed log-odds, bent above 0 and below -4, and on the probability that they stand for, that
+   starts as the identity and forgets: the calibrator. Mixed log-odds are too cautious in the middle and too sure at the
+   ends, which bends alone do not mend.
 
 Where labels are late, a member that has just learned a row's near-copies says more of it than it could when the row was
 scored. So loss is that of *stand-ins*: members as they were at the last of every ``lag`` rows. It knows matrices, not
@@ -38,7 +39,7 @@ from weir.online.learners.state import copy_into, seal_with, unseal_with
 _BOUND = 10.0
 """Log-odds of an opinion are clipped to +- this."""
 _LEAST_SHARE = 1e-3
-_BENT = ("all", "above 0", "below -4")
+_BENT = ("all", "above 0", "below -4", "probability")
 
 
 @njit(cache=True)
@@ -71,7 +72,7 @@ def _opinions(logits: FloatMatrix, stacked: FloatVector, out: FloatMatrix) -> No
 
 @njit(cache=True)
 def _mix(logits: FloatMatrix, stacked: FloatVector, share: FloatVector, out: FloatMatrix) -> None:
-    """What the opinions say together, bent for the calibrator: ``out (n, 3)``."""
+    """What the opinions say together, bent for the calibrator: ``out (n, 4)``."""
     heard, mixed = _heard(share), np.zeros(logits.shape[0])
     opinions = np.empty((logits.shape[0], share.size))
     _opinions(logits, stacked, opinions)
@@ -85,6 +86,7 @@ def _mix(logits: FloatMatrix, stacked: FloatVector, share: FloatVector, out: Flo
 def _bend(z: FloatVector, out: FloatMatrix) -> None:
     for i in range(z.size):
         out[i, 0], out[i, 1], out[i, 2] = z[i], max(z[i], 0.0), min(z[i] + 4.0, 0.0)
+        out[i, 3] = 2.0 * math.tanh(z[i] / 2.0)  # of p, 4 p - 2: as steep as the log-odds at one half
 
 
 @njit(cache=True)
@@ -106,7 +108,7 @@ def _fold(
 
     ``said (n, M)`` and ``stacked (n,)`` are of the rows, of which row i is mixed by the shares after the first
     ``learned[i]`` examples; ``judged (m, M)`` and ``stack_judged (m,)`` are of the examples. What they say together is
-    bent for the calibrator: ``scores (n, 3)`` and ``before (m, 3)``.
+    bent for the calibrator: ``scores (n, 4)`` and ``before (m, 4)``.
     """
     rows, opinions = np.empty((learned.size, share.size)), np.empty((y.size, share.size))
     _opinions(said, stacked, rows)

@@ -17,6 +17,7 @@ from weir.online.learners.boosted import BoostedTrees
 from weir.online.learners.curved import CurvedLogistic
 from weir.online.learners.factory import AUTO_MEMBERS, LearnerSpec, build_learner, hasty
 from weir.online.learners.logistic import sigmoid_many
+from weir.streams.workbench.measures import reliability
 
 NAMES = ("a", "b", "c")
 
@@ -98,6 +99,17 @@ def test_members_that_are_too_timid_or_too_sure_are_put_right(times: float) -> N
     bins = np.minimum((p * 10).astype(int), 9)
     gaps = [abs(p[bins == k].mean() - truth[bins == k].mean()) for k in range(10)]
     assert max(gaps) < 0.05, gaps
+
+
+def test_a_member_that_is_too_timid_in_the_middle_and_too_sure_at_the_ends_is_put_right() -> None:
+    """As mixed log-odds are; lines that bend at 0 cannot tell the middle from the ends."""
+    rng = np.random.default_rng(11)
+    x = rng.normal(0.0, 2.5, size=(40_000, 3))
+    y = rng.random(len(x)) < sigmoid_many(3.0 * np.tanh(x[:, 0] / 1.5))
+    p = predict_learn(Auto(NAMES, members=[Says(0)], lag=0), x, y, np.ones(len(x)))
+    late = slice(20_000, None)
+    assert reliability(y[late], Says(0).predict_many(x[late])).ece > 0.055
+    assert reliability(y[late], p[late]).ece < 0.03  # by bends alone it is .041
 
 
 def test_with_late_labels_a_member_earns_nothing_by_what_it_has_just_learned() -> None:
