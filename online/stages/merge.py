@@ -36,28 +36,15 @@ def insert_timers(
     # Each timer moves those behind it on by one.
     at = before_row + np.arange(k)
     modes[at] = kernel.READ
-    events = np.flatnonzero(modes == kernel.EVENT)
-
-    def texts(column: Sequence[str | None], timer: Sequence[str | None]) -> list[str | None]:
-        out: list[str | None] = [None] * (n + k)
-        for i, value in zip(events.tolist(), column, strict=True):
-            out[i] = value
-        for i, value in zip(at.tolist(), timer, strict=True):
-            out[i] = value
-        return out
-
-    def numbers(column: FloatVector, timer: FloatVector | float) -> FloatVector:
-        out = np.empty(n + k)
-        out[events], out[at] = column, timer
-        return out
-
+    order = np.empty(n + k, np.int64)
+    order[modes == kernel.EVENT], order[at] = np.arange(n), np.arange(n, n + k)
     blank: list[str | None] = [None] * k
-    merged = EventBatch(
-        event_id=[v or "" for v in texts(batch.event_id, event_id)],
-        ts=numbers(batch.ts, due_ts),
-        type=[v or "" for v in texts(batch.type, [TIMER] * k)],
-        entities={c: texts(v, entity_id if c == key else blank) for c, v in batch.entities.items()},
-        numbers={c: numbers(v, np.nan) for c, v in batch.numbers.items()},
-        texts={c: texts(v, blank) for c, v in batch.texts.items()},
+    timers = EventBatch(
+        event_id=list(event_id),
+        ts=due_ts,
+        type=[TIMER] * k,
+        entities={column: [*entity_id] if column == key else blank for column in batch.entities},
+        numbers=dict.fromkeys(batch.numbers, np.full(k, np.nan)),
+        texts=dict.fromkeys(batch.texts, blank),
     )
-    return merged, modes
+    return EventBatch.concat([batch, timers]).take(order), modes
