@@ -73,6 +73,10 @@ class Batch:
 
         return self._map(of)
 
+    def where(self, flags: BoolVector) -> Self:
+        """The rows whose flag is set; the same object where all are, as is usual, so that nothing is copied."""
+        return self if all_of(flags) else self.take(flags.nonzero()[0])
+
     def slice(self, start: int, stop: int) -> Self:
         """Rows ``start`` to ``stop``; arrays are views."""
         return self._map(lambda column: column.slice(start, stop) if isinstance(column, Batch) else column[start:stop])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Final, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
-from weir.online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, all_of
+from weir.online.batch import Batch, BoolVector, ExampleBatch, FloatMatrix, FloatVector
 from weir.online.durations import Seconds
 from weir.online.frozen import FrozenModel, dataclass
 
@@ -103,7 +102,7 @@ class JoinStats:
 
 
 @dataclass(frozen=True, slots=True)
-class JoinResult:
+class JoinResult(Batch):
     """Examples and the logged columns behind each, in the order in which the pairs became known.
 
     Every labelled event is here, whatever is later sampled for learning, so aggregates fed by labels stay exact. For
@@ -123,18 +122,3 @@ class JoinResult:
     """``(n,)``: the label is."""
     ripe: BoolVector
     """``(n,)``: it is to be learned now."""
-
-    def take(self, which: BoolVector) -> JoinResult:
-        """Some of them."""
-        # Always, where events need not be mature: then nothing is copied.
-        if all_of(which):
-            return self
-        at = np.flatnonzero(which)
-        entities = {name: [column[i] for i in at.tolist()] for name, column in self.entities.items()}
-        return JoinResult(
-            self.examples.take(at), [self.entity_id[i] for i in at.tolist()], self.extra[at], entities,
-            self.label_ts_known[at], self.new[at], self.ripe[at],
-        )  # fmt: skip
-
-    def __len__(self) -> int:
-        return len(self.examples)

@@ -284,7 +284,7 @@ class LabellingStage:
             return self.joiner.wanted_due(np.empty(0))
         p, time = of.predictions, EventTime(self.time.max_step)
         if self.seen is not None:
-            p = p.take(np.flatnonzero(self.seen.absent(p, of.offsets)))
+            p = p.where(self.seen.absent(p, of.offsets))
         # A copy of the clock: this only looks ahead.
         time.restore(self.time.snapshot())
         return self.joiner.wanted_due(time.advance(p.ts, self._senders(p)))
@@ -316,10 +316,8 @@ class LabellingStage:
         if self.seen is None:
             return scored
         new = self.seen.keep(scored.predictions, scored.offsets)
-        if new.all():
-            return scored
         self.counts.repeats += int(np.count_nonzero(~new))
-        return scored.take(np.flatnonzero(new))
+        return scored.where(new)
 
     def explain(self, scored: ScoredBatch, at: IntVector) -> list[list[Reason]]:
         """Reasons of rows, such as those that alert: what each feature added to the log-odds, in words."""
@@ -335,8 +333,8 @@ class LabellingStage:
         """
         if not len(joined) and not out.detections:
             return
-        out.told = told = joined.take(joined.new)
-        joined = joined.take(joined.ripe)
+        out.told = told = joined.where(joined.new)
+        joined = joined.where(joined.ripe)
         e, known = joined.examples, joined.label_ts_known
         out.updates = updates_of(told, self._feeds, self._key)
         if len(e):

@@ -72,8 +72,7 @@ class PreparedBatch:
     @property
     def events(self) -> EventBatch:
         """The rows that are events."""
-        at = self.modes == kernel.EVENT
-        return self.batch if at.all() else self.batch.take(np.flatnonzero(at))
+        return self.batch.where(self.modes == kernel.EVENT)
 
 
 @dataclass(frozen=True, slots=True)

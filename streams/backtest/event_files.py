@@ -59,7 +59,7 @@ class SourceBatch:
     def events(self) -> EventBatch:
         """Those that did not come before."""
         # Without repeats it is the same object: `distinct` passes such a batch on as it is.
-        return self.batch if self.fresh is None or self.fresh.all() else self.batch.take(np.flatnonzero(self.fresh))
+        return self.batch if self.fresh is None else self.batch.where(self.fresh)
 
     def slice(self, start: int, stop: int | None) -> SourceBatch:
         """Events ``start`` to ``stop``; the rejects stay with the last slice (``stop`` is None)."""

@@ -208,7 +208,7 @@ class _Run:
         delay_s = 0.0 if self.given.held.timed else self.given.delay_s
         # Met, not learned: the join says which row each is of, and no score follows that could know of it.
         met = [self.pipeline.labelling.met(*known) for known in self.given.held.due(math.inf)]
-        return self.outputs.later(outcomes, [each.take(each.new) for each in met], delay_s)
+        return self.outputs.later(outcomes, [each.where(each.new) for each in met], delay_s)
 
     def _cuts(self, batch: EventBatch, known: LabelsBetween) -> list[int]:
         """Where a batch is cut for what is learned between its rows."""

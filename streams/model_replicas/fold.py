@@ -203,12 +203,12 @@ class ExampleFold:
         fresh = self._identities.keep(piece.event_id, piece.n)
         if not fresh.all():
             self.repeats += int((~fresh).sum())
-            piece, offsets = piece.take(np.flatnonzero(fresh)), offsets[fresh]
+            piece, offsets = piece.where(fresh), offsets[fresh]
         if not self._without:
             self.model.learn(piece, remember=remember)
             return
         kept = ~taken_back(self._without, offsets)
-        self.model.learn(piece.take(np.flatnonzero(kept)), remember=False)
+        self.model.learn(piece.where(kept), remember=False)
         # They count, although nothing is learned: a version says where in the log a model stands, on every replica.
         self.model.skip(int(np.count_nonzero(~kept)))
 

@@ -223,7 +223,7 @@ class TaskTrainer:
                 if decided is None:
                     break
                 log.info("task %s: %s: %s", self.spec.name, decided.decision, decided.reason)
-                rows, now = rows.behind(decided.rows), self._clock()
+                rows, now = rows.slice(decided.rows, len(rows)), self._clock()
                 self.desk.change(partial(conclude, decided=decided, now=now))
             self.offset = behind
         # Not under the lock: it waits for the registry and the brokers, and a checkpoint must not wait with it, or the

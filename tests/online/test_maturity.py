@@ -59,7 +59,7 @@ def tell(to: LabelJoiner, label: Label, number: int, topic: list[Event] | None =
 
 
 def rows(joined: JoinResult, which: str) -> list[Learned]:
-    e = joined.take(getattr(joined, which)).examples
+    e = joined.where(getattr(joined, which)).examples
     return list(zip(e.event_id, e.y.tolist(), e.correction.tolist(), e.weight.tolist(), strict=True))
 
 

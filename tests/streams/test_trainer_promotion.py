@@ -162,7 +162,7 @@ def test_a_corrected_label_has_the_weight_of_its_correction_as_metrics_have_it()
     sampled = np.where(rows.y, 1.0, 20.0)  # negative_rate = 0.05
     phase.update(replace(rows, weight=sampled))
     k = int(np.flatnonzero(~rows.y)[0])
-    redone = replace(rows.behind(k), y=np.ones(30 - k, np.bool_), weight=np.ones(30 - k))
+    redone = replace(rows.slice(k, 30), y=np.ones(30 - k, np.bool_), weight=np.ones(30 - k))
     phase.update(LiveRows(*(getattr(redone, name)[:1] for name in LiveRows.__slots__)))
     held = phase.snapshot()
     assert (held.y[k], held.weight[k]) == (True, 1.0)

@@ -10,14 +10,14 @@ import msgspec
 import numpy as np
 
 from weir.models.types import BoolVector, FloatVector, IntVector
-from weir.online.batch import ExampleBatch
+from weir.online.batch import Batch, ExampleBatch
 from weir.online.errors import UNREADABLE, TaskError
 
 _COLUMNS: Final = ("full.logit", "full.version", "full.shadow_logit", "full.shadow_version")
 
 
 @dataclass(frozen=True, slots=True)
-class LiveRows:
+class LiveRows(Batch):
     """n examples of one task in log order."""
 
     event_id: list[str]
@@ -31,13 +31,6 @@ class LiveRows:
     """Of the model that served; 0 for none."""
     shadow_logit: FloatVector
     shadow_version: IntVector
-
-    def __len__(self) -> int:
-        return len(self.event_id)
-
-    def behind(self, start: int) -> LiveRows:
-        """Rows from ``start`` on."""
-        return LiveRows(*(getattr(self, name)[start:] for name in self.__slots__))
 
     @classmethod
     def of(cls, batch: ExampleBatch, features: Sequence[str]) -> LiveRows:

@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-import numpy as np
-
 from weir.online.batch import UpdateBatch
 from weir.online.codec.row_updates import DecodedUpdates, decode_updates
 from weir.online.codec.wire import ID_CHARS, REASON_CHARS
@@ -74,7 +72,7 @@ class SideLane(SerialLane):
         """Without those that were applied before."""
         # By table, as one event updates several rows under the same id.
         keep = self.ids.keep(updates.update_id, offset, [f"{task}/{table}"] * len(updates))
-        return updates if keep.all() else updates.take(np.flatnonzero(keep))
+        return updates.where(keep)
 
     async def _send_letters(self, batch: FetchedBatch, decoded: DecodedUpdates) -> asyncio.Future[Any]:
         refused = refused_of(batch, [(r.index, r.reason) for r in decoded.rejects])
