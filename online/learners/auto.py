@@ -27,9 +27,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import IntVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.jit import njit
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.base import Learner
 from weir.online.learners.bayesian import BayesianLogistic
 from weir.online.learners.boosted import BoostedTrees
 from weir.online.learners.interleaved import NO_ROWS, contiguous, pieces, score_and_judge, score_between

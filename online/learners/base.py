@@ -6,8 +6,6 @@ from typing import Protocol
 
 from weir.online.batch import BoolVector, FloatMatrix, FloatVector
 
-__all__ = ["BoolVector", "FloatMatrix", "FloatVector", "Learner"]
-
 
 class Learner(Protocol):
     """An online binary classifier: a fold over examples.

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import IntVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.jit import njit
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.base import Learner
 from weir.online.learners.interleaved import NO_ROWS, Between, contiguous, score_and_judge, score_between
 from weir.online.learners.logistic import WARM_ROWS, scale_learn
 from weir.online.learners.scaled import MOST_DEVIATIONS

@@ -10,8 +10,8 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from weir.online.batch import IntVector
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
+from weir.online.learners.base import Learner
 from weir.online.learners.interleaved import score_between
 
 _EDGE = 1e-6

@@ -11,9 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from weir.online.batch import IntVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.jit import njit
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.bayesian import BayesianLogistic
 from weir.online.learners.state import seal, unseal
 

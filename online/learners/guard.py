@@ -22,10 +22,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import IntVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.codec.wire import FEATURE_MAX
 from weir.online.jit import njit
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.base import Learner
 from weir.online.learners.interleaved import pieces, score_between
 from weir.online.learners.state import copy_into, seal_with, unseal_with
 

@@ -16,9 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import IntVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.jit import njit
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.interleaved import Between
 from weir.online.learners.scaled import MOST_DEVIATIONS, ScaledFold
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from weir.online.batch import ExampleBatch, IntVector
-from weir.online.learners.base import FloatMatrix, FloatVector, Learner
+from weir.online.batch import ExampleBatch, FloatMatrix, FloatVector, IntVector
+from weir.online.learners.base import Learner
 from weir.online.learners.column import ColumnPrefix
 from weir.online.learners.guard import GuardedLearner
 from weir.online.learners.interleaved import score_between

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import IntVector
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.learners.interleaved import NO_ROWS, Between, contiguous
 from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 

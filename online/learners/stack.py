@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import IntVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.jit import njit
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.base import Learner
 from weir.online.learners.interleaved import NO_ROWS, contiguous, score_and_judge
 from weir.online.learners.logistic import dot, log_gradient, logit_of, sigmoid_many
 from weir.online.learners.state import copy_into, seal_with, unseal_with

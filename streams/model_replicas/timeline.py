@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from weir.online.batch import ExampleBatch, IntVector
+from weir.online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector
 from weir.online.errors import WeirError
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.base import Learner
 from weir.online.learners.online_model import ModelSnapshot, OnlineModel
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector
+from weir.online.learners.base import Learner
 from weir.online.learners.interleaved import NO_ROWS, score_and_judge
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.online.said_before import predict_learn
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.auto import Auto
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.boosted import BoostedTrees
 from weir.online.learners.curved import CurvedLogistic
 from weir.online.learners.factory import AUTO_MEMBERS, LearnerSpec, build_learner, hasty

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from tests.online.said_before import predict_learn
 from tests.work import calls_of
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector
+from weir.online.learners.base import Learner
 from weir.online.learners.binned import Trees, bin_rows, grow_tree, leaf_of, quantile_edges
 from weir.online.learners.boosted import BoostedTrees
 

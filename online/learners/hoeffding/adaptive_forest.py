@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from weir.online.learners.base import FloatMatrix
+from weir.online.batch import FloatMatrix
 from weir.online.learners.hoeffding.hoeffding_learner import HoeffdingLearner
 from weir.online.learners.logistic import logit_of
 

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from weir.online.batch import FloatMatrix, FloatVector
 from weir.online.jit import njit
-from weir.online.learners.base import FloatMatrix, FloatVector
 from weir.online.learners.hoeffding.folds import clip_row
 from weir.online.learners.hoeffding.grove import (
     CUT,

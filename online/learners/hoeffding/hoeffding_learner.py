@@ -6,8 +6,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from weir.online.batch import IntVector
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.learners.hoeffding.folds import fold, score_rows
 from weir.online.learners.hoeffding.grove import Grove, Growth, fresh_grove, most_nodes, with_room
 from weir.online.learners.hoeffding.leaves import LEAF_PREDICTIONS

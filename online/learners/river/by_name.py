@@ -24,8 +24,8 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from river import base
 
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector
 from weir.online.errors import StateError
-from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.logistic import logit_of
 from weir.online.learners.state import Arrays, pack_arrays, seal, unpack_arrays, unseal
 from weir.online.mistakes import did_you_mean, shown
