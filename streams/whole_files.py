@@ -39,7 +39,7 @@ def read_whole(path: Path) -> Iterator[BinaryIO]:
     if left < began:
         raise UsageError(
             f"{path} became shorter while it was read, from {began:,} to {left:,} bytes, so not all that stood there "
-            "was read; give a copy that nobody writes to, from its beginning: what comes again counts once"
+            "was read; do it again with a copy that nobody writes to"
         )
 
 

@@ -19,6 +19,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.event_files import FileSource
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.backtest.tables.formats import read_files
+from weir.streams.backtest.tables.opening import contents
 from weir.streams.errors import UsageError
 
 
@@ -215,3 +216,11 @@ def test_a_point_before_three_digits_in_a_file_of_semicolons_is_told(
     read = source(path, toml)
     assert events(read)[3][3]["basket"] == expected
     assert any("between thousands" in said for said in read.decisions) == (toml == "")
+
+
+def test_a_file_that_is_written_to_meanwhile_changes_no_row_that_was_read(tmp_path: Path) -> None:
+    path = write(tmp_path, text_of(ROWS))
+    before = path.read_bytes()
+    content, _ = contents(path)
+    path.write_bytes(b"x")
+    assert content.to_pybytes() == before

@@ -14,10 +14,14 @@ import pyarrow as pa
 from weir.online.codec.foreign_formats import magic
 from weir.streams.backtest.tables.csv_dialect import encoding_of
 from weir.streams.errors import UsageError
+from weir.streams.whole_files import read_whole
 
 KINDS = "give CSV, JSONL, a JSON array, Parquet or Arrow, plain or compressed by gzip or zstd"
 HEAD = 1 << 16
 """Bytes that are looked at to find how a file is written."""
+MAPPED = 256 << 20
+"""Files of so many bytes and more are mapped, as they may not fit into memory. Others are read: where somebody writes
+to a mapped file, or cuts it, its rows change while they are used, or the process dies of it without a word (SIGBUS)."""
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}
 # The last is how a message of an Arrow stream begins, which has no magic of its own.
 _BINARY = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")
@@ -49,6 +53,13 @@ def readable(path: Path) -> Iterator[None]:
         raise UsageError(f"{path}: cannot be read: {(str(exc) or repr(exc)).splitlines()[0]}") from exc
 
 
+def _plain(path: Path) -> pa.Buffer:
+    if not 0 < path.stat().st_size < MAPPED:
+        return pa.memory_map(str(path)).read_buffer()
+    with read_whole(path) as file:
+        return pa.py_buffer(file.read())
+
+
 def contents(path: Path) -> tuple[pa.Buffer, str | None]:
     """What the file holds, unpacked and UTF-16 as UTF-8, and the encoding that it is known to have."""
     with path.open("rb") as file:
@@ -58,7 +69,7 @@ def contents(path: Path) -> tuple[pa.Buffer, str | None]:
         with pa.input_stream(path, compression=packed) as stream:
             content = pa.py_buffer(stream.read())
     else:
-        content = pa.memory_map(str(path)).read_buffer() if head else pa.py_buffer(b"")
+        content = _plain(path) if head else pa.py_buffer(b"")
     head = content[:HEAD].to_pybytes()
     if not head.startswith(_BINARY) and (known := magic(head)):
         raise UsageError(f"{path} is {known[0]}; {known[1]}")

@@ -147,8 +147,9 @@ class BatchApp(faust.App):
         except TimeoutError:
             error: Exception = RebalanceHookError(
                 f"partitions come and go, and {name} was not done within hook_timeout_s={limit_s}, two thirds of "
-                "session_timeout_s: this machine is too busy, or a batch takes too long. Nothing is lost: start it again; "
-                "if it happens often, give it more of a core, a smaller [worker] max_batch or a longer session_timeout_s"
+                "session_timeout_s: this machine is too busy, or a batch takes too long. Nothing is lost: start it "
+                "again; if it happens often, give it more of a core, a smaller [worker] max_batch or a longer "
+                "session_timeout_s"
             )
         except Exception as raised:  # noqa: BLE001 - the worker ends with it, whatever it is
             error = raised
