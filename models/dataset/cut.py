@@ -6,6 +6,7 @@ It knows times and rows, not where the history came from nor what is trained.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -98,18 +99,8 @@ def take(history: History, rows: IntVector) -> History:
     if len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows):
         at = slice(int(rows[0]), int(rows[-1]) + 1)
     ids = history.event_id[at] if isinstance(at, slice) else [history.event_id[i] for i in rows.tolist()]
-    return History(
-        inputs=history.inputs,
-        event_id=ids,
-        entity=history.entity[at],
-        ts=history.ts[at],
-        x=history.x[at],
-        score=history.score[at],
-        type=history.type[at],
-        types=history.types,
-        amount=history.amount[at],
-        item=history.item[at],
-    )
+    columns = ("entity", "ts", "x", "score", "type", "amount", "item")
+    return replace(history, event_id=ids, **{name: getattr(history, name)[at] for name in columns})
 
 
 def known_before(history: History, labels: Labels, time: float) -> BoolVector:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -208,15 +208,14 @@ def make_dirty(config: SimulationConfig, records: Records, day: int) -> Records:
     return concatenate(
         [
             arrived,
-            _delayed(rng, arrived.take(rng.random(n) < config.duplicate_share), 600.0),
+            _delayed(rng, arrived.take(rng.random(n) < config.duplicate_share)),
             _broken(rng, records.take(rng.random(n) < config.malformed_share)),
         ]
     )
 
 
-def _delayed(rng: np.random.Generator, records: Records, mean_s: float) -> Records:
-    available = records.available + rng.exponential(mean_s, len(records))
-    return Records(records.topic, available, records.key, records.value)
+def _delayed(rng: np.random.Generator, records: Records) -> Records:
+    return replace(records, available=records.available + rng.exponential(600.0, len(records)))
 
 
 def _broken(rng: np.random.Generator, records: Records) -> Records:
