@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from itertools import chain
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ FloatMatrix = NDArray[np.float64]
 IntVector = NDArray[np.int64]
 BoolVector = NDArray[np.bool_]
 BoolMatrix = NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
 
 
 def missing_of(x: FloatMatrix) -> BoolMatrix:
@@ -38,6 +39,17 @@ def filled(n: int, value: float) -> FloatVector:
 def all_of(flags: BoolVector) -> bool:
     """Whether all are; of few `np.ndarray.all` takes three times as long."""
     return int(np.count_nonzero(flags)) == len(flags)
+
+
+def longer(array: NDArray[T], rows: int, fill: float = 0) -> NDArray[T]:
+    """The array with ``rows`` rows, no fewer than it has: itself, or a copy whose new ones are full of ``fill``."""
+    if rows == len(array):
+        return array
+    shape = (rows, *array.shape[1:])
+    # Zeros that nobody has written take no memory yet.
+    out = np.full(shape, fill, array.dtype) if fill else np.zeros(shape, array.dtype)
+    out[: len(array)] = array
+    return out
 
 
 def side_by_side(*parts: NDArray[Any]) -> NDArray[Any]:

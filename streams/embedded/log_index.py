@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weir.models.durable import write_durably
-from weir.online.batch import IntVector
+from weir.online.batch import IntVector, longer
 from weir.streams.embedded.log_frames import pack, read_payload
 
 _MAGIC: Final = b"WLI1"
@@ -66,9 +66,7 @@ class FrameIndex:
         """One more frame, of ``size`` bytes."""
         if self._count == len(self._rows):
             # A new array, never a resize: readers hold views of the old one.
-            larger = np.zeros(2 * self._count, _ROW)
-            larger[: self._count] = self._rows
-            self._rows = larger
+            self._rows = longer(self._rows, 2 * self._count)
         if topic not in self._topics:
             self._topics.append(topic)
         # The row first, then the count: a reader that sees the count sees the row.

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import FloatVector
+from weir.online.batch import FloatVector, longer
 from weir.online.errors import UNREADABLE, StateError
 from weir.online.event_time import WITNESSES
 from weir.online.features.compact_rows import compact, expand
@@ -56,11 +56,7 @@ class _Table:
     def _grow(self, rows: int) -> None:
         if rows >= len(self.slab):
             size = max(rows + 1, 2 * len(self.slab))
-            slab = np.zeros((size, self.row_bytes), dtype=np.uint8)
-            slab[: len(self.slab)] = self.slab
-            updated = np.full(size, -np.inf)
-            updated[: len(self.updated)] = self.updated
-            self.slab, self.updated = slab, updated
+            self.slab, self.updated = longer(self.slab, size), longer(self.updated, size, -np.inf)
 
     def sweep(self, now: float) -> None:
         """Free the rows that no event in time can find any more, at most once an eighth of the time that they live."""

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import FloatMatrix, FloatVector, IntVector
+from weir.online.batch import FloatMatrix, FloatVector, IntVector, longer
 from weir.online.drift import adwin
 from weir.online.jit import njit
 from weir.online.learners.hoeffding.twister import seeded
@@ -117,13 +117,13 @@ def with_room(grove: Grove, rows: int, *, windows: bool) -> Grove:
     nodes = _size(len(grove.links), int(grove.used[NODES]) + rows)
     leaves = _size(len(grove.columns), int(grove.used[WATCHES]) + rows)
     grown: dict[str, NDArray[Any]] = {
-        "links": _longer(grove.links, nodes, FREE),
-        "values": _longer(grove.values, nodes, 0),
-        "columns": _longer(grove.columns, leaves, FREE),
-        "gaussians": _longer(grove.gaussians, leaves, 0),
+        "links": longer(grove.links, nodes, FREE),
+        "values": longer(grove.values, nodes),
+        "columns": longer(grove.columns, leaves, FREE),
+        "gaussians": longer(grove.gaussians, leaves),
     }
     if windows:
-        grown |= {name: _longer(getattr(grove, name), nodes, 0) for name in WINDOW}
+        grown |= {name: longer(getattr(grove, name), nodes) for name in WINDOW}
     return grove._replace(**grown)
 
 
@@ -131,14 +131,6 @@ def _size(now: int, needed: int) -> int:
     while now < needed:
         now *= 2
     return now
-
-
-def _longer(array: NDArray[Any], rows: int, fill: int) -> NDArray[Any]:
-    if rows == len(array):
-        return array
-    out = np.full((rows, *array.shape[1:]), fill, array.dtype)
-    out[: len(array)] = array
-    return out
 
 
 def most_nodes(grove: Grove) -> int:

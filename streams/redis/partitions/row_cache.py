@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import FloatVector
+from weir.online.batch import FloatVector, longer
 
 Slots = NDArray[np.int64]
 PINNED_PREFETCHES: Final = 8
@@ -114,10 +114,7 @@ class RowCache:
             return
         size = max(rows, 2 * len(self.slab))
         for name in ("slab", "updated", "used", "written", "stored"):
-            old = getattr(self, name)
-            new = np.zeros((size, *old.shape[1:]), dtype=old.dtype)
-            new[: len(old)] = old
-            setattr(self, name, new)
+            setattr(self, name, longer(getattr(self, name), size))
 
     def touch(self, keys: Sequence[str], prefetch: int) -> None:
         """Note that a prefetch named these keys, all of them here."""
