@@ -7,12 +7,15 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from weir.online.durations import format_duration
 from weir.streams.checks.findings import Check
 from weir.streams.checks.link_checks import redis_warnings
 from weir.streams.config.settings import RedisSettings
 from weir.streams.errors import UsageError
 
 OLDEST: Final = (7, 0)
+CLOCK_S: Final = 60.0
+"""What two clocks may be apart, and the answer may be late."""
 HEADROOM: Final = 0.8
 """Share of ``maxmemory`` from which on a store counts as nearly full."""
 
@@ -77,7 +80,34 @@ def findings(info: Mapping[str, Any], where: str) -> list[Check]:
     >>> [(c.name, c.status) for c in findings(facts, "redis://h:6379/0")]
     [('Redis', 'OK'), ('Redis persistence', 'WARN'), ('Redis memory', 'OK')]
     """
-    return [_version(info, where), *known_holes(info), _persistence(info), memory_of(info)]
+    return [
+        _version(info, where),
+        *known_holes(info),
+        _persistence(info),
+        memory_of(info),
+        *clock_of(info, time.time()),
+    ]
+
+
+def clock_of(info: Mapping[str, Any], now: float) -> list[Check]:
+    """A finding where this machine's clock, ``now`` in epoch seconds, is not that of the server; none where it is.
+
+    A worker judges by its clock which events are ahead of their arrival. One that is behind refuses good ones.
+
+    >>> clock_of({"server_time_usec": 1_700_000_000_000_000}, 1_700_000_059.0)
+    []
+    >>> clock_of({"server_time_usec": 1_700_000_000_000_000}, 1_699_985_600.0)[0].found
+    "this machine's clock is 4h behind that of Redis"
+    """
+    told = info.get("server_time_usec")
+    apart = 0.0 if told is None else now - int(told) / 1e6
+    if abs(apart) <= CLOCK_S:
+        return []
+    unit = next(unit for unit in (86_400.0, 3_600.0, 60.0) if abs(apart) >= 2 * unit or unit == CLOCK_S)
+    about = format_duration(round(abs(apart) / unit) * unit)
+    found = f"this machine's clock is {about} {'ahead of' if apart > 0 else 'behind'} that of Redis"
+    fix = "Set the wrong one (NTP): a worker refuses events that are ahead of its clock, and lets time pass by it."
+    return [Check("clock", "WARN", found, fix)]
 
 
 def known_holes(info: Mapping[str, Any]) -> list[Check]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from weir.online.errors import WeirError
-from weir.streams.checks.redis_checks import known_holes, memory_of
+from weir.streams.checks.redis_checks import clock_of, known_holes, memory_of
 from weir.streams.config.settings import BROKERS_SILENT_S
 from weir.streams.ops.metrics import Metrics
 from weir.streams.redis.aof import parse_info
@@ -90,7 +90,7 @@ class StoreWatch:
     def __init__(self, link: RedisClient, store: LaneStore, metrics: Metrics) -> None:
         self._link, self._store, self._metrics = link, store, metrics
         self._said = "OK"
-        self._looked = False
+        self._looked = self._apart = False
 
     async def run(self) -> None:
         """Look now and then until cancelled."""
@@ -113,6 +113,10 @@ class StoreWatch:
         if memory.status not in ("OK", self._said):
             log.warning("%s at %s: %s. %s", memory.name, self._link.address, memory.found, memory.fix)
         self._said = memory.status
+        clock = clock_of(info, time.time())
+        for found in clock if not self._apart else ():
+            log.warning("%s: %s. %s", self._link.address, found.found, found.fix)
+        self._apart = bool(clock)
         # Once a process: the version is the same at every look.
         for hole in known_holes(info) if not self._looked else ():
             log.warning("Redis at %s: %s. %s", self._link.address, hole.found, hole.fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 
@@ -42,6 +43,21 @@ async def test_a_store_that_fills_is_measured_and_warned_of_once(
         await link.stop()
     assert [r.message.count("new entities are not kept") for r in caplog.records].count(1) == 1
     assert caplog.text.count("CVE-") <= 3, "known holes are said once"
+
+
+async def test_a_worker_whose_clock_is_wrong_says_so_once(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = RedisClient(RedisSettings(url=SecretUrl(redis_server.url)), prefix="clock")
+    await link.start()
+    watch, right = StoreWatch(link, LaneStore(link, prefix="clock"), Metrics()), time.time
+    await watch.look()
+    assert "clock" not in caplog.text
+    monkeypatch.setattr(time, "time", lambda: right() - 4 * 3_600)
+    await watch.look()
+    await watch.look()
+    await link.stop()
+    assert [r.message.count("this machine's clock is 4h behind that of Redis") for r in caplog.records].count(1) == 1
 
 
 async def test_entities_that_nobody_knew_are_counted(redis_server: RedisServer) -> None:

@@ -29,6 +29,8 @@ GOOD = {"redis_version": "7.2.11", "aof_enabled": 1, "aof_last_write_status": "o
         ({"redis_version": "9.0.0"}, "", "OK", ""),
         ({"redis_version": "7.2.4", "valkey_version": "8.1.4"}, "", "OK", ""),
         ({"redis_version": "7.2.4", "valkey_version": "8.1.3"}, "Redis holes", "WARN", "8.1.4"),
+        ({"server_time_usec": 1_500_000_000_000_000}, "clock", "WARN", "ahead of that of Redis"),
+        ({"server_time_usec": 4_000_000_000_000_000}, "clock", "WARN", "refuses events that are ahead of its clock"),
         ({"maxmemory": 100, "maxmemory_policy": "volatile-ttl"}, "Redis memory", "FAIL", "noeviction"),
         ({"maxmemory": 100, "maxmemory_policy": "allkeys-lru"}, "Redis memory", "FAIL", "noeviction"),
         ({"maxmemory": 100, "used_memory": 85, "maxmemory_policy": "noeviction"}, "Redis memory", "WARN", "maxmemory"),
