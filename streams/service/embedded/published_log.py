@@ -127,7 +127,7 @@ class PublishedLog(OutputLog):
         if any(lane.met < len(lane.published) for lane in lanes.values()):
             self._cut_unseen(newest)
         left = self._left(lanes)
-        compared = {topic: _Compared(topic, records) for topic, records in left.items() if records}
+        compared = {topic: _Comparison(topic, records) for topic, records in left.items() if records}
         for topic, records in self._made_apart:
             if new := compared[topic].only_now(records) if topic in compared else records:
                 super().append(topic, new)
@@ -159,7 +159,7 @@ class PublishedLog(OutputLog):
         return left
 
 
-class _Compared:
+class _Comparison:
     """Records of a topic that were published, looked up by what they are of."""
 
     def __init__(self, topic: str, published: Sequence[tuple[int, Record]]) -> None:
