@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weir.online.batch import FloatMatrix, FloatVector
-from weir.online.jit import njit
+from weir.online.jit import njit, plain
 from weir.online.metrics import metric as base
 from weir.online.metrics.arrays import pack, unpack
 from weir.online.metrics.ledger import Ledger
@@ -126,7 +126,7 @@ class _BinnedMetrics(Metrics):
     def add(self, rows: ScoredRows) -> None:
         """Add checked rows in the order in which their labels became known."""
         taken, age = self._replaced(rows)
-        labelled = (rows.score, rows.y, rows.weight, rows.threshold, rows.correction)
+        labelled = (plain(rows.score), plain(rows.y), plain(rows.weight), plain(rows.threshold), plain(rows.correction))
         _fold(*labelled, taken, age, self._factor, self._held)
 
     def _replaced(self, rows: ScoredRows) -> tuple[FloatVector, NDArray[np.int64]]:

@@ -31,7 +31,7 @@ _BLOCKS_OF_A_DAY = 4
 _HELD = 2 * _BLOCKS_OF_A_DAY
 
 
-def streams(end: float, events: int = 60_000) -> SimulationConfig:
+def streams(end: float, events: int = 36_000) -> SimulationConfig:
     """Streams that end at ``end``: event time is the service's clock, and the last days have no labels yet."""
     return SimulationConfig(
         seed=7, users=700, merchants=80, devices=24, days=DAYS, events=events, start_ts=end - DAYS * _DAY_S,
@@ -53,7 +53,7 @@ class Filled(Served):
         """Blocks of six hours that a test may send, each once and in this order: new alerts come with them."""
 
 
-def filled(folder: Path, events: int = 60_000, tasks: dict[str, str] | None = None) -> Filled:
+def filled(folder: Path, events: int = 36_000, tasks: dict[str, str] | None = None) -> Filled:
     """A service of the demo's tasks in ``folder`` that was sent the streams; who asks for it ends it."""
     (folder / "weir.toml").write_text(_SETTINGS)
     served = Filled(folder, TASKS if tasks is None else tasks)

@@ -25,7 +25,6 @@ pytestmark = pytest.mark.integration
 
 REMOTE = TASK + 'remote = true\ndeadline = "1s"\n'
 """Ample: the test's machine may be busy; what a missed deadline costs is measured elsewhere."""
-PROGRAM = "import typer; from weir.streams.cli.processes.inference import inference_command as run; typer.run(run)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Inference(Deployment):
 
     def command(self, *args: str) -> list[str]:
         """How to start one."""
-        return [sys.executable, "-c", PROGRAM, "--config", str(self.config), *args]
+        return [sys.executable, "-P", "-m", "weir.streams.cli.main", "inference", "--config", str(self.config), *args]
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,9 +18,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.integration import forked
 from tests.integration.chaos.deployment import Deployment
-from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
-from tests.integration.orphans import leave_none
+from tests.integration.forked import Process
+from tests.integration.kafka_broker import Broker, eventually
 from tests.streams.test_trainer_embedded import TASK
 from weir.models.registry.registry import Registry
 from weir.online.batch import ExampleBatch
@@ -37,7 +37,6 @@ from weir.streams.records import Record
 from weir.streams.simulate import SimulationConfig, simulate
 
 pytestmark = pytest.mark.integration
-START = "import typer, weir.streams.cli.processes.trainer as t; typer.run(t.trainer_command)"
 TASK_SPEC = TaskSpec.from_toml(TASK)
 
 
@@ -104,19 +103,13 @@ class Cluster:
 @pytest.fixture
 def start(deployment: Deployment, tmp_path: Path) -> Iterator[Any]:
     """Starts trainers, and leaves none behind."""
-    running: list[subprocess.Popen[bytes]] = []
+    running: list[Process] = []
 
-    def begin(*arguments: str) -> subprocess.Popen[bytes]:
-        log = (tmp_path / f"trainer-{len(running)}.log").open("wb")
-        command = [sys.executable, "-c", START, "--config", str(deployment.config), *arguments]
-        running.append(
-            subprocess.Popen(
-                command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
-            )
-        )  # fmt: skip
-        log.close()
-        leave_none(running[-1].pid)
+    def begin(*arguments: str) -> Process:
+        command = [sys.executable, "-P", "-m", "weir.streams.cli.main", "trainer", "--config", str(deployment.config)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+        with (tmp_path / f"trainer-{len(running)}.log").open("wb") as log:
+            running.append(forked.start([*command, *arguments], environment, log))
         return running[-1]
 
     yield begin
