@@ -13,6 +13,7 @@ from httpx import AsyncClient
 
 from tests.models.registering import register
 from tests.service.access.served import bearer, served
+from tests.service.access.test_audit import audited
 from tests.service.running import running
 from weir.models.registry.registry import Registry, open_files
 from weir.online.codec.encode import encode_model
@@ -119,7 +120,7 @@ async def test_the_audit_is_listed_filtered_and_verified(tmp_path: Path) -> None
     async with running(tmp_path) as (service, client):
         service.access.audit.note("POST /console/keys", administrator("token"), outcome=200)
         service.access.audit.note("look", None, subject=HOSTILE, reason="asked")
-        await service.access.audit._write_waiting()
+        await audited(service)
         listed = await page(client, "/console/audit")
         assert "POST /console/keys" in listed
         assert "<script>alert" not in listed
