@@ -186,11 +186,15 @@ class Auto:
         half_life = float(self.half_life)
         self._stack = BayesianLogistic(names, prior_std=0.3, half_life=half_life, prior=prior)
         # A looser one follows the first few hundred labels so far that scores of different days no longer compare.
-        self._calibrator = BayesianLogistic(_BENT, prior_std=0.1, half_life=half_life / 5, prior={_BENT[0]: 1.0})
+        self._calibrator = self._new_calibrator(_BENT)
         self._switch = 1.0 - 0.5 ** (1.0 / half_life)
         count = len(names) + 2
         self._state: dict[str, NDArray[Any]] = {"share": np.full(count, 1.0 / count), "rows": np.array([0, 1])}
         self._look()
+
+    def _new_calibrator(self, bent: tuple[str, ...]) -> BayesianLogistic:
+        """One that is the identity."""
+        return BayesianLogistic(bent, prior_std=0.1, half_life=self.half_life / 5, prior={bent[0]: 1.0})
 
     def _look(self) -> None:
         """Let the stand-ins be the members as they are now."""
@@ -294,6 +298,12 @@ class Auto:
         """Replace the learned state; ``ValueError`` when of another kind, features or other members."""
         arrays, parts = unseal_with(len(self._parts()), state, self.kind, self.features)
         copy_into(self._state, arrays)
+        try:
+            self._calibrator.restore(parts[1])
+        except ValueError:
+            # Of before it saw the probability: it is the identity again, and the rest goes on.
+            self._new_calibrator(_BENT[:3]).restore(parts[1])
+            parts[1] = self._new_calibrator(_BENT).snapshot()
         for part, learned in zip(self._parts(), parts, strict=True):
             part.restore(learned)
 

@@ -16,7 +16,7 @@ from weir.online.learners.auto import Auto
 from weir.online.learners.boosted import BoostedTrees
 from weir.online.learners.curved import CurvedLogistic
 from weir.online.learners.factory import AUTO_MEMBERS, LearnerSpec, build_learner, hasty
-from weir.online.learners.logistic import sigmoid_many
+from weir.online.learners.logistic import ScaledLogistic, sigmoid_many
 from weir.streams.workbench.measures import reliability
 
 NAMES = ("a", "b", "c")
@@ -137,6 +137,21 @@ def test_what_is_restored_continues_bit_for_bit_with_its_stand_ins() -> None:
     whole = build_learner(spec, NAMES)
     whole.learn_many(x, y, w)
     assert whole.snapshot() == one.snapshot()
+
+
+def test_a_state_of_before_the_calibrator_saw_the_probability_goes_on_and_is_calibrated_anew() -> None:
+    x, y, w = rows(1_500, seed=4, turn=1_500)
+    old, new = (Auto(NAMES, members=[ScaledLogistic(NAMES)], lag=0) for _ in range(2))
+    old.learn_many(x, y, w)
+    learned = old.members[0].snapshot()
+    old._calibrator = old._new_calibrator(("all", "above 0", "below -4"))
+    new.restore(old.snapshot())
+    assert new.members[0].snapshot() == learned
+    assert new.shares.tolist() == old.shares.tolist()
+    assert new._calibrator.snapshot() == Auto(NAMES, members=[ScaledLogistic(NAMES)])._calibrator.snapshot()
+    old._calibrator = old._new_calibrator(("all", "another"))
+    with pytest.raises(ValueError, match="features"):
+        new.restore(old.snapshot())
 
 
 def test_a_stand_in_of_trees_scores_alike_and_is_small() -> None:
