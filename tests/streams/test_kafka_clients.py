@@ -13,6 +13,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from weir.streams.config.settings import KafkaSettings
+from weir.streams.errors import BrokerError
 from weir.streams.kafka import reachable
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.point_reader import PointReader
@@ -145,13 +146,16 @@ class Showing:
     """A broker that shows the topic ``late`` when asked for the third time, as one does just after it was made."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.asked = self.away = 0
 
     async def topics(self) -> set[str]:
         self.asked += 1
         return {"there", "late"} if self.asked > 2 else {"there"}
 
     def describe_topics(self, names: list[str]) -> list[dict[str, Any]]:
+        if self.away:
+            self.away -= 1
+            raise BrokerError("nobody answers")
         self.asked += 1
         shown = {"there", "late"} if self.asked > 2 else {"there"}
         return [
@@ -181,3 +185,11 @@ async def test_the_identity_of_a_topic_that_was_made_a_moment_ago_is_waited_for(
     assert set(await topic_check.identities(settings, ["there", "late"], 1.0)) == {"there", "late"}
     assert showing.asked == 3
     assert set(await topic_check.identities(settings, ["there", "never"], 1.0)) == {"there"}
+
+
+async def test_it_is_waited_for_also_behind_brokers_that_were_away(
+    showing: Showing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topic_check, "AGAIN_S", 2 * reachable.METADATA_S)
+    showing.away = 1
+    assert set(await topic_check.identities(KafkaSettings(), ["there", "late"], 1.0)) == {"there", "late"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -88,11 +89,13 @@ async def identities(settings: KafkaSettings, names: list[str], patience_s: floa
             return read_identities(admin, names)
 
     loop = asyncio.get_running_loop()
-    until, shown_by = loop.time() + patience_s, loop.time() + METADATA_S
+    until, shown_by = loop.time() + patience_s, math.inf
     while True:
         try:
             found = await asyncio.to_thread(ask)
-            if len(found) == len(set(names)) or loop.time() > shown_by:
+            # From the first answer on: while nobody answered, nobody could have shown it.
+            shown_by = min(shown_by, loop.time() + METADATA_S)
+            if len(found) == len(set(names)) or loop.time() >= shown_by:
                 return found
             await asyncio.sleep(PAUSE_S)
         except BrokerError as error:
