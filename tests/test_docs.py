@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 from typer.main import get_command
 
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 from weir.streams.config.settings import Settings
 from weir.streams.ops.metric_definitions import DEFINITIONS
 

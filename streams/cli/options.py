@@ -13,6 +13,7 @@ import typer
 
 from weir.online.durations import parse_duration
 from weir.streams.errors import UsageError
+from weir.streams.ops.stop_request import INTERRUPTED as INTERRUPTED  # for commands
 
 if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
@@ -46,7 +47,6 @@ ArchiveOption = Annotated[
 ]
 LogOption = Annotated[Path | None, typer.Option("--log", help="Directory of an embedded log, instead of Kafka.")]
 
-INTERRUPTED = 130
 _LONGEST_S: Final = 36_500 * 86_400.0
 
 

@@ -16,14 +16,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, Final
+
+from weir.streams.ops.stop_request import ENDING, INTERRUPTED
 
 log = logging.getLogger(__name__)
 
 _AGAIN_S: Final = 0.5
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
-IMMEDIATE: Final = 128 + signal.SIGINT
 EXIT_STATUS: Final = 75
 """After a deadline; EX_TEMPFAIL of sysexits.h: start it again."""
 
@@ -38,7 +37,7 @@ class StopSignals:
     @property
     def status(self) -> int:
         """Exit status after a clean stop: 0, as supervisors expect after SIGTERM, or 130 after Ctrl-C."""
-        return IMMEDIATE if self.number == signal.SIGINT else 0
+        return INTERRUPTED if self.number == signal.SIGINT else 0
 
     def __call__(self, number: int) -> None:
         """A signal arrived."""
@@ -49,7 +48,7 @@ class StopSignals:
             self._stop()
         elif number == signal.SIGINT:
             log.warning("stopping at once: batches in work will be done again")
-            self._end(IMMEDIATE)
+            self._end(INTERRUPTED)
 
 
 @contextmanager
@@ -58,39 +57,14 @@ def stop_signals(
 ) -> Iterator[StopSignals]:
     """Call ``stop`` in ``loop`` on the first SIGINT or SIGTERM, ``end`` on a Ctrl-C after it; see `StopSignals`."""
     caught = StopSignals(stop, end)
-    before = {number: signal.getsignal(number) for number in _ENDING}
-    for number in _ENDING:
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
         loop.add_signal_handler(number, caught, number)
     try:
         yield caught
     finally:
         for number, handler in before.items():
             loop.remove_signal_handler(number)  # which leaves that of Python
-            signal.signal(number, handler)
-
-
-@contextmanager
-def ending_at_once() -> Iterator[None]:
-    """While a process starts, and once it is down, there is nothing to finish: SIGTERM and Ctrl-C end it at once.
-
-    By themselves they would end it with another status and without a word, by a traceback from the midst of an import
-    (which compiled modules may not survive), or, where it is the first process of a container, not at all. What hears
-    signals in between is `stop_signals`. Only the main thread may do this; in others it does nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, _: FrameType | None) -> None:
-        # Not by the log nor by print: the signal may have come in the midst of either.
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"stopped: nothing was in work\n")
-        os._exit(IMMEDIATE if number == signal.SIGINT else 0)
-
-    before = {number: signal.signal(number, end) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
             signal.signal(number, handler)
 
 

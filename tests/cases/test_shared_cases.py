@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from weir.online.errors import WeirError
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = Path(os.environ.get("WEIR_SHARED", ROOT.parent / "shared")) / "cases"

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tests.integration.kafka_broker import REPOSITORY
 from weir.online.errors import WeirError
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 from weir.streams.config.settings import KafkaSettings
 from weir.streams.kafka.admin.clients import admin_client, producer
 from weir.streams.kafka.admin.reader import Start, read_present

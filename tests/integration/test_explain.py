@@ -28,7 +28,7 @@ from weir.online.codec.encode import encode_examples, encode_predictions
 from weir.online.learners.factory import build_learner
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 from weir.streams.errors import FollowerBehind, UsageError
 from weir.streams.model_replicas import past_models as history
 from weir.streams.model_replicas.fold import ExampleFold

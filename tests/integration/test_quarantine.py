@@ -26,7 +26,7 @@ from tests.integration.follow import (
 )
 from tests.integration.kafka_broker import Broker
 from weir.online.batch import ExampleBatch
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.refold import rebuild

@@ -29,7 +29,7 @@ from tests.integration.chaos.deployment import Deployment
 from tests.integration.forked import start
 from tests.integration.kafka_broker import eventually
 from weir.online.errors import WeirError
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 from weir.streams.config import topics
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.produce.producer import BatchProducer

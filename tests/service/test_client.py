@@ -21,7 +21,7 @@ from tests.service.store_records import alert
 from weir.client import AsyncClient, Client, ServiceError
 from weir.online.errors import WeirError
 from weir.online.task.spec import TaskSpec
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 from weir.streams.cli.service.alerts import alerts_app
 from weir.streams.cli.service.sent_bodies import bodies_of_tables
 from weir.streams.client import calls

@@ -17,7 +17,8 @@ import weir.streams.backtest.runner
 from tests.streams.payment_runs import TASK, columns, write
 from weir.online.batch import EventBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
-from weir.streams.cli.main import COMMANDS, app, run
+from weir.streams.cli.app import app
+from weir.streams.cli.main import COMMANDS, run
 
 
 def interrupted(at_call: int) -> type[TaskPipeline]:

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from tests.streams.logged_run import FRAUD
 from weir.streams.checks.findings import Check
+from weir.streams.cli.app import app
 from weir.streams.cli.console import bar, confirmed, output, table, utc
-from weir.streams.cli.main import app
 from weir.streams.cli.models import tune as tune_full
 from weir.streams.cli.operate import topics
 from weir.streams.cli.operate.audit import _document, _row

@@ -19,7 +19,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.streams.compose_file import ROOT, SERVICES, compose, mounts, settings_of
-from weir.streams.cli import main
+from weir.streams.cli import app as tree
 from weir.streams.cli.options import tasks_of
 from weir.streams.ops.metrics import Metrics
 from weir.streams.ops.web import WebServer
@@ -197,7 +197,7 @@ def watched(job: str) -> dict[str, Any]:
 
 
 def weir(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(main.app, [*arguments])
+    result = CliRunner().invoke(tree.app, [*arguments])
     return result.exit_code, result.output
 
 

@@ -23,7 +23,7 @@ from weir.online.learners.factory import LearnerSpec
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import run_backtest
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 from weir.streams.cli.offline.init import _told
 from weir.streams.errors import UsageError
 from weir.streams.workbench.profile.draft import Draft, draft_task

@@ -17,7 +17,7 @@ from weir.online.codec.wire import Prediction
 from weir.online.errors import TaskError, WeirError
 from weir.online.task.next_spec import NextTask
 from weir.streams.backtest.next_runner import run_next
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog

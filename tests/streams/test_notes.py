@@ -19,7 +19,7 @@ from tests.streams.purchase_tasks import purchases, source
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.backtest.runner import run_backtest
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 from weir.streams.errors import UsageError
 
 DAY, T0, N = 86_400.0, 1_767_571_200.0, 600

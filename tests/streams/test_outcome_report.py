@@ -19,7 +19,7 @@ from tests.streams.payment_runs import TASK, columns, write
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.runner import run_backtest
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 from weir.streams.workbench.outcome_report import outcome_report
 from weir.streams.workbench.slices import cut
 

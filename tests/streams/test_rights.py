@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from docs.pages.security import DANGERS, page
 from weir.streams.checks.rights import PRINCIPALS, READ_COMMANDS, grants, groups_of, redis_user
-from weir.streams.cli import main
+from weir.streams.cli import app as tree
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings, TopicSettings
 from weir.streams.redis.client import COMMANDS, acl_line
@@ -49,7 +49,7 @@ def test_only_who_runs_or_manages_may_write_what_weir_writes() -> None:
 
 
 def weir(*arguments: str) -> list[str]:
-    done = RUNNER.invoke(main.app, ["acl", *arguments])
+    done = RUNNER.invoke(tree.app, ["acl", *arguments])
     assert done.exit_code == 0, done.output
     return done.stdout.splitlines()
 
@@ -101,7 +101,7 @@ def test_every_command_that_is_sent_to_redis_is_among_the_rights() -> None:
 
 @pytest.mark.parametrize("wrong", [["--role", "everybody"], ["--user", "all"], ["--user", "nobody=x"]])
 def test_a_role_that_is_none_is_an_error(wrong: list[str]) -> None:
-    assert RUNNER.invoke(main.app, ["acl", "redis", *wrong]).exit_code != 0
+    assert RUNNER.invoke(tree.app, ["acl", "redis", *wrong]).exit_code != 0
 
 
 def test_what_decoding_bytes_of_others_raises_is_named_in_one_place() -> None:

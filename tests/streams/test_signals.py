@@ -103,13 +103,14 @@ def test_a_worker_that_waits_for_ever_on_its_way_down_ends_by_its_deadline(place
 
 _STARTS = """
 import asyncio, os, signal, sys
-from weir.streams.ops.signals import ending_at_once, stop_signals
+from weir.streams.ops.signals import stop_signals
+from weir.streams.ops.stop_request import ending_at_once
 async def served():
     stopped = asyncio.Event()
     with stop_signals(asyncio.get_running_loop(), stopped.set):
         os.kill(os.getpid(), signal.SIGTERM)
         await stopped.wait()
-with ending_at_once():
+with ending_at_once(0):
     if sys.argv[1] == "after":
         asyncio.run(served())
     os.kill(os.getpid(), int(sys.argv[2]))
@@ -121,6 +122,27 @@ with ending_at_once():
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_before_and_after_the_loop_listens_ends_it_in_a_line(when: str, number: int, status: int) -> None:
     command = [sys.executable, "-c", _STARTS, when, f"{int(number)}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (status, "stopped: nothing was in work\n")
+
+
+_IMPORTS = """
+import os, signal, sys
+from weir.streams.cli.main import run
+class Signalled:
+    def find_spec(name, *_):
+        if name == told:
+            os.kill(os.getpid(), int(number))
+told, number, *sys.argv[1:] = sys.argv[1:]
+sys.meta_path.insert(0, Signalled)
+run()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "weir.online.durations", "weir.streams.cli.processes.worker"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_the_midst_of_imports_ends_a_command_in_a_line(module: str, number: int, status: int) -> None:
+    command = [sys.executable, "-c", _IMPORTS, module, f"{int(number)}", "worker", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (status, "stopped: nothing was in work\n")
 

@@ -16,7 +16,8 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from weir.streams.cli.main import COMMANDS, app
+from weir.streams.cli.app import app
+from weir.streams.cli.main import COMMANDS
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.service.store.database import open_database
 
@@ -38,7 +39,7 @@ import contextlib, io, json, sys
 print(json.dumps(sorted(sys.modules)))
 """
 HELP_OF = """
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 for words in {commands!r}:
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         app([*words, "--help"], prog_name="weir", standalone_mode=False)

@@ -53,10 +53,11 @@ def test_what_is_no_file_is_written_to_and_not_replaced() -> None:
 
 _FAILS = """
 import sys
+from weir.streams.cli import app as tree
 from weir.streams.cli import main
 def app(**_):
     raise eval(sys.argv[1])
-main.app = app
+tree.app = app
 main.run()
 """
 """A process of its own: where threads are left, as of the tests before, the command ends the process there and then."""

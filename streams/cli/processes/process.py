@@ -16,7 +16,7 @@ import typer
 from weir.streams.checks.findings import Check, check_codecs, checks_table
 from weir.streams.cli.console import output, say
 from weir.streams.errors import UsageError
-from weir.streams.ops.signals import ending_at_once
+from weir.streams.ops.stop_request import ending_at_once
 from weir.streams.text import printable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def keeps_running(command: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(command)
     def run(*args: P.args, **given: P.kwargs) -> None:
-        with nullcontext() if given.get("only_check") else ending_at_once():
+        with nullcontext() if given.get("only_check") else ending_at_once(0):
             command(*args, **given)
 
     return run

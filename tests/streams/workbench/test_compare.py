@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from weir.streams.backtest.outcomes import Outcomes
-from weir.streams.cli.main import app as main
+from weir.streams.cli.app import app as main
 from weir.streams.cli.offline.compare import compare_command
 from weir.streams.errors import UsageError
 from weir.streams.workbench.comparison import Run, compared, logged_run

@@ -25,7 +25,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.backtest.runner import run_backtest
-from weir.streams.cli.main import app
+from weir.streams.cli.app import app
 from weir.streams.errors import UsageError
 from weir.streams.pages.values import FOLDER
 from weir.streams.workbench.desk import Task
