@@ -87,6 +87,18 @@ def test_the_other_order_of_day_and_month_is_read_when_a_person_says_so(tmp_path
         assert draft.plan.ts.tolist() == read, "spans and windows are those of the order that was chosen"
 
 
+@pytest.mark.parametrize("mark", [".", ","])
+def test_the_day_numbers_of_a_spreadsheet_are_told_as_what_they_may_be(tmp_path: Path, mark: str) -> None:
+    """Not taken for a number of the event, while rows follow each other and labels are known at once."""
+    at = [awkward.START + timedelta(minutes=10 * i) for i in range(N)]
+    days = [f"{(t - datetime(1899, 12, 30, tzinfo=UTC)) / timedelta(days=1):.8f}".replace(".", mark) for t in at]
+    path = tmp_path / "payments.csv"
+    path.write_text(awkward.csv(rows() | {"time": days}, ";"))
+    draft, _ = drafted([path])
+    assert "time" not in draft.plan.numbers
+    assert f"none, though 'time' looks like it: {days[0]!r} may be a spreadsheet's" in draft.plan.guesses["time"]
+
+
 @pytest.mark.parametrize("step_s", [1, 3600, 86_400, 2 * 86_400])
 def test_a_column_that_only_counts_time_is_left_out(tmp_path: Path, step_s: int) -> None:
     """Seconds, hours and days since the first row; a number that also rises, but with the customer, is kept."""

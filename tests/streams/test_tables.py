@@ -97,6 +97,14 @@ def test_a_header_cell_may_go_over_several_lines(header: str, title: str, wanted
     assert found.header_lines == (title + header).count("\n") + 1
 
 
+@pytest.mark.parametrize("every", [1, 3, 10])
+@pytest.mark.parametrize("title", ["", "Umsatz\n"])
+def test_a_separator_in_quotes_and_a_decimal_comma_make_no_title_of_the_header(title: str, every: int) -> None:
+    lines = [f"p{i};2,50;" + ('"late;\nrung"' if i % every == 0 else "ok") for i in range(40)]
+    found = dialect_of(title + "\n".join(["id;eur;note", *lines, ""]), ())
+    assert (found.separator, found.names) == (";", ["id", "eur", "note"])
+
+
 def test_gzip_of_several_members_and_folders(tmp_path: Path, plain: list[Any]) -> None:
     lines = text_of(ROWS).splitlines(keepends=True)
     content = gzip.compress("".join(lines[:9]).encode()) + gzip.compress("".join(lines[9:]).encode())

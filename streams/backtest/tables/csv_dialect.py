@@ -108,8 +108,9 @@ def _title_lines(body: str, wanted: Collection[str]) -> int:
 
     Where nothing is known of the header: the lines of one cell before the first one as wide as most.
     """
-    lines = _whole_lines(body.split("\n", 30)[:30], "'" if body.startswith("'") else '"')
-    cells = [[line.split(mark) for mark in SEPARATORS] for line in lines]
+    quote = "'" if body.startswith("'") else '"'
+    lines = _whole_lines(body.split("\n", 30)[:30], quote)
+    cells = [[_cells(line, mark, quote) for mark in SEPARATORS] for line in lines]
     if not wanted:
         titles = _lone_lines(cells)
     else:
@@ -147,11 +148,17 @@ def _is_open(line: str, quote: str) -> bool:
     return is_open
 
 
+def _cells(line: str, mark: str, quote: str) -> list[str]:
+    """The cells of a line; a separator within quotes is none."""
+    return next(csv.reader(line.splitlines(keepends=True), delimiter=mark, quotechar=quote), []) or [""]
+
+
 def _lone_lines(cells: list[list[list[str]]]) -> int:
     """How many lines of one cell stand before the first one that is as wide as most are."""
     columns = [[len(row[k]) for row in cells] for k in range(len(SEPARATORS))]
     usual = [(Counter(w for w in widths if w > 1).most_common(1) or [(0, 0)])[0] for widths in columns]
-    best = max(range(len(columns)), key=lambda k: usual[k][1])
+    # Decimal commas are in as many lines as the semicolons around them, and make fewer cells of them.
+    best = max(range(len(columns)), key=lambda k: usual[k][::-1])
     width, lines = usual[best]
     first = columns[best].index(width) if 2 * lines > len(cells) else 0
     return first if all(w == 1 for w in columns[best][:first]) else 0

@@ -26,7 +26,7 @@ from weir.online.mistakes import did_you_mean
 from weir.online.task.spec import known_zone
 from weir.streams.errors import UsageError
 from weir.streams.workbench.profile import roles, terms
-from weir.streams.workbench.profile.columns import Column, no_time_among_times, read_anew
+from weir.streams.workbench.profile.columns import Column, read_anew, why_no_time
 from weir.streams.workbench.profile.sampled import Sample
 from weir.streams.workbench.profile.task_plan import DAY_S, Plan
 
@@ -50,7 +50,7 @@ _MANY, _OFTEN = 30, 200
 _MARK: Final = re.compile(r"[\w .:+-]+")
 _NEARLY_ALL, _NOTHING = 0.999, 0.51
 """A value in so many rows, of a column that alone has no higher ROC AUC, is left out."""
-_SHOWN, _SHOWN_CHARS = 4, 40
+_SHOWN: Final = 4
 _NEEDED: Final = {
     "time": "most of its values are to be times",
     "entity": "it is to hold ids that come again, known in every row",
@@ -299,13 +299,9 @@ def _choose_inputs(plan: Plan, columns: Sequence[Column]) -> None:
         elif c.numbers is None and plan.time is not None and _is_clock(c):
             plan.left[c.name] = f"a time of day: a task reads one column of times, so join it with {plan.time.name!r}"
             plan.guesses["time"] = f"{c.name!r} may be the time of these days: join the two, for hours and their order"
-        elif c.kind == "texts" and plan.time is None and (odd := no_time_among_times(c)):
-            plan.left[c.name] = (
-                f"most of its values are times, and others, as {odd[:_SHOWN_CHARS]!r}, are not: mend them"
-            )
-            plan.guesses["time"] = (
-                f"none, though {c.name!r} looks like it: values such as {odd[:_SHOWN_CHARS]!r} are no times"
-            )
+        elif c.useful and plan.time is None and (why := why_no_time(c)):
+            plan.left[c.name] = why
+            plan.guesses["time"] = f"none, though {c.name!r} looks like it: {why}"
         elif c.numbers is None and c.distinct > _MOST_HASHED and (plan.label is None or c.known * n < 5 * c.distinct):
             plan.left[c.name] = f"{c.distinct:,} different texts in {n:,} rows, too many to learn from"
         else:

@@ -30,6 +30,7 @@ Kind = Literal["times", "numbers", "texts", "useless"]
 _TRIED: Final = 400
 """Values by which it is told how a column is written, before all are read so."""
 _MOSTLY: Final = 0.9
+_SHOWN_CHARS: Final = 40
 _CLOCKS: Final = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 _DATE: Final = re.compile(r"\d{1,2}([-/.])\d{1,2}\1\d{2}")
 _WORDS: Final = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+")
@@ -195,12 +196,18 @@ def _times(cells: Cells, texts: pa.ChunkedArray, time_zone: str) -> tuple[FloatV
     return (times, "auto", "") if plausible(times[np.asarray(pc.is_valid(texts))]) else (None, "auto", "")
 
 
-def no_time_among_times(c: Column) -> str:
-    """The first value of a text column that is no time, where at least half of the others are; "" for another one."""
+def why_no_time(c: Column) -> str:
+    """Why a column that looks like times cannot be read as such, and what to do; "" for another one."""
     some = c.texts.drop_null()
+    if c.numbers is not None:
+        days = c.numbers[np.isfinite(c.numbers)] - 25_569  # 1970, in the days that a spreadsheet counts
+        if not c.words & terms.TIME or not plausible(days * 86_400):
+            return ""
+        return f"{some[0].as_py()!r} may be a spreadsheet's day number: export the column as date and time"
     head = some.take(np.unique(np.linspace(0, len(some) - 1, min(_TRIED, len(some))).astype(int)))
     read = np.array([plausible(_read(pa.chunked_array([[text]]), c.cells, "auto", "UTC")) for text in head.to_pylist()])
-    return str(head[int(np.argmin(read))]) if 0.5 <= read.mean() < 1.0 else ""
+    odd = str(head[int(np.argmin(read))])[:_SHOWN_CHARS]
+    return f"most of its values are times, and others, as {odd!r}, are not: mend them" if 0.5 <= read.mean() < 1 else ""
 
 
 def _read(texts: pa.ChunkedArray, cells: Cells, form: str, time_zone: str) -> FloatVector:
