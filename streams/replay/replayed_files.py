@@ -105,6 +105,8 @@ class TableSource:
             raise UsageError(
                 f"task {task.name}: no [source] table; it maps file columns to wire fields, see docs/TASKS.md"
             )
+        if STDIN in paths:
+            raise UsageError("-: with --task give files; rows of a table are sorted by time first")
         self._task, self._delay_s = task, task.source.label_delay
         self._source = FileSource(task, TaskPipeline(task, MemoryFeatureStore()).columns, paths)
         self._topic = topic or task.stream

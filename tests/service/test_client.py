@@ -227,6 +227,15 @@ async def test_weir_send_of_a_table_warns_where_rows_have_no_ids_of_their_own(tm
     assert "with --task give files" in piped.errors
 
 
+async def test_weir_send_names_a_row_without_an_id_by_its_time(tmp_path: Path) -> None:
+    """As of a table of change events, where what was deleted holds nothing."""
+    table = tmp_path / "rows.csv"
+    table.write_text("Nr;Zeit;Kunde;Betrag;Storno\n;2026-01-05 00:00;c1;1,5;ja\n1;2026-01-05 00:01;c1;1,5;ja\n")
+    source = TableSource(TaskSpec.from_toml(TABLE_TASK), [table], None, with_labels=True)
+    events = next(bodies_of_tables(source, labels_alone=False))
+    assert [events.named(0), events.named(1)] == ["event without event_id of 1767571200.0", "event 1"]
+
+
 async def test_a_service_that_is_not_there_is_named() -> None:
     found = await process("alerts", "list", "--url", "http://127.0.0.1:9")
     assert found.status == 2

@@ -126,6 +126,11 @@ def test_a_table_becomes_events_and_each_label_waits_for_its_delay(tmp_path: Pat
     assert {r.topic for r in TableSource(TaskSpec.from_toml(TASK), [path], None, with_labels=False)} == {"user-events"}
 
 
+def test_a_table_does_not_come_through_a_pipe() -> None:
+    with pytest.raises(UsageError, match="-: with --task give files; rows of a table are sorted by time first"):
+        TableSource(TaskSpec.from_toml(TASK), [Path("-")], None, with_labels=True)
+
+
 def test_a_task_without_a_source_cannot_be_replayed(tmp_path: Path) -> None:
     task = TaskSpec.from_toml(TASK.split("[source]")[0])
     with pytest.raises(UsageError, match=r"no \[source\] table"):

@@ -11,7 +11,6 @@ import typer
 
 from weir.streams.cli.console import bar, say
 from weir.streams.cli.service.reached import KeyOption, UrlOption, service_at
-from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from weir.streams.cli.service.sent_bodies import Body
@@ -91,8 +90,6 @@ def _bodies(files: Sequence[str], task: Path | None, labels: bool) -> Iterable[B
 
     if task is None:
         return bodies_of_lines(files, labels)
-    if "-" in files:
-        raise UsageError("-: with --task give files; rows of a table are sorted by time first")
     from weir.streams.replay.replayed_files import TableSource
     from weir.streams.task_files import load_task
 

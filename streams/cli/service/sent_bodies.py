@@ -95,4 +95,6 @@ class _EventName:
     what: str
 
     def __call__(self, index: int) -> str:
-        return f"{self.what}event {orjson.loads(self.lines[index])['event_id']}"
+        record = orjson.loads(self.lines[index])
+        # A row without an id is refused, and named by its time.
+        return f"{self.what}event {record.get('event_id') or 'without event_id of ' + str(record.get('ts'))}"
