@@ -6,48 +6,58 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 _UNFINISHED: Final = re.compile(r"\..+\.\d+-\d+\.tmp")
 _DEAD_S: Final = 86_400.0
 """A writer that added nothing for so long has died; clocks of machines that share a folder differ by less."""
 
 
-def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool = False, sweep: bool = True) -> None:
-    """Put what ``write`` writes in the place of ``path``; a crash at any moment leaves what was there, or all of it.
+@contextmanager
+def durable(path: Path, *, exclusive: bool = False, sweep: bool = True) -> Iterator[BinaryIO]:
+    """A file to be written, which is in the place of ``path`` at the end; a crash leaves what was there, or all of it.
 
     Parameters
     ----------
     path : its folder is made where there is none.
-    write : called once with a binary file that is open for writing.
     exclusive : only make a file that does not exist; of several writers at one moment exactly one succeeds.
     sweep : whether to clear away what killed writers left in the folder, which then has to be one of ours.
 
     Raises
     ------
     FileExistsError : ``exclusive``, and there is a file; it is not changed.
-    OSError : what the file system refuses; the place is then as it was.
+    OSError : what the file system refuses, with the name of ``path``; the place is then as it was.
     """
-    _make_lasting(path.parent)
     # One name a writer: two of them must not write into each other's file before it is in its place.
     beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
+        _make_lasting(path.parent)
         with beside.open("wb") as file:
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())  # before the name points to it: else a power loss leaves a name without content
         if exclusive:
             os.link(beside, path)  # fails where the name is taken; a rename would replace what is there
         else:
             beside.replace(path)
+        sync_names(path.parent)
+    except OSError as exc:
+        if exc.filename in (None, str(beside)):  # a full disk is told by a write, which knows of no name
+            exc.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)  # after a rename there is none
-    sync_names(path.parent)
     if sweep:
         sweep_unfinished(path.parent, time.time() - _DEAD_S)
+
+
+def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool = False, sweep: bool = True) -> None:
+    """Put what ``write`` writes, called once with the file, in the place of ``path``; all else is as `durable` says."""
+    with durable(path, exclusive=exclusive, sweep=sweep) as file:
+        write(file)
 
 
 def sweep_unfinished(folder: Path, before: float) -> int:

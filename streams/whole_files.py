@@ -10,9 +10,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from weir.models.durable import write_durably
+from weir.models.durable import durable
 from weir.streams.errors import UsageError, in_words
 
 
@@ -43,21 +43,26 @@ def read_whole(path: Path) -> Iterator[BinaryIO]:
         )
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Put ``data`` in the place of a file, or raise ``UsageError`` and leave what was there.
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written, which is in the place of ``path`` at the end; ``UsageError`` leaves what was there.
 
     A link stays one, and a file keeps its rights. What is no file, such as a pipe or a terminal, is written to.
     """
     with written(path):
         if path.exists() and not path.is_file():
-            path.write_bytes(data)
+            with path.open("wb") as file:
+                yield file
             return
         rights = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
-
-        def write(file: Any) -> None:
+        # The folder is of a person, who may have files of any name there.
+        with durable(path.resolve(), sweep=False) as file:
             if rights is not None:
                 os.fchmod(file.fileno(), rights)
-            file.write(data)
+            yield file
 
-        # The folder is of a person, who may have files of any name there.
-        write_durably(path.resolve(), write, sweep=False)
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Put ``data`` in the place of a file, as `whole` does."""
+    with whole(path) as file:
+        file.write(data)

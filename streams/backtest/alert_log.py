@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from weir.online.decisions.alert_state import AlertState
 from weir.streams.backtest.outcomes import Outcomes
 from weir.streams.outputs import alert_records
-from weir.streams.whole_files import written
+from weir.streams.whole_files import whole
 
 Outcome = Literal["confirmed", "false_alarm"]
 """By the labels known at the end: one of the alert's events is positive, or all of them are negative."""
@@ -77,9 +77,8 @@ class AlertLog:
 
     def write(self, path: Path) -> None:
         """Write all of it: Parquet where the name ends so, else a JSON record a line."""
-        with written(path):
+        with whole(path) as file:
             if path.suffix == ".parquet":
-                pq.write_table(self.table(), path, compression="zstd")
-                return
-            with path.open("wb") as out:
-                out.writelines(line + b"\n" for line in self.lines())
+                pq.write_table(self.table(), file, compression="zstd")
+            else:
+                file.writelines(line + b"\n" for line in self.lines())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from weir.online.stages.pipeline import StepOutput
 from weir.online.task.spec import LabelSpec
 from weir.streams.backtest.alert_log import AlertLog
 from weir.streams.backtest.outcomes import Keep, OutcomeLog, Outcomes, ScoredBlock
-from weir.streams.whole_files import written
+from weir.streams.whole_files import whole
 
 IDS: Final = {"event_id": pa.string(), "entity_id": pa.string(), "ts": pa.float64(), "task": pa.string()}
 """What each row of a file is of."""
@@ -34,29 +35,34 @@ _SCORE_ROWS: Final = 65_536
 
 
 class RowFile:
-    """A Parquet file that is written block by block; raises ``UsageError`` where it cannot be."""
+    """A Parquet file that is written block by block, and in its place when it is closed.
+
+    Raises ``UsageError`` where it cannot be written; what was there before stays.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema, **options: Any) -> None:
-        self._path = path
-        with written(path):
-            self._writer = pq.ParquetWriter(path, schema, compression="zstd", **options)
+        with ExitStack() as opened:
+            file = opened.enter_context(whole(path))
+            self._writer = opened.enter_context(pq.ParquetWriter(file, schema, compression="zstd", **options))
+            self._opened = opened.pop_all()
 
     def write(self, block: pa.Table) -> None:
         """Add rows."""
-        with written(self._path):
+        with ExitStack() as failing:
+            failing.push(self._opened)
             self._writer.write_table(block)
+            failing.pop_all()
 
     def close(self) -> None:
         """Finish the file."""
-        with written(self._path):
-            self._writer.close()
+        self._opened.close()
 
 
 def write_scores(path: Path, task: str, outcomes: Outcomes) -> None:
     """Write every outcome, in large row groups."""
-    whole, file = outcomes.table(), RowFile(path, SCORE_SCHEMA)
-    for at in range(0, len(whole), _SCORE_ROWS):
-        part = whole.slice(at, _SCORE_ROWS)
+    rows, file = outcomes.table(), RowFile(path, SCORE_SCHEMA)
+    for at in range(0, len(rows), _SCORE_ROWS):
+        part = rows.slice(at, _SCORE_ROWS)
         # Added a group at a time: the name in every row of millions would be held at once.
         part = part.append_column("task", pa.array([task] * len(part), pa.string()))
         file.write(part.select(SCORE_SCHEMA.names).cast(SCORE_SCHEMA))

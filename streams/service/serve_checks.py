@@ -81,6 +81,7 @@ def _directory(serve: ServeSettings, tasks: Sequence[TaskSpec]) -> Check:
     if (path / FILE).exists():
         try:
             with DataDirectory(path, tasks) as held:
+                held.check_room()
                 if held.changed:
                     words = f"{path}, epoch {held.epoch}; changed since: {', '.join(held.changed)}"
                     return Check("directory", "WARN", words, "what does not fit begins anew; the start says what")

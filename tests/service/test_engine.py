@@ -154,7 +154,7 @@ async def test_a_directory_that_is_gone_ends_the_service_and_tells_everybody(
     log, faults = log_in(tmp_path), list[str]()
     log.on_fault = faults.append
     await log.start()
-    monkeypatch.setattr("weir.streams.service.embedded.service_engine.shutil.disk_usage", gone)
+    monkeypatch.setattr("weir.streams.service.embedded.data_directory.shutil.disk_usage", gone)
     # Also the one whose records were being appended: it would wait for ever.
     for n in range(2):
         with pytest.raises(Problem, match="No such file or directory"):
@@ -199,7 +199,7 @@ async def test_a_full_disk_is_told_and_the_service_goes_on_when_there_is_room(tm
 
 async def test_a_disk_that_is_nearly_full_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(tmp_path) as log:
-        monkeypatch.setattr("weir.streams.service.embedded.service_engine._ROOM", 1 << 62)
+        monkeypatch.setattr("weir.streams.service.embedded.data_directory._ROOM", 1 << 62)
         with pytest.raises(Problem, match="have to stay so; make room"):
             await log.append(topics.USER_EVENTS, [event(1)])
         monkeypatch.undo()

@@ -150,4 +150,4 @@ def test_a_file_that_is_given_twice_is_refused_and_so_is_a_place_that_cannot_be_
     task = load_any_task(files / "next.toml")
     assert isinstance(task, NextTask)
     with pytest.raises(UsageError, match=r"items\.parquet cannot be written"):
-        run_next(task, [files / "rows.parquet"], files / "gone" / "items.parquet")
+        run_next(task, [files / "rows.parquet"], files / "rows.parquet" / "items.parquet")

@@ -17,15 +17,55 @@ from weir.streams.whole_files import read_whole, write_whole
 _LITTLE_SPACE = """
 import resource, sys
 from pathlib import Path
+import pyarrow as pa
+from weir.models.durable import write_durably
+from weir.streams.backtest.alert_log import AlertLog
+from weir.streams.backtest.run_outputs import RowFile
 from weir.streams.errors import UsageError
 from weir.streams.whole_files import write_whole
+class Alerts(AlertLog):
+    def lines(self):
+        return iter([b"x" * 40] * 3)
+def rows(path):
+    file = RowFile(path, pa.schema({"x": pa.string()}))
+    try:
+        for i in range(9):
+            file.write(pa.table({"x": [f"{i}" * 20]}))
+    finally:  # as a run does, which leaves whole files however it ends
+        file.close()
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+path = Path(sys.argv[1])
 try:
-    write_whole(Path(sys.argv[1]), b"x" * 101)
-except UsageError as exc:
+    eval(sys.argv[2])
+except (UsageError, OSError) as exc:
     print(exc)
 """
 """A process of its own: the limit is of all threads and files of one, those of the tests before too."""
+
+
+def with_little_space(path: Path, write: str) -> str:
+    """Run ``write`` where a file may have 100 bytes; what it raised."""
+    command = [sys.executable, "-c", _LITTLE_SPACE, str(path), write]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        ("Alerts().write(path)", r"/kept cannot be written: File too large; check"),
+        ("rows(path)", r"/kept cannot be written: File too large; check"),
+        ("write_durably(path, lambda file: file.write(b'x' * 101))", r"File too large: '.*/kept'$"),
+    ],
+)
+def test_whatever_is_written_takes_its_place_at_the_end_and_a_full_disk_is_told_with_it(
+    write: str, said: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "kept"
+    target.write_bytes(b"before")
+    assert re.search(said, with_little_space(target, write).strip())
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("kept", b"before")]
 
 
 def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
@@ -33,8 +73,8 @@ def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> 
     write_whole(target, b"before")
     target.chmod(0o640)
     link.symlink_to(target)
-    ran = subprocess.run([sys.executable, "-c", _LITTLE_SPACE, str(link)], capture_output=True, text=True, check=True)
-    assert re.search(r"link.toml cannot be written: .*check its rights and the", ran.stdout)
+    said = with_little_space(link, "write_whole(path, b'x' * 101)")
+    assert re.search(r"link.toml cannot be written: .*check its rights and the", said)
     assert (target.read_bytes(), sorted(each.name for each in tmp_path.iterdir())) == (
         b"before", ["link.toml", "task.toml"],
     )  # fmt: skip

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import secrets
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +18,15 @@ import msgspec
 from weir.models.durable import write_durably
 from weir.online.errors import UNREADABLE
 from weir.online.task.spec import TaskSpec
-from weir.streams.errors import StateError, UsageError
+from weir.streams.errors import LogFull, StateError, UsageError
 
 log = logging.getLogger(__name__)
 FILE: Final = "service.json"
 _FORMAT: Final = 1
 _KEPT: Final = 100
 """Lines about differences that are kept."""
+_ROOM: Final = 64 << 20
+"""Bytes of the disk that stay free: a full one must stop new inputs, before outputs or a checkpoint find no room."""
 
 
 class _About(msgspec.Struct):
@@ -67,14 +70,15 @@ class DataDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)  # what people did is in it
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                self._acquire()
+                self._about = self._read({task.name: _digest(task) for task in tasks})
+            except BaseException:
+                os.close(self._lock)
+                raise
         except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}; give a directory that can be written, by --dir") from error
-        try:
-            self._acquire()
-            self._about = self._read({task.name: _digest(task) for task in tasks})
-        except BaseException:
-            os.close(self._lock)
-            raise
+            why = f"{path}: {error.strerror}; free some, or give a directory that can be written, by --dir"
+            raise UsageError(why) from error
 
     def _acquire(self) -> None:
         try:
@@ -162,6 +166,12 @@ class DataDirectory:
     def _write(self, about: _About) -> None:
         document = msgspec.json.format(msgspec.json.encode(about), indent=1)
         write_durably(self._file, lambda file: file.write(document))
+
+    def check_room(self) -> None:
+        """Raise ``LogFull`` where the disk is so full that nothing new may come."""
+        free = shutil.disk_usage(self.path).free
+        if free < _ROOM:
+            raise LogFull(f"{self.path}: {free >> 20} MiB are free, {_ROOM >> 20} have to stay so; make room")
 
     @property
     def epoch(self) -> str:

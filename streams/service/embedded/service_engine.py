@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import threading
 import time
 from collections import deque
@@ -45,8 +44,6 @@ _REPLAY_S: Final = 1.5
 """After so much computing a checkpoint is due: a start would have to do it again."""
 _OF_THE_MACHINE: Final = (LogError, OSError, MemoryError)
 """Errors that no input makes."""
-_ROOM: Final = 64 << 20
-"""Bytes of the disk that stay free: a full one must stop new inputs, before outputs or a checkpoint find no room."""
 
 
 class Engine:
@@ -251,7 +248,7 @@ class Engine:
     def _logged(self, group: MergedAppends, step: Step) -> list[LoggedBatch]:
         """The batches that a group became; none where the disk is full, which its callers are then told."""
         try:
-            self._check_room()
+            self.directory.check_room()
             return (self.kept if group.topic in KEPT else self.inputs).append(group.topic, group.records)
         except LogFull as full:
             problem = Problem(507, "Insufficient storage", f"{full}; nothing of this was kept: send it again")
@@ -261,11 +258,6 @@ class Engine:
     def _sync(self) -> None:
         self.inputs.sync()
         self.kept.sync()
-
-    def _check_room(self) -> None:
-        free = shutil.disk_usage(self.directory.path).free
-        if free < _ROOM:
-            raise LogFull(f"{self.directory.path}: {free >> 20} MiB are free, {_ROOM >> 20} have to stay so; make room")
 
     def _live(self, batch: LoggedBatch, decoded: Decoded | None) -> HostOutcome | None:
         whole = self.outputs.next_seq

@@ -50,7 +50,9 @@ def open_database(settings: ServeSettings) -> Engine:
         migrate(engine)
     except DBAPIError as exc:
         why = str(exc.orig).strip().splitlines()[0]
-        raise UsageError(f"[serve] database {url.render_as_string()}: {why}; correct it, or start it") from exc
+        file = url.get_backend_name() == "sqlite"
+        fix = "look at its rights and the free space" if file else "correct it, or start it"
+        raise UsageError(f"[serve] database {url.render_as_string()}: {why}; {fix}") from exc
     return engine
 
 
