@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ from weir.online.codec.scan import find_suspects
 from weir.online.codec.wire import UserEvent
 from weir.online.decisions.alert_state import AlertState, Reason
 from weir.online.stages.dedupe import Deduper, bytes_for
+from weir.streams.kafka.produce.record_batches import encoded_batches
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.records import Record
 
 COLUMNS = ColumnRequest(entities=("user_id", "merchant_id", "device_id"), numbers=("amount",), texts=("channel",))
 UPDATE_VALUES = 3
@@ -181,6 +185,16 @@ def main() -> None:
         "decode decisions": lambda: [decode_decisions(each) for each in blocks],
         "decode decisions, to rows": lambda: [[*decode_decisions(each).batch.rows()] for each in blocks],
     }
+    columns = Columns.of([Record(key.encode(), value, 1.7e9) for key, value in zip(
+        predictions.entity_id, encode_predictions(predictions, names, "fraud", 1.7e9), strict=True
+    )])  # fmt: skip
+
+    def batches(codec: str) -> int:
+        return sum(len(each._build()) for each in encoded_batches(columns, np.arange(count), 1 << 18, codec))
+
+    for codec in ("none", "gzip", "snappy", "lz4", "zstd"):
+        work[f"batches of predictions, {codec}"] = partial(batches, codec)
+        print(f"a prediction takes {batches(codec) / count:.0f} B in a batch, {codec}")
     print(f"a decision takes {sum(map(len, blocks)) / count:.0f} B")
     sizes_b = {"block": sum(map(len, block)) / count, "json": sum(map(len, of_json)) / count}
     print(f"an update takes {sizes_b['block']:.0f} B in a block, {sizes_b['json']:.0f} B as JSON")

@@ -55,7 +55,7 @@ class TransportSettings(LinkSettings):
     larger: dict[str, int] = Field(default_factory=dict)
     """Topics that take larger records than that, and how large."""
     produce_batch_bytes: int = Field(default_factory=lambda given: min(1 << 18, given["max_record_bytes"]), ge=1024)
-    compression: str | None = Field(None, pattern="^(gzip|snappy|lz4|zstd)$")
+    compression_type: str = Field("none", pattern="^(none|gzip|snappy|lz4|zstd)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,14 @@ def transport_settings(
     >>> transport_settings(Settings(), "weir-score", max_batch=500).bootstrap
     'localhost:9092'
     """
-    bootstrap, client_id = ",".join(settings.kafka.bootstrap), settings.kafka.client_id
+    kafka = settings.kafka
     # By the names on the brokers, as whoever fetches knows no others.
     special = {settings.topics.name(own): settings.limits_of(own) for own in topics.ALL}
-    held = {"bootstrap": bootstrap, "client_id": client_id, "limits": settings.limits, "special_limits": special}
+    held: dict[str, Any] = {
+        "bootstrap": ",".join(kafka.bootstrap),
+        "client_id": kafka.client_id,
+        "compression_type": kafka.compression_type,
+        "limits": settings.limits,
+        "special_limits": special,
+    }
     return TransportSettings(group=group, instance_id=instance_id, **held, **further)

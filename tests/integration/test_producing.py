@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from aiokafka import AIOKafkaConsumer
 from kafka.partitioner.default import murmur2
 
 from tests.integration.copying import produce, read, some
@@ -35,6 +36,24 @@ def test_batches_are_in_order_and_where_kafkas_partitioner_puts_them(kafka: Brok
     for r in read(kafka, topic):
         got[r.partition].append((r.key, r.value, r.timestamp))
     assert got == expected
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_brokers_take_what_is_compressed_and_clients_read_it(
+    kafka: Broker, new_topic: NewTopic, codec: str
+) -> None:
+    topic, records = new_topic(1), some(3_000)
+    link = TransportSettings(bootstrap=kafka.address, group="tests", compression_type=codec, produce_batch_bytes=16_384)
+    producer = BatchProducer(link)
+    await producer.start()
+    # The broker looks into compressed batches before it takes them, with Java's codecs.
+    await (await producer.send(topic, records))
+    await producer.stop()
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka.address, auto_offset_reset="earliest")
+    await consumer.start()
+    found = [await anext(consumer) for _ in records]
+    await consumer.stop()
+    assert [(r.key, r.value) for r in found] == [(r.key, r.value) for r in records]
 
 
 async def test_a_send_tells_where_its_records_are(kafka: Broker, new_topic: NewTopic) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from itertools import chain, pairwise
+from typing import get_args
 
 import numpy as np
+import pytest
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weir.streams.config.connections import KafkaSettings
 from weir.streams.kafka.produce.record_batches import EncodedBatch, encoded_batches
 from weir.streams.kafka.produce.record_columns import Columns
 from weir.streams.records import Record
 
+CODECS = get_args(KafkaSettings.model_fields["compression_type"].annotation)[1:]
 # The sizes around which a variable-length number takes one byte more.
 sizes = st.sampled_from([0, 1, 2, 62, 63, 64, 65, 130, 8_191, 8_192])
 chunks = st.builds(lambda size, byte: bytes([byte]) * size, sizes, st.integers(0, 255))
@@ -56,17 +60,19 @@ def test_batches_are_full_but_not_over_the_limit(records: list[Record], limit: i
         assert one.size() + following.size() > limit
 
 
-def test_compressed_batches_are_smaller_and_the_same() -> None:
+@pytest.mark.parametrize("codec", CODECS)
+def test_compressed_batches_are_smaller_and_the_same(codec: str) -> None:
     records = [Record(b"k%d" % (i % 9), b"a value that repeats " * 4, float(i)) for i in range(500)]
     columns, rows = Columns.of(records), np.arange(len(records))
-    (plain,), (packed,) = encoded_batches(columns, rows, 1 << 20), encoded_batches(columns, rows, 1 << 20, "gzip")
+    (plain,), (packed,) = encoded_batches(columns, rows, 1 << 20), encoded_batches(columns, rows, 1 << 20, codec)
     assert read_back([packed]) == records
     assert packed.size() < plain.size() / 4
     assert packed._build() is packed._build(), "a repeated request must be the same bytes"
 
 
-def test_what_does_not_shrink_is_sent_plain() -> None:
-    (batch,) = encoded_batches(Columns.of([Record(b"k", b"v", 1.0)]), np.arange(1), 1 << 20, "gzip")
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_does_not_shrink_is_sent_plain(codec: str) -> None:
+    (batch,) = encoded_batches(Columns.of([Record(b"k", b"v", 1.0)]), np.arange(1), 1 << 20, codec)
     assert read_back([batch]) == [Record(b"k", b"v", 1.0)]
 
 

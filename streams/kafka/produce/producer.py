@@ -35,7 +35,6 @@ from weir.streams.kafka.produce.record_batches import (
     HEADER_BYTES,
     RECORD_BYTES,
     EncodedBatch,
-    available,
     encoded_batches,
 )
 from weir.streams.kafka.produce.record_columns import Columns
@@ -100,8 +99,6 @@ class BatchProducer:
         s = self._settings
         self._failed = None
         calm_logs()
-        if s.compression not in available():
-            raise UsageError(f"compression={s.compression!r} needs a package: pip install cramjam; or use 'gzip'")
         self._producer = AIOKafkaProducer(
             bootstrap_servers=s.bootstrap,
             client_id=f"{s.client_id}-producer",
@@ -109,7 +106,6 @@ class BatchProducer:
             enable_idempotence=True,
             max_batch_size=s.produce_batch_bytes,
             request_timeout_ms=int(s.request_timeout_s * 1000),
-            compression_type=s.compression,
             **self._security.options,
         )
         pace_connecting(self._producer.client)
@@ -226,7 +222,7 @@ class BatchProducer:
         sending, s = [], self._settings
         # Over all batches of the call: each may wait to be tried again, and another call must not come between them.
         async with self._turns[topic, partition]:
-            for batch in encoded_batches(columns, rows, s.produce_batch_bytes, s.compression):
+            for batch in encoded_batches(columns, rows, s.produce_batch_bytes, s.compression_type):
                 send = functools.partial(self._send_batch, batch, topic, partition)
                 sending.append(_Sending(partition, batch.record_count(), await self._patiently(topic, send)))
         return sending
