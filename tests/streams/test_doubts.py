@@ -17,6 +17,7 @@ from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.checks.findings import Check
+from weir.streams.workbench.profile import sampled
 from weir.streams.workbench.profile.doubts import doubts_of
 
 
@@ -119,3 +120,12 @@ def test_monthly_snapshots_are_no_odd_clock(tmp_path: Path) -> None:
         sum(table["churned"]), rel=0.1
     )  # not by 331 days
     assert not {"clock", "pause"} & {check.name for check in doubts_of(task, paths)}
+
+
+def test_the_rows_between_the_stretches_of_a_large_file_are_no_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = awkward.rows(4_000)
+    paths = written(tmp_path, table)
+    monkeypatch.setattr(sampled, "_TEXT_BYTES", paths[0].stat().st_size * 3 // 4)
+    assert "pause" not in {check.name for check in doubts_of(drafted(paths)[1], paths)}

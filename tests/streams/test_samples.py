@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,26 @@ def test_a_sample_of_a_large_file_is_bounded_and_spread(tmp_path: Path, form: st
     assert at[:50] == list(range(50))
     assert max(b - a for a, b in pairwise(at)) < n / 5
     assert abs(sample.rows - n) < 0.02 * n
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_sample_holds_whole_rows_where_a_cell_goes_over_several_lines(tmp_path: Path, where: int) -> None:
+    cells = [f"{n:06d}" for n in range(60_000)]
+    note = '"called; ""back""\nand, then\nno more"'
+    rows = [[cell, "12,50", "x"] for cell in cells]
+    for n, row in enumerate(rows):
+        row.insert(where, note if n % 3 else "ok")
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([";".join("abcd"), *map(";".join, rows), ""]))
+    (tmp_path / "kept").mkdir()
+    (sample,), _ = samples_of([path], tmp_path / "kept", most=4_000)
+    with sample.read[0].open(newline="") as file:
+        read = list(csv.reader(file, delimiter=";"))
+    assert sample.read[0] != path
+    assert len(read) > 5_000
+    assert {len(row) for row in read} == {4}
+    assert {row[where] for row in read[1:]} == {"ok", 'called; "back"\nand, then\nno more'}
+    assert abs(sample.rows - len(rows)) < 0.02 * len(rows)
 
 
 def test_a_header_that_is_longer_than_a_stretch_stays_whole(tmp_path: Path) -> None:

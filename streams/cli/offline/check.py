@@ -20,8 +20,8 @@ def check_command(
 ) -> None:
     """Look at a task and its data for what is odd, before an hour is spent.
 
-    A sample of at most 200,000 rows is read as a backtest reads it. Every line that is not OK says value, limit and
-    remedy. The exit status is 1 when something fails; warnings do not count.
+    A sample of at most 40 MB, or 200,000 rows of Parquet, is read as a backtest reads it. Every line that
+    is not OK says value, limit and remedy. The exit status is 1 when something fails; warnings do not count.
 
     For example:
 

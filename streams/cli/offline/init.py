@@ -38,8 +38,9 @@ def init_command(
 ) -> None:
     """Make a task file of a table: times, entities, labels, features, as they are found.
 
-    A sample of at most 200,000 rows is looked at. What is not sure is asked, with a guess to take by Enter; with --yes
-    every guess is taken, and stands in the file with a comment. What would tell the label in advance is left out.
+    A sample of at most 40 MB, or 200,000 rows of Parquet, is looked at. What is not sure is asked, with a guess to take
+    by Enter; with --yes every guess is taken, and stands in the file with a comment. What would tell the label in
+    advance is left out.
 
     For example:
 

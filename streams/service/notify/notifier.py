@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from weir.online.decisions.threshold_policy import BudgetThreshold
+from weir.online.durations import format_duration
 from weir.streams.config import topics
 from weir.streams.config.notify_settings import NotifyTarget
 from weir.streams.errors import WeirError, in_words
@@ -39,6 +40,8 @@ _UNTOLD: Final = 1_000
 """After so many records that nobody is told of, their place is written down too."""
 _LONGEST_S: Final = 120.0
 """Between two attempts."""
+_TOLD_EVERY_S: Final = 60.0
+"""The log is told so often of a target that takes nothing, however many messages wait for it."""
 
 
 @dataclass
@@ -51,6 +54,8 @@ class _Link:
     noted: set[tuple[str, float]] = field(default_factory=set)
     """Deliveries whose end is in the log and perhaps not in the tables yet, and since when they could go out."""
     renewed_at: float = 0.0
+    told_at: float = 0.0
+    """When the log was last told that it takes nothing; 0 where it does."""
 
 
 class Notifier(Part):
@@ -209,8 +214,14 @@ class Notifier(Part):
         now, (tries, _) = time.time(), link.later.pop(delivery.id, (0, 0.0))
         if not answer.ok and now - delivery.since <= self._settings.give_up:
             link.later[delivery.id] = (tries + 1, now + max(_backoff(tries), min(answer.wait_s, 3_600.0)))
-            log.warning("target %s: %s; trying again", target.name, answer.words)
+            if now - link.told_at >= _TOLD_EVERY_S:
+                words = "target %s: %s; it is tried again, each message for %s at most ([serve.notify] give_up)"
+                log.warning(words, target.name, answer.words, format_duration(self._settings.give_up))
+                link.told_at = now
             return False
+        if answer.ok and link.told_at:
+            log.info("target %s takes messages again", target.name)
+            link.told_at = 0.0
         # Sent and only then written down: a crash in between sends it twice, under one id; the other way round, never.
         kind: Literal["sent", "failed"] = "sent" if answer.ok else "failed"
         ids = tuple(message.id for message in delivery.messages)

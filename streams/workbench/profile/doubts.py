@@ -25,7 +25,7 @@ from weir.streams.backtest.notes import DAY_S, RunWatch
 from weir.streams.backtest.wire_files import WireSource, read_labels
 from weir.streams.checks.findings import Check
 from weir.streams.workbench.measures import roc_auc
-from weir.streams.workbench.profile.sampled import samples_of
+from weir.streams.workbench.profile.sampled import Sample, samples_of
 
 _BATCH: Final = 4096
 _FEW: Final = 50
@@ -44,6 +44,8 @@ class _Sample:
     watch: RunWatch
     rows: int
     """Of the files, estimated where only a part was read."""
+    whole: bool
+    """Whether all was read."""
     batches: list[EventBatch] = field(default_factory=list)
     y: FloatVector = field(default_factory=lambda: np.empty(0))
     """``(n,)`` 1, 0, NaN where no label is known."""
@@ -70,11 +72,16 @@ def doubts_of(task: TaskSpec, paths: Sequence[Path], labels: Sequence[Path] = ()
         samples, _ = samples_of(paths, Path(folder))
         columns, read = columns_of(task), [path for sample in samples for path in sample.read]
         source = (WireSource if task.source is None else FileSource)(task, columns, read)
-        seen = _Sample(task, source, RunWatch(task, columns), sum(sample.rows for sample in samples))
+        seen = _Sample(task, source, RunWatch(task, columns), *_size(samples))
         _look(seen, labels)
     # Without a row that fits the other checks have nothing to look at.
     checks = (_of_rows, _of_notes, _of_times, _of_labels, _of_entities, _of_columns, _of_budget)
     return [check for of in checks[: None if seen.batches else 1] for check in of(seen)]
+
+
+def _size(samples: Sequence[Sample]) -> tuple[int, bool]:
+    """The rows of all files, and whether these are what was read."""
+    return sum(sample.rows for sample in samples), all(sample.read == sample.paths for sample in samples)
 
 
 class _GivenLabels:
@@ -148,6 +155,8 @@ def _of_rows(seen: _Sample) -> Iterator[Check]:
 def _of_notes(seen: _Sample) -> Iterator[Check]:
     """What a backtest would note of the events."""
     for note in sorted(seen.watch.notes(seen.watch.events), key=lambda note: note.rank):
+        if note.kind == "pause" and not seen.whole:
+            continue  # between two stretches of a large file that were read
         yield Check(
             note.kind, "FAIL" if note.kind in _GRAVE else "WARN", note.what, note.fix[:1].upper() + note.fix[1:]
         )

@@ -7,6 +7,7 @@ files and names of columns, not what they mean.
 from __future__ import annotations
 
 import codecs
+import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from weir.streams.backtest.tables.csv_dialect import CsvDialect, dialect_of
 from weir.streams.backtest.tables.formats import FileTable, read_files
 from weir.streams.backtest.tables.opening import HEAD, contents, files_of, readable
 from weir.streams.errors import UsageError
@@ -119,11 +121,11 @@ def _part(path: Path, folder: Path, most: int) -> tuple[Path, float]:
         return path, 1.0  # an array cannot be cut, an Arrow file is mapped
     each = bytes_most // _STRETCHES
     starts = np.linspace(2 * each, size - each, _STRETCHES - 1).astype(int).tolist()
-    # A stretch begins and ends within a row: both torn ones go.
-    spread = [content[start : start + each].to_pybytes().partition(b"\n")[2] for start in starts]
     # Two lines at least, header and row: of thousands of files a stretch may be shorter than a wide header.
     first = max(each, head.find(b"\n", head.find(b"\n") + 1) + 1)
-    kept = [part[: part.rfind(b"\n") + 1] for part in (content[:first].to_pybytes(), *spread)]
+    form = None if _begins(head) == b"{" else dialect_of(head.decode(errors="replace"), ())
+    kept = [_rows_of(content[:first].to_pybytes(), form, torn=0)]
+    kept += [_rows_of(content[start : start + each].to_pybytes(), form, torn=1) for start in starts]
     folder.mkdir()
     # What is written is not packed, and the ending left tells JSON lines.
     made = folder / re.sub(r"\.(gz|zst|bz2|lz4)$", "", path.name)
@@ -131,6 +133,24 @@ def _part(path: Path, folder: Path, most: int) -> tuple[Path, float]:
     # In its own encoding, which is told as that of the file.
     made.write_bytes(text if encoding in (None, "utf-8") else text.decode().encode(encoding))
     return made, sum(map(len, kept)) / size
+
+
+def _rows_of(stretch: bytes, form: CsvDialect | None, torn: int) -> bytes:
+    """The whole rows of a stretch, the first ``torn`` and the last line of which are not whole."""
+    lines = stretch.split(b"\n")[torn:-1]
+    if form is not None and form.quote.encode() in stretch:
+        # It may begin and end within a cell that goes over several lines: with a row that is one line all is in step.
+        rows = range(len(lines))
+        start = next((i for i in rows if _is_row(lines[i], form)), 0) if torn else 0
+        stop = next((i for i in reversed(rows) if _is_row(lines[i], form)), len(lines) - 1)
+        lines = lines[start : stop + 1]
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _is_row(line: bytes, form: CsvDialect) -> bool:
+    text = line.decode(errors="replace")
+    cells = next(csv.reader([text], delimiter=form.separator, quotechar=form.quote), [])
+    return len(cells) == len(form.names) and text.count(form.quote) % 2 == 0
 
 
 def _begins(head: bytes) -> bytes:

@@ -141,6 +141,26 @@ async def test_what_a_target_refuses_is_given_up_told_and_sent_again_when_asked(
             assert sent["id"] == failed["id"] == receiver.got[-1].headers["webhook-id"]
 
 
+async def test_the_log_is_told_once_of_a_target_that_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not of each attempt with each message that waits."""
+    monkeypatch.setattr(notifier, "_LONGEST_S", 0.0)
+    caplog.set_level("INFO", "weir.streams.service.notify.notifier")
+    broken = True
+    with Receiver(lambda _: 500 if broken else 200) as receiver:
+        async with service(tmp_path, notify=notify(receiver)) as client:
+            await send(client, event("u1", 1), event("u2", 2))
+            await asyncio.to_thread(receiver.wait, 3)
+            broken = False
+            await ends(client, "sent", 2)
+    assert [record.getMessage() for record in caplog.records if "target hook" in record.getMessage()] == [
+        "target hook: HTTP 500 Internal Server Error; it is tried again, each message for 1d at most "
+        "([serve.notify] give_up)",
+        "target hook takes messages again",
+    ]
+
+
 async def test_a_digest_gathers_what_comes_in_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     later_s = -(time.time() % 60)  # at the beginning of a minute
     monkeypatch.setattr(notifier, "time", SimpleNamespace(time=lambda: time.time() + later_s))
