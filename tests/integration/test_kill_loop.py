@@ -85,7 +85,7 @@ def test_one_broker_of_three_killed_and_revived(
 ) -> None:
     store = new_redis(aof=True)
     deployment = Deployment.create(
-        tmp_path, kafka3, store.url, prefix=f"three-{os.urandom(3).hex()}", replication=3, tasks=("fraud", "spend")
+        tmp_path, kafka3, store.url, prefix=f"three-{os.urandom(3).hex()}", replication=3, tasks=("horizon", "spend")
     )
     down = 2
 

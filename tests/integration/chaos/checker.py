@@ -7,6 +7,7 @@ where a worker was killed; what must hold is that they carry the ids of the firs
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -275,7 +276,11 @@ class Checker:
                 same(f"labels of {name}, partition {p}", dict.fromkeys(found), dict.fromkeys(wanted))
 
     def examples_are_those_of_the_first_predictions(self) -> None:
-        """The examples, repeats aside, are those that the first predictions and the labels make; as a set."""
+        """The examples, repeats aside, are those that the first predictions and the labels make; as a set.
+
+        Where time makes negatives, a label may come before or behind its own: the last example of each event is held
+        to the truth, and those before it are said to be other values, one after the other.
+        """
         self.notes["examples"] = {}
         for name in self.tasks:
             wanted: dict[Any, Any] = {}
@@ -283,7 +288,10 @@ class Checker:
                 wanted |= truth.examples if task == name else {}
             log = self.examples[name]
             found = example_values(log.take(np.arange(len(log))[::-1]))  # of repeats the first is kept
-            same(f"examples of {name}", found, wanted)
+            if self.tasks[name].labels.join.negative_after_s is None:
+                same(f"examples of {name}", found, wanted)
+            else:
+                same(f"last examples of {name}", _lasts(found), _lasts(wanted))
             self.notes["examples"][name] = (len(found), len(log) - len(found))
 
     def alerts_equal_the_embedded_ones(self) -> None:
@@ -366,6 +374,18 @@ def _check_budget(where: str, task: TaskSpec, lanes: int, lane: int, decisions: 
         within = np.arange(len(times)) - np.searchsorted(times, times - span_s, side="right") + 1
         if len(times) and within.max() > most:
             raise Differs(f"alerts on {where}: {within.max()} opened within {span_s:,.0f} s, the cap is {most}")
+
+
+def _lasts(examples: Mapping[tuple[str, int], tuple[bytes, float, bool, float, bool]]) -> dict[str, tuple[Any, ...]]:
+    """By event: features, score, value and weight of its last example, and whether all before it said the opposite of
+    the one behind."""
+    said: dict[str, list[tuple[int, tuple[bytes, float, bool, float, bool]]]] = {}
+    for (event_id, n), example in sorted(examples.items()):
+        said.setdefault(event_id, []).append((n, example))
+    return {
+        event_id: (*told[-1][1][:4], all(a[1][2] != b[1][2] for a, b in itertools.pairwise(told)))
+        for event_id, told in said.items()
+    }
 
 
 def _say(alert: Any) -> tuple[Any, ...]:

@@ -59,9 +59,10 @@ class FakeRedis:
 class Left(Deployment):
     """A deployment of one partition whose logs are lists."""
 
-    def __init__(self) -> None:
+    def __init__(self, *names: str) -> None:
         settings = Settings.model_validate({"topics": {"partitions": 1}})
-        tasks = {n: load_task(TASKS / f"{n}.toml") for n in ("fraud", "spend", "quiet")}
+        loaded = [load_task(TASKS / f"{name}.toml") for name in names or ("fraud", "spend", "quiet")]
+        tasks = {task.name: task for task in loaded}
         super().__init__(settings, tasks, Path("none"))
         object.__setattr__(self, "logs", defaultdict(list))
         object.__setattr__(self, "redis", FakeRedis())
@@ -227,4 +228,13 @@ def _replace(left: Left, topic: str, old: bytes, new: bytes) -> None:
 def test_a_fault_is_named(left: Left, fault: Callable[[Left], None], named: str) -> None:
     fault(left)
     with pytest.raises(Differs, match=named):
+        left.check()
+
+
+def test_where_time_makes_negatives_the_last_example_of_each_event_counts() -> None:
+    left = Left("horizon")
+    run(left, list(islice(StreamPlan(seed=5, users=60, label_delay=800).records(), 2_000)))
+    assert left.check()["examples"]["fraud"][0] > 300
+    left.logs[topics.EXAMPLES].pop()
+    with pytest.raises(Differs, match="last examples of fraud: "):
         left.check()
