@@ -9,7 +9,7 @@ import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -23,7 +23,7 @@ from weir.online.errors import WeirError
 from weir.online.task.spec import TaskSpec
 from weir.streams.cli.app import app
 from weir.streams.cli.service.alerts import alerts_app
-from weir.streams.cli.service.sent_bodies import bodies_of_tables
+from weir.streams.cli.service.sent_bodies import bodies_of_lines, bodies_of_tables
 from weir.streams.client import calls
 from weir.streams.client import client as clients
 from weir.streams.config import topics
@@ -151,6 +151,25 @@ async def test_weir_send_says_what_became_of_the_lines(tmp_path: Path) -> None:
         assert "0 accepted, 601 repeats, 1 refused" in broken.errors
         stranger = await command("send", str(lines), "--url", f"http://127.0.0.1:{port}", "--key", "wrong")
         assert f"0 accepted, 0 repeats, 0 refused; not acknowledged: {lines} from record 1" in stranger.errors
+
+
+async def test_weir_send_takes_events_and_labels_of_one_stream(tmp_path: Path) -> None:
+    """As ``weir simulate --out -`` writes them: of labels behind all events a model learns nothing in time."""
+    start, lines = 1_767_571_200.0, list[dict[str, Any]]()
+    for n in range(1_100):
+        lines.append({"topic": "user-events", **EVENT, "event_id": f"e{n}", "ts": start + n})
+        if n % 10 == 9:
+            label = {"v": 1, "label_id": f"l{n}", "task": "fraud", "entity_id": EVENT["user_id"]}
+            lines.append({"topic": "labels", **label, "event_id": f"e{n}", "ts": start + n, "value": n % 20 // 19})
+    lines.append({"topic": "labels", "v": 1, "task": "other"})
+    stream = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
+    (tmp_path / "stream.jsonl").write_bytes(stream)
+    sent = [body.labels for body in bodies_of_lines([str(tmp_path / "stream.jsonl")], labels=False)]
+    assert sent == [False, True] * 3
+    async with listening(make_service(tmp_path / "data")) as port:
+        piped = await process("send", "-", "--url", f"http://127.0.0.1:{port}", stdin=stream)
+        assert "1,210 accepted (110 of them labels), 0 repeats, 1 refused" in piped.errors
+        assert "-, record 1211: " in piped.errors
 
 
 async def test_weir_send_makes_events_and_labels_of_a_table(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def send_command(
 
     A record that was sent before is a repeat and counts once, so what broke
     off is sent again from its beginning. Refused records are named with their
-    reason, and the exit status is 1.
+    reason, and the exit status is 1. A line that begins with {"topic":"labels",
+    is a label.
 
     With --task the files are those of weir backtest: their rows become events
     as [source] says, and each label follows once it was known; with --labels
@@ -49,6 +50,8 @@ def send_command(
         weir send --labels labels.jsonl --url https://weir.example
 
         tail -f events.jsonl | weir send -
+
+        weir simulate --out - | weir send -
 
         weir send payments.csv --task fraud.toml
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST: Final = 500
 """Records of one body: of larger ones the rate is the same, and what is refused is told later."""
+_OF_LABELS: Final = f'{{"topic":"{topics.LABELS}",'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,20 @@ class Body:
 
 
 def bodies_of_lines(paths: Sequence[str], labels: bool) -> Iterator[Body]:
-    """The lines of files, of ``-`` those of the standard input."""
+    """The lines of files, of ``-`` those of the standard input.
+
+    Of events and labels in one stream, as ``weir simulate --out -`` writes it, labels name their topic. They go behind
+    the events of their body: one of them may be theirs.
+    """
     for path in paths:
         at = 1
         for lines in bodies_of(path, MOST):
-            yield Body(lines, labels, f"{path} from record {at:,}", _LineName(path, at))
+            kinds = [labels or line.startswith(_OF_LABELS) for line in lines]
+            for of_labels in (False, True):
+                mine = [i for i, kind in enumerate(kinds) if kind == of_labels]
+                if mine:
+                    name = _LineName(path, [at + i for i in mine])
+                    yield Body([lines[i] for i in mine], of_labels, f"{path} from record {name.at[0]:,}", name)
             at += len(lines)
 
 
@@ -81,10 +91,10 @@ class _LineName:
     """Names a line by its number in a file."""
 
     path: str
-    first: int
+    at: list[int]
 
     def __call__(self, index: int) -> str:
-        return f"{self.path}, record {self.first + index}"
+        return f"{self.path}, record {self.at[index]}"
 
 
 @dataclass(frozen=True, slots=True)
