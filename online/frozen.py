@@ -23,6 +23,9 @@ else:
 
 
 class FrozenModel(BaseModel):
-    """A value object: immutable, and an unknown key is an error."""
+    """A value object: immutable, an unknown key is an error, and so is a number without an end.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    What may be without one says so itself (``allow_inf_nan``).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)

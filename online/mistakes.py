@@ -29,6 +29,7 @@ _BITS: Final = dict.fromkeys(["1", "1.0", "true", "t", "yes", "y"], ", here 1") 
     ["0", "0.0", "false", "f", "no", "n"], ", here 0"
 )
 _DURATION: Final = re.compile(r"[\d.]+\s*[smhdw]")
+_ENDLESS: Final = ("inf", "infinity", "nan")
 _PATTERNS: Final = {
     r"^[a-z][a-z0-9_]{0,47}$": "a name in lower-case letters, digits and _, a letter first, at most 48 of them",
     r"^[^\x00-\x1f\x7f-\x9f]*$": "a text without control characters",
@@ -250,6 +251,8 @@ def _number(node: dict[str, Any], given: Any) -> str:
     low, over, high = node.get("minimum"), node.get("exclusiveMinimum"), node.get("maximum")
     below = node.get("exclusiveMaximum")
     name = "a whole number" if node["type"] == "integer" else "a number" if say is count_of else "a duration"
+    if name == "a number" and str(given).strip().lower().lstrip("+-") in _ENDLESS:
+        name = "a finite number"
     if name == "a whole number" and low in (0, 1) and high == 1:
         return "the number 1" if low else "0 or 1" + _BITS.get(str(given).strip().lower(), "")
     if low is not None and high is not None:

@@ -57,7 +57,7 @@ class AnomalyParams(FrozenModel):
     """Values per mass window of the half-space trees."""
     tree_seed: int = 1
     """Of the draws of the half-space trees."""
-    utc_offset_s: float = Field(default=0.0, allow_inf_nan=False)
+    utc_offset_s: float = Field(default=0.0)
     """Added to the event time before the hour and the weekday are taken."""
     level_weight: float = Field(default=0.25, ge=0.0)
     """Of the distance from the running level; a component of weight 0 is left out."""

@@ -43,11 +43,11 @@ class CostThreshold(FrozenModel):
     """
 
     kind: Literal["cost"] = "cost"
-    false_positive: float = Field(ge=0.0, allow_inf_nan=False)
+    false_positive: float = Field(ge=0.0)
     """What an alert costs where nothing is wrong."""
-    false_negative: float = Field(gt=0.0, allow_inf_nan=False)
+    false_negative: float = Field(gt=0.0)
     """What no alert costs where something is wrong; with ``value`` the part of the amount that is lost."""
-    review: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    review: float = Field(default=0.0, ge=0.0)
     """What a look at an alert costs, whatever it finds."""
     value: Worth = WORTH
     """What is at stake: the amount of the event, which must be an input; left out, the same for all events."""
@@ -76,13 +76,13 @@ class SegmentBudget(FrozenModel):
     """Whose it is."""
     input: str
     """A number among the inputs of the model; missing is 0."""
-    at_least: float | None = Field(default=None, allow_inf_nan=False)
+    at_least: float | None = Field(default=None)
     """The smallest value of the range; without it there is none."""
-    below: float | None = Field(default=None, allow_inf_nan=False)
+    below: float | None = Field(default=None)
     """The first value above the range; without it there is none."""
-    alerts_per_day: float = Field(gt=0.0, allow_inf_nan=False)
+    alerts_per_day: float = Field(gt=0.0)
     """The most alerts in any day of event time."""
-    alerts_per_hour: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    alerts_per_hour: float | None = Field(default=None, gt=0.0)
     """The burst: a quarter of the day's when not given, and at least 1."""
     min_score: float = Field(default=0.0, ge=0.0, lt=1.0)
     """No score below it alerts."""
@@ -115,19 +115,19 @@ class BudgetThreshold(FrozenModel):
     """
 
     kind: Literal["budget"] = "budget"
-    alerts_per_day: float = Field(gt=0.0, allow_inf_nan=False)
+    alerts_per_day: float = Field(gt=0.0)
     """24 times ``alerts_per_hour`` where only that is given."""
-    alerts_per_hour: float | None = Field(default=None, gt=0.0, allow_inf_nan=False, exclude_if=is_none)
+    alerts_per_hour: float | None = Field(default=None, gt=0.0, exclude_if=is_none)
     """The burst: a quarter of the day's when not given, and at least 1."""
     min_score: float = Field(default=0.0, ge=0.0, lt=1.0, exclude_if=lambda value: value == 0.0)
     """No score below it alerts, whatever is left of the budget."""
     value: Worth = WORTH
     """What alerts are weighed by: the probability times the amount of the event; left out, the probability alone."""
-    half_life_days: float = Field(default=7.0, gt=0.0, allow_inf_nan=False)
+    half_life_days: float = Field(default=7.0, gt=0.0)
     """Event time after which a score counts half for the line."""
     min_scores: int = Field(default=1000, ge=1)
     """Scores before which nothing alerts."""
-    min_days: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    min_days: float = Field(default=1.0, ge=0.0)
     """Event time before which nothing alerts."""
     bins: int = Field(default=2048, ge=16, le=65536)
     """Of the histogram of scores that the line is read from."""
@@ -178,7 +178,7 @@ class PrecisionThreshold(FrozenModel):
     kind: Literal["precision"] = "precision"
     precision: float = Field(gt=0.0, lt=1.0)
     """Share of the scores over the line that are to be positive."""
-    half_life_days: float = Field(default=30.0, gt=0.0, allow_inf_nan=False)
+    half_life_days: float = Field(default=30.0, gt=0.0)
     """Event time after which a label counts half."""
     min_labels: int = Field(default=30, ge=1)
     """Labels over a line, faded, without which it is not considered."""

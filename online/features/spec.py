@@ -43,7 +43,7 @@ def _window(text: object) -> float:
     return EVER if text == "ever" else parse_duration(text)
 
 
-Window = Annotated[float, BeforeValidator(_window)]
+Window = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_window)]
 """Seconds of a window; infinite for ``ever``."""
 
 

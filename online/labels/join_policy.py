@@ -23,7 +23,7 @@ class JoinPolicy(FrozenModel):
 
     match: Literal["event", "entity_range"] = "event"
     """Whether a label finds its prediction by ``event_id``, or by entity and time."""
-    range_s: Seconds = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    range_s: Seconds = Field(default=0.0, ge=0.0)
     """``entity_range``: how long before a label's time its predictions may be."""
     keep_s: Seconds = Field(default=30 * 86400.0, gt=0.0)
     """Event time for which a prediction waits for labels: the label horizon. Where it is not given and labels

@@ -43,15 +43,15 @@ class SilencePolicy(FrozenModel):
     """``first``, ``each event``, ``after 3d`` (any duration) or ``daily 18:00`` (UTC)."""
     prior: float | None = Field(default=None, gt=0.0, lt=1.0, exclude_if=lambda value: value is None)
     """The score until the first label is learned; the model's own when left out."""
-    observe_s: Seconds = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    observe_s: Seconds = Field(default=0.0, ge=0.0)
     """How long after its first event an entity is scored, where ``score`` is ``first``."""
-    horizon_s: Seconds = Field(gt=0.0, allow_inf_nan=False)
+    horizon_s: Seconds = Field(gt=0.0)
     """The label is 1 where no event follows in so long."""
     reveal: Literal["early", "at_horizon"] = "early"
     """``early``: a 0 is known at the event that breaks the silence; ``at_horizon``: all labels are known at the end."""
-    lateness_s: Seconds = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    lateness_s: Seconds = Field(default=0.0, ge=0.0)
     """How long after the horizon's end a silence waits for late events."""
-    remember_s: Seconds = Field(default=math.inf, ge=0.0)
+    remember_s: Seconds = Field(default=math.inf, ge=0.0, allow_inf_nan=True)
     """How long an entity is remembered after its label, so that it is not taken for a new one."""
     max_entities: int = Field(default=2_000_000, ge=1)
     """Entities that are remembered at most."""

@@ -6,7 +6,7 @@ The models here know shapes, defaults and limits; ``weir.online.stages.pipeline`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -128,7 +128,7 @@ class MetricSpec(FrozenModel):
     """Examples in the rolling window."""
     fading: int = Field(default=1_000, ge=1)
     """Examples after which one counts half in the fading metrics."""
-    every: Seconds = Field(default=86_400.0, gt=0.0, allow_inf_nan=False)
+    every: Seconds = Field(default=86_400.0, gt=0.0)
     """Interval of the report's time series, in event time."""
 
 
@@ -172,7 +172,7 @@ class SourceSpec(FrozenModel):
     """``auto`` decides over the values of each column."""
     missing: tuple[str, ...] | None = None
     """Words that mean missing, in place of the usual ones; case and blanks do not matter."""
-    row_interval: Seconds = Field(default=60.0, ge=0.0, allow_inf_nan=False)
+    row_interval: Seconds = Field(default=60.0, ge=0.0)
     """Event time from row to row where there is no ``time`` column."""
     order: Literal["time", "arrival"] = "time"
     """``arrival`` keeps each entity's rows in file order even where their times step back a little."""
@@ -262,7 +262,7 @@ class TaskSpec(FrozenModel):
     """Numeric raw columns the model may see as inputs (others are found in expressions)."""
     ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
     """By numeric raw column, the least and the largest value that can be true; others are missing."""
-    missing: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    missing: dict[str, tuple[Annotated[float, Field(allow_inf_nan=True)], ...]] = Field(default_factory=dict)
     """By numeric raw column, the values that stand for "no reading"; a list at the top, or ``"*"``, is for all."""
     values: dict[Name, Formula] = Field(default_factory=dict)
     """Derived columns by name: expressions of raw columns, of features and of each other."""

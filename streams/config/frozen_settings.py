@@ -29,10 +29,12 @@ class SecretUrl(Secret[str]):
 
 
 class Concern(BaseModel):
-    """One table of the settings file: frozen, no unknown keys, no values in pydantic's own errors."""
+    """One table of the settings file: frozen, no unknown keys, no ``inf``, no values in pydantic's own errors."""
 
     # Built on first use: most commands need a few of the tables, and building all takes a part of their start.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True, allow_inf_nan=False
+    )
 
 
 class TlsFiles(Concern):

@@ -67,7 +67,7 @@ class NotifyRule(Concern):
     """At least."""
     min_score: float = Field(default=0.0, ge=0, le=1)
     """At least."""
-    min_loss: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    min_loss: float = Field(default=0.0, ge=0)
     """At least this expected loss: the score times what is at stake."""
     states: tuple[State, ...] = Field(default=("opened", "escalated", "verdict"), min_length=1)
     """What is told of an alert; ``verdict`` also tells that one was taken back."""

@@ -119,8 +119,8 @@ def test_the_task_of_these_tests_is_right() -> None:
         ('keep_s = "30d"', "keep_s = true", "labels.join.keep_s", "True is not a duration"),
         ('keep_s = "30d"', "keep_s = 0", "labels.join.keep_s", "got 0; give a number more than 0"),
         ("rolling = 100", "every = 0", "metrics.every", "got 0; give a number more than 0"),
-        ("rolling = 100", "every = inf", "metrics.every", "got inf; give a number more than 0"),
-        ('time_format = "auto"', "row_interval = inf", "source.row_interval", "got inf; give a number of at least 0"),
+        ("rolling = 100", "every = inf", "metrics.every", "got inf; give a finite number more than 0"),
+        ('time_format = "auto"', "row_interval = inf", "source.row_interval", "got inf; give a finite number"),
         ('windows = ["1d"]', 'windows = ["1y"]', AMOUNT + ", windows, item 1", "'1y' is not a duration"),
         # what does not fit together
         ('entity = "user"', 'entity = "card"', "", "entity = 'card' is not among the [[entities]]; there are: user"),
