@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from weir.online.mistakes import name_of, near
 from weir.streams.backtest.tables.csv_dialect import SEPARATORS, dialect_of, sum_below
-from weir.streams.backtest.tables.opening import HEAD, KINDS, contents, files_of, place, readable
+from weir.streams.backtest.tables.opening import HEAD, KINDS, contents, files_of, of_arrow, place, readable
 from weir.streams.backtest.tables.texts import BLANK, as_text, plain
 from weir.streams.errors import UsageError
 
@@ -201,7 +201,7 @@ def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest, enco
     """A CSV as text, whose ragged rows are handed back with their number."""
     said = [] if encoding in (None, "utf-8") else [encoding.upper()]
     if _BLANK_THEN_QUOTE.search(head.partition(b"\n")[0]):  # Arrow knows a quote only where a cell begins
-        content = pa.py_buffer(_BLANK_THEN_QUOTE.sub(rb'\1"', content.to_pybytes()))
+        content = of_arrow(_BLANK_THEN_QUOTE.sub(rb'\1"', content.to_pybytes()))
         head = content[:HEAD].to_pybytes()
     try:
         head[: max(head.rfind(b"\n"), 0)].decode()  # a name of the header may hold other letters too
@@ -209,7 +209,7 @@ def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest, enco
     except (pa.ArrowInvalid, UnicodeError) as exc:
         if "UTF8" not in str(exc) and not isinstance(exc, UnicodeError):
             raise
-        content = pa.py_buffer(content.to_pybytes().decode("cp1252", "replace").encode())
+        content = of_arrow(content.to_pybytes().decode("cp1252", "replace").encode())
         found = _csv_table(content, content[:HEAD].to_pybytes(), path, wanted)
         said.append(_NO_UTF_8)
     separator, *below = found.decisions
@@ -238,14 +238,14 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest
         lost.append((row.number, why))
         return "skip"
 
-    def read(threads: bool) -> pa.Table:
-        lost.clear()
+    def read(alone: bool) -> pa.Table:
+        # A thread does not know which row it is at, and is given nothing of Python's (`of_arrow`).
         return pcsv.read_csv(
             pa.BufferReader(content),
-            read_options=pcsv.ReadOptions(column_names=names, skip_rows=form.header_lines, use_threads=threads),
+            read_options=pcsv.ReadOptions(column_names=names, skip_rows=form.header_lines, use_threads=not alone),
             parse_options=pcsv.ParseOptions(
                 delimiter=form.separator, quote_char=form.quote, escape_char=form.escape or False,
-                newlines_in_values=quoted, invalid_row_handler=ragged,
+                newlines_in_values=quoted, invalid_row_handler=ragged if alone else None,
             ),
             convert_options=pcsv.ConvertOptions(
                 column_types=dict.fromkeys(used, pa.string()), include_columns=used, strings_can_be_null=False
@@ -253,9 +253,10 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest
         )  # fmt: skip
 
     try:
-        table = read(threads=True)
-        if lost:
-            table = read(threads=False)  # a thread does not know which row it is at
+        try:
+            table = read(alone=False)
+        except pa.ArrowInvalid:
+            table = read(alone=True)
     except pa.ArrowInvalid as exc:
         if "Empty CSV" not in str(exc) and "Could not skip" not in str(exc):  # a header alone
             raise

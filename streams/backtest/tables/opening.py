@@ -56,8 +56,19 @@ def readable(path: Path) -> Iterator[None]:
 def _plain(path: Path) -> pa.Buffer:
     if not 0 < path.stat().st_size < MAPPED:
         return pa.memory_map(str(path)).read_buffer()
-    with read_whole(path) as file:
-        return pa.py_buffer(file.read())
+    with read_whole(path):
+        return pa.OSFile(str(path)).read_buffer()
+
+
+def of_arrow(content: bytes) -> pa.Buffer:
+    """The bytes in memory of Arrow's own.
+
+    A buffer over Python's needs the interpreter where it is given back. That may be in a thread of Arrow's which is
+    behind with what it read, and finds the process at its end: it then dies by SIGABRT.
+    """
+    held = pa.BufferOutputStream()
+    held.write(content)
+    return held.getvalue()
 
 
 def contents(path: Path) -> tuple[pa.Buffer, str | None]:
@@ -67,16 +78,16 @@ def contents(path: Path) -> tuple[pa.Buffer, str | None]:
     packed = next((kind for mark, kind in _COMPRESSED.items() if head.startswith(mark)), None)
     if packed:
         with pa.input_stream(path, compression=packed) as stream:
-            content = pa.py_buffer(stream.read())
+            content = of_arrow(stream.read())
     else:
-        content = _plain(path) if head else pa.py_buffer(b"")
+        content = _plain(path) if head else of_arrow(b"")
     head = content[:HEAD].to_pybytes()
     if not head.startswith(_BINARY) and (known := magic(head)):
         raise UsageError(f"{path} is {known[0]}; {known[1]}")
     encoding = None if head.startswith(_BINARY) else encoding_of(head)
     if encoding not in (None, "utf-8"):
         # The names of the encodings have their byte order, so Python leaves the mark in the text.
-        content = pa.py_buffer(content.to_pybytes().decode(encoding).removeprefix("\ufeff").encode())
+        content = of_arrow(content.to_pybytes().decode(encoding).removeprefix("\ufeff").encode())
     return content, encoding
 
 
