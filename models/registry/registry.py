@@ -88,6 +88,21 @@ class Registry(Versions):
         """All moves, the oldest first."""
         return [self._entry(task, name) for name in self._moves(task)]
 
+    def verify_stages(self, task: str) -> list[StageEntry]:
+        """All moves, the oldest first.
+
+        Raises ``ModelError`` where one is missing or cannot be read, or where what serves or shadows is not there.
+        """
+        moves = self.history(task)
+        for number, entry in enumerate(moves, start=1):
+            if entry.stages.seq != number:
+                path = f"{self._files.url}/{task}/{STAGES}/{number:08d}.json"
+                raise RegistryError(f"{path}: missing or exchanged, entry {entry.stages.seq} is there; restore it")
+        now = moves[-1].stages if moves else Stages()
+        for version in (v for v in (now.champion, now.shadow) if v is not None):
+            self.manifest(task, version)
+        return moves
+
     def set_stage(
         self, task: str, version: int, stage: Stage, *, at: float, expect: int | None = None, why: str = ""
     ) -> Stages:

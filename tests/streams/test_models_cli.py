@@ -193,14 +193,36 @@ def test_diff_says_what_changed(registry: Registry) -> None:
 
 
 def test_verify_finds_damage(registry: Registry, tmp_path: Path) -> None:
-    assert weir("verify")[0].count("ok") == 3
+    assert weir("verify")[0].count("ok") == 4
     weights = tmp_path / "weir-models" / "fraud" / "2" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[::-1])
     done = CliRunner().invoke(models_app, ["verify"])
     assert done.exit_code == 1
     assert "weights.safetensors is corrupt or exchanged" in done.stdout
-    assert done.stdout.count("ok") == 2
-    assert "2 versions are whole, 1 are not" in done.stderr
+    assert done.stdout.count("ok") == 3
+    assert "3 versions and logs of stages are whole, 1 are not" in done.stderr
+
+
+def test_verify_reads_the_moves_of_stages(registry: Registry, tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        registry.set_stage("fraud", version, "champion", at=1.0)
+    task = tmp_path / "weir-models" / "fraud"
+    first = task / "stages" / "00000001.json"
+    written = first.read_bytes()
+
+    def told() -> str:
+        done = CliRunner().invoke(models_app, ["verify"])
+        assert done.exit_code == 1
+        return " ".join(done.stdout.split())
+
+    first.write_bytes(written[:40])  # an old one: `weir models list` reads the newest alone
+    assert "00000001.json: not a stage entry" in told()
+    first.unlink()
+    assert "00000001.json: missing or exchanged, entry 2 is there; restore it" in told()
+    first.write_bytes(written)
+    assert "ok" in weir("verify")[0]
+    (task / "3").rename(tmp_path / "away")
+    assert "no such version; usable are: v1, v2" in told()
 
 
 def test_gc_clears_away_what_was_not_finished(registry: Registry, tmp_path: Path) -> None:

@@ -158,6 +158,9 @@ def verify_command(
 ) -> None:
     """Read every file of versions, compare its SHA-256, and try the graphs; exit status 1 when one fails.
 
+    Without VERSION the log of stages is read, too: every move, and that what
+    serves and what shadows is there.
+
     For example:
 
         weir models verify
@@ -169,17 +172,19 @@ def verify_command(
     held = open_registry(registry, config)
     rows, bad = list[tuple[object, ...]](), 0
     for name in tasks_in(held, task):
-        for number in [number_of(held, name, version)] if version is not None else held.versions(name):
+        looks: list[int | str] = [*held.versions(name), "stages"]
+        for what in looks if version is None else [number_of(held, name, version)]:
+            shown = what if isinstance(what, str) else f"v{what}"
             try:
-                artefact = held.verify(name, number)
+                files = held.verify_stages(name) if isinstance(what, str) else held.verify(name, what).files
             except ModelError as exc:
                 bad += 1
-                rows.append((name, f"v{number}", "-", exc))
+                rows.append((name, shown, "-", exc))
             else:
-                rows.append((name, f"v{number}", len(artefact.files), "ok"))
+                rows.append((name, shown, len(files), "ok"))
     if rows:
         output().print(table("task", "version>", "files>", "", rows=rows))
-    say(f"{len(rows) - bad} versions are whole, {bad} are not")
+    say(f"{len(rows) - bad} versions and logs of stages are whole, {bad} are not")
     if bad:
         raise typer.Exit(1)
 
