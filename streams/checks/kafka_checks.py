@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from weir.online.task.spec import STREAM_KEYS
@@ -44,13 +45,27 @@ def check_kafka(settings: Settings, tasks: Sequence[TaskSpec] = ()) -> list[Chec
     except (BrokerError, UsageError) as exc:
         return [Check("Kafka", "FAIL", str(exc))]
     found = [Check("Kafka", "OK", f"{brokers} {'broker' if brokers == 1 else 'brokers'} at {where}")]
-    differing = [
-        Check(
-            f"topic {d.topic}", "WARN" if d.harmless else "FAIL", f"{d.setting}: {d.actual}, wanted {d.wanted}", d.fix
-        )
-        for d in [*compare(wanted, there), *too_short(settings, tasks, there)]
-    ]
+    differing = differing_topics([*compare(wanted, there), *too_short(settings, tasks, there)])
     return found + (differing or [Check("topics", "OK", f"{len(wanted)} as they should be")])
+
+
+def differing_topics(found: Sequence[Difference]) -> list[Check]:
+    """A check for each fault with its fix; topics that share both are named in one.
+
+    >>> check = differing_topics([Difference(t, "topic", "there", "missing", "weir topics create") for t in "ab"])[0]
+    >>> check.name, check.found
+    ('2 topics', 'topic: missing, wanted there: a, b')
+    """
+    of = dict[Difference, list[str]]()
+    for each in found:
+        of.setdefault(replace(each, topic=""), []).append(each.topic)
+    checks = []
+    for d, names in of.items():
+        name, said = f"topic {names[0]}", f"{d.setting}: {d.actual}, wanted {d.wanted}"
+        if len(names) > 1:
+            name, said = f"{len(names)} topics", f"{said}: {', '.join(names)}"
+        checks.append(Check(name, "WARN" if d.harmless else "FAIL", said, d.fix))
+    return checks
 
 
 def warn_of_retention(settings: Settings, tasks: Sequence[TaskSpec]) -> None:

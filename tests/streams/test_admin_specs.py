@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weir.online.features.spec import Entity
+from weir.streams.checks.kafka_checks import differing_topics
 from weir.streams.config import topics
 from weir.streams.config.settings import TopicOverride, TopicSettings
 from weir.streams.errors import UsageError
@@ -135,6 +136,19 @@ def test_a_missing_topic_is_one_difference() -> None:
     there = {spec.name: actual(spec) for spec in wanted if spec.name != topics.LABELS}
     (found,) = compare(wanted, there)
     assert (found.topic, found.actual, found.fix) == (topics.LABELS, "missing", "weir topics create")
+
+
+def test_topics_with_one_fault_and_one_fix_are_one_check() -> None:
+    wanted = wanted_topics(TopicSettings(), 3)
+    there = {spec.name: actual(spec) for spec in wanted}
+    gone = [wanted[0].name, wanted[2].name]
+    for name in gone:
+        del there[name]
+    there[wanted[1].name] = replace(there[wanted[1].name], replication=1)
+    missing, copies = differing_topics(compare(wanted, there))
+    assert (missing.name, missing.status, missing.fix) == ("2 topics", "FAIL", "weir topics create")
+    assert missing.found == f"topic: missing, wanted there: {', '.join(gone)}"
+    assert copies.name == f"topic {wanted[1].name}"
 
 
 def test_the_order_of_a_list_valued_setting_does_not_matter() -> None:
