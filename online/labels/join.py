@@ -143,7 +143,8 @@ class LabelJoiner:
     @property
     def nbytes(self) -> int:
         """What all of it takes in memory, more or less."""
-        return self._index.nbytes + self._logged.nbytes + self._waiting.nbytes + self._seen.nbytes
+        parts = (self._index, self._labels, self._logged, self._waiting, self._seen)
+        return sum(part.nbytes for part in parts)
 
     def __len__(self) -> int:
         """Predictions that wait for labels."""

@@ -37,6 +37,8 @@ class Pairs(NamedTuple):
 
 NO_ROWS: Final[IntVector] = np.empty(0, np.int64)
 _NO_FLAGS: Final[BoolVector] = np.empty(0, np.bool_)
+_RIPENING_BYTES: Final = 136
+"""Of one place in a heap: a pair, a float and a number of Python's."""
 NO_PAIRS: Final = Pairs(NO_ROWS, _NO_FLAGS, np.empty(0), np.empty(0), NO_ROWS, _NO_FLAGS, _NO_FLAGS)
 
 
@@ -56,6 +58,11 @@ class RowLabels:
         self.next_negative = 0
         """The first row that was not yet looked at for having no label."""
         self._ripening = list[tuple[float, int]]()  # a heap: when rows that wait are mature
+
+    @property
+    def nbytes(self) -> int:
+        """What rows that have a label and wait for their maturity take in memory, more or less, beside the index."""
+        return _RIPENING_BYTES * len(self._ripening)
 
     def give(
         self, rows: IntVector, y: BoolVector, weight: FloatVector, known_at: FloatVector, now: FloatVector

@@ -173,6 +173,20 @@ def test_an_event_is_learned_once_when_it_is_mature(
     assert to.stats.lost == 0
 
 
+def test_memory_of_what_waits_for_its_maturity_is_counted() -> None:
+    n = 5_000
+    to = LabelJoiner(JoinPolicy(keep_s=KEEP), n_features=1, matures=True)
+    log(to, [(f"e{i}", 1.0, 30.0) for i in range(n)])
+    names: list[str | None] = [f"e{i}" for i in range(n)]
+    labels = LabelBatch([f"l{i}" for i in range(n)], ["u"] * n, names, np.ones(n), np.ones(n, np.bool_), np.ones(n))
+    before = to.nbytes
+    to.label(labels)
+    waiting = to.nbytes
+    assert waiting > before + 100 * n
+    log(to, [("later", 32.0, 30.0)])
+    assert to.nbytes < waiting - 100 * n
+
+
 def test_a_task_that_begins_to_wait_or_stops_goes_on_with_what_it_held() -> None:
     policy = JoinPolicy(keep_s=KEEP)
     old = LabelJoiner(policy, 1)
