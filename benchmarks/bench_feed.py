@@ -34,7 +34,7 @@ from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.records import Record, RecordBatch
-from weir.streams.service.access.caller import Caller, administrator
+from weir.streams.service.access.scopes import Caller, administrator
 from weir.streams.service.app import create_app
 from weir.streams.service.feed.feed_routes import Feed
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span

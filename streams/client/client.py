@@ -14,20 +14,7 @@ from typing import Any, Final, Self
 import httpx
 
 from weir.streams.client import calls
-from weir.streams.client.calls import (
-    RESUMED,
-    RETRIED,
-    Call,
-    EventLines,
-    FeedEvent,
-    IntakeAnswer,
-    Records,
-    ServiceError,
-    T,
-    Verdict,
-    refusal,
-    wait_s,
-)
+from weir.streams.client.calls import Call, EventLines, FeedEvent, IntakeAnswer, Records, ServiceError, T, Verdict
 
 _TRIES: Final = 5
 _SILENT_S: Final = 60.0
@@ -68,9 +55,9 @@ class Client:
     def _do(self, call: Call[T]) -> T:
         for left in reversed(range(_TRIES)):
             response = self._http.send(call.request(self._http))
-            if response.status_code not in RETRIED or not left:
+            if response.status_code not in calls.RETRIED or not left:
                 break
-            time.sleep(wait_s(response))
+            time.sleep(calls.wait_s(response))
         return call.read(response)
 
     def send_events(self, records: Records) -> IntakeAnswer:
@@ -132,10 +119,10 @@ class Client:
         while True:
             try:
                 with self._http.stream("GET", "/v1/feed", **_resume(lines, since, filters)) as response:
-                    if response.status_code not in (RETRIED if lines.last_id is None else RESUMED):
+                    if response.status_code not in (calls.RETRIED if lines.last_id is None else calls.RESUMED):
                         if not response.is_success:
                             response.read()
-                            raise refusal(response)
+                            raise calls.refusal(response)
                         for line in response.iter_lines():
                             if (event := lines.take(line)) and (found := lines.record(event)):
                                 yield found
@@ -164,9 +151,9 @@ class AsyncClient:
     async def _do(self, call: Call[T]) -> T:
         for left in reversed(range(_TRIES)):
             response = await self._http.send(call.request(self._http))
-            if response.status_code not in RETRIED or not left:
+            if response.status_code not in calls.RETRIED or not left:
                 break
-            await asyncio.sleep(wait_s(response))
+            await asyncio.sleep(calls.wait_s(response))
         return call.read(response)
 
     async def send_events(self, records: Records) -> IntakeAnswer:
@@ -225,10 +212,10 @@ class AsyncClient:
         while True:
             try:
                 async with self._http.stream("GET", "/v1/feed", **_resume(lines, since, filters)) as response:
-                    if response.status_code not in (RETRIED if lines.last_id is None else RESUMED):
+                    if response.status_code not in (calls.RETRIED if lines.last_id is None else calls.RESUMED):
                         if not response.is_success:
                             await response.aread()
-                            raise refusal(response)
+                            raise calls.refusal(response)
                         async for line in response.aiter_lines():
                             if (event := lines.take(line)) and (found := lines.record(event)):
                                 yield found

@@ -32,7 +32,7 @@ from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.offline_models.loading import full_models
 from weir.streams.offline_models.model_updates import update_record
 from weir.streams.records import Record
-from weir.streams.service.embedded.output_log import OutputLog
+from weir.streams.service.embedded.published_log import OutputLog
 from weir.streams.simulate import RecordBlock, simulate
 from weir.streams.trainer.job.job_runner import Runner
 

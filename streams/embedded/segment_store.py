@@ -21,8 +21,7 @@ import numpy as np
 
 from weir.models.durable import sync_names
 from weir.streams.embedded.log_frames import LoggedBatch, pack_frame
-from weir.streams.embedded.log_index import FrameIndex, Lanes
-from weir.streams.embedded.log_segments import FIRST, Segment, chain, segment_paths
+from weir.streams.embedded.log_segments import FIRST, FrameIndex, Lanes, Segment, chain, segment_paths
 from weir.streams.errors import LogError, LogFull
 
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

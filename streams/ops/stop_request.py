@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
@@ -30,21 +30,14 @@ def interruptible(asked: StopRequest | None = None) -> Iterator[StopRequest]:
     Only the main thread gets signals; in others it stays as it is.
     """
     asked = asked or StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
 
     def handle(number: int, _frame: FrameType | None) -> None:
         # The exit status says the signal that asked first.
         asked.number = asked.number or number
         asked.set()
 
-    before = {number: signal.signal(number, handle) for number in ENDING}
-    try:
+    with _handled(handle):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -59,18 +52,25 @@ def ending_at_once(terminated: int = 128 + signal.SIGTERM) -> Iterator[None]:
     ----------
     terminated : exit status after SIGTERM: 0 where whoever runs the process asks for its end by that.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def end(number: int, _: FrameType | None) -> None:
         # Not by the log nor by print: the signal may have come in the midst of either.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"stopped: nothing was in work\n")
         os._exit(INTERRUPTED if number == signal.SIGINT else terminated)
 
-    before = {number: signal.signal(number, end) for number in ENDING}
+    with _handled(end):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have ``handler`` hear the signals; only the main thread gets them, in others it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in ENDING}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, held in before.items():
+            signal.signal(number, held)

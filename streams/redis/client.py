@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from redis import exceptions as rx
 
 from weir.streams.config.settings import RedisSettings
-from weir.streams.ops.loop_stall import LoopStall
+from weir.streams.ops.watchdog import LoopStall
 from weir.streams.redis.aof import parse_info
 from weir.streams.redis.nodes import Nodes
 from weir.streams.redis.resp import Argument, Script, command, script_arguments

@@ -16,9 +16,8 @@ from weir.streams.kafka.consume.app import BatchApp
 from weir.streams.kafka.consume.consumer import BatchConsumer
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.offline_models.serving import FullModels
-from weir.streams.ops.loop_stall import LoopStall
 from weir.streams.ops.metrics import Metrics
-from weir.streams.ops.watchdog import Watchdog
+from weir.streams.ops.watchdog import LoopStall, Watchdog
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.partition_store import Lane, LaneStore
 from weir.streams.worker.identity.topic_check import TopicCheck

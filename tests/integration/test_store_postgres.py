@@ -31,8 +31,8 @@ from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.service.access.api_keys import KeyStore, digest
 from weir.streams.service.access.audit.audit_chain import Link
 from weir.streams.service.access.audit.audit_trail import _keep, _left_in, anchors_in, leave
-from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.login.sessions import Session, SessionStore
+from weir.streams.service.access.scopes import Caller
 from weir.streams.service.console.alert_lists import mark_of, new_since, shown_alerts
 from weir.streams.service.notify import notifier, outbox
 from weir.streams.service.notify.outbox import Entry

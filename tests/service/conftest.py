@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.service.access.access import Access
-from weir.streams.service.access.caller import Caller, administrator
+from weir.streams.service.access.scopes import Caller, administrator
 from weir.streams.service.store import cases, database
 
 

@@ -16,7 +16,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.config.settings import Settings
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.records import Record
-from weir.streams.service.access.caller import administrator
+from weir.streams.service.access.scopes import administrator
 from weir.streams.service.app import create_app
 from weir.streams.service.feed.feed_routes import Feed
 from weir.streams.service.service import Service

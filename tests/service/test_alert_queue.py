@@ -21,7 +21,7 @@ from tests.service.alert_service import (
 )
 from tests.service.store_records import alert
 from weir.streams.config import topics
-from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.scopes import Caller
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.aside_routes import (
     PRESENT_S,

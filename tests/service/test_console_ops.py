@@ -20,7 +20,7 @@ from weir.online.codec.encode import encode_model
 from weir.online.codec.wire import RetrainRequest
 from weir.streams.outputs import dead_letter
 from weir.streams.records import Record, RefusedRecord
-from weir.streams.service.access.caller import administrator
+from weir.streams.service.access.scopes import administrator
 from weir.streams.service.service import Service
 from weir.streams.trainer.state_journal import FilesJournal
 from weir.streams.trainer.task_state import Job, RetrainAsk, Stage, TaskState, encode

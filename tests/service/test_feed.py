@@ -14,7 +14,7 @@ from tests.service.feed_reader import turns
 from tests.service.feed_service import alert, feed_service, ids
 from tests.service.memory_log import MemoryServiceLog
 from weir.streams.records import Record
-from weir.streams.service.access.caller import administrator
+from weir.streams.service.access.scopes import administrator
 from weir.streams.service.feed import fan_out, feed_item
 from weir.streams.service.problems import Problem
 

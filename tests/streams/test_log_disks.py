@@ -166,7 +166,7 @@ def test_no_room_for_an_index_is_no_failed_sync(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr("weir.streams.embedded.log_index.write_durably", full)
+        patched.setattr("weir.streams.embedded.log_segments.write_durably", full)
         assert log.sync() == 20
     assert not list(tmp_path.glob("*.idx"))
     log.append("a", records(21))

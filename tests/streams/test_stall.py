@@ -9,7 +9,7 @@ import time
 import pytest
 
 from weir.streams.config.settings import RedisSettings
-from weir.streams.ops.loop_stall import LoopStall
+from weir.streams.ops.watchdog import LoopStall
 from weir.streams.redis.client import RedisClient
 
 

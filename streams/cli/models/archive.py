@@ -12,18 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weir.streams.cli import options
 from weir.streams.cli.console import bar, output, say, table
-from weir.streams.cli.options import (
-    INTERRUPTED,
-    BootstrapOption,
-    ConfigOption,
-    LogOption,
-    SinceOption,
-    TasksOption,
-    moment,
-    settings_of,
-    tasks_of,
-)
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def archive_command(
-    task: TasksOption = None,
+    task: options.TasksOption = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the archive.")] = Path("weir-archive"),
-    since: SinceOption = None,
+    since: options.SinceOption = None,
     until: Annotated[str | None, typer.Option("--until", help="Written before then; now when left out.")] = None,
-    log: LogOption = None,
-    config: ConfigOption = None,
-    bootstrap: BootstrapOption = None,
+    log: options.LogOption = None,
+    config: options.ConfigOption = None,
+    bootstrap: options.BootstrapOption = None,
 ) -> None:
     """Keep predictions, examples and events in Parquet files, one folder a day.
 
@@ -64,10 +54,10 @@ def archive_command(
     from weir.streams.trainer.history.logged_tables import RecordReader
     from weir.streams.trainer.history.parquet_archive import Archive
 
-    settings = settings_of(config, bootstrap)
-    tasks = tasks_of(task or (), settings)
-    start = None if since is None else moment("--since", since)
-    stop = None if until is None else moment("--until", until)
+    settings = options.settings_of(config, bootstrap)
+    tasks = options.tasks_of(task or (), settings)
+    start = None if since is None else options.moment("--since", since)
+    stop = None if until is None else options.moment("--until", until)
     if start is not None and stop is not None and start >= stop:
         raise UsageError(f"--since {since} is not before --until {until}")
     opened = nullcontext(EmbeddedSource.of_directory(log)) if log is not None else KafkaSource(settings, "archive")
@@ -87,7 +77,7 @@ def archive_command(
     _show(tasks, [a.archived for a in archives], out)
     if interrupted:
         say("interrupted: run it again to go on from here")
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(options.INTERRUPTED)
 
 
 def _show(tasks: list[TaskSpec], archived: list[ArchiveCounts], out: Path) -> None:

@@ -12,17 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weir.streams.cli import options
 from weir.streams.cli.console import bar, output, say
 from weir.streams.cli.models.model_common import RegistryOption, open_registry
-from weir.streams.cli.options import (
-    INTERRUPTED,
-    ArchiveOption,
-    BootstrapOption,
-    ConfigOption,
-    LogOption,
-    settings_of,
-    tasks_of,
-)
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,11 +32,11 @@ def import_command(
     inputs: Annotated[
         Path | None, typer.Option("--inputs", "-i", help="Which logged feature feeds which input (TOML).")
     ] = None,
-    archive: ArchiveOption = None,
-    log: LogOption = None,
+    archive: options.ArchiveOption = None,
+    log: options.LogOption = None,
     registry: RegistryOption = None,
-    config: ConfigOption = None,
-    bootstrap: BootstrapOption = None,
+    config: options.ConfigOption = None,
+    bootstrap: options.BootstrapOption = None,
 ) -> None:
     """Make a candidate of a model that another library trained.
 
@@ -71,7 +63,7 @@ def import_command(
     from weir.models.onnx.foreign_inputs import describe
     from weir.streams.trainer.job.foreign_candidate import fit_model, import_model
 
-    settings = settings_of(config, bootstrap, {"models.registry": registry})
+    settings = options.settings_of(config, bootstrap, {"models.registry": registry})
     spec, onnx = _task(task, settings), _bytes(model)
     if inputs is None:
         # On the output, and the error behind it on stderr: `> map.toml` keeps the one and shows the other.
@@ -90,7 +82,7 @@ def import_command(
             done = import_model(spec, fitted, model.name, _data(settings, archive, log), held, time.time(), advance)
     except KeyboardInterrupt:
         say("interrupted: nothing was handed to the trainer; run it again")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(options.INTERRUPTED) from None
     _report(spec, model, done)
 
 
@@ -98,8 +90,8 @@ def _task(named: str, settings: Settings) -> TaskSpec:
     from weir.online.mistakes import did_you_mean
 
     if Path(named).suffix == ".toml" or Path(named).exists():
-        return tasks_of([Path(named)], settings)[0]
-    found = {spec.name: spec for spec in (tasks_of((), settings) if settings.worker.tasks else ())}
+        return options.tasks_of([Path(named)], settings)[0]
+    found = {spec.name: spec for spec in (options.tasks_of((), settings) if settings.worker.tasks else ())}
     if named not in found:
         raise UsageError(f"--task {named}: no task file, nor one of [worker] tasks; {did_you_mean(named, list(found))}")
     return found[named]

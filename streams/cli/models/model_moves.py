@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weir.streams.cli.console import output, say, table
-from weir.streams.cli.models.model_common import (
-    RegistryOption,
-    TaskArgument,
-    VersionArgument,
-    number_of,
-    open_registry,
-    tasks_in,
-)
+from weir.streams.cli.models import model_common as common
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
@@ -44,12 +37,12 @@ PublishOption = Annotated[
 
 
 def promote_command(
-    task: TaskArgument,
-    version: VersionArgument,
+    task: common.TaskArgument,
+    version: common.VersionArgument,
     to: Annotated[str, typer.Option("--to", help="champion, shadow or archived.")] = "champion",
     why: WhyOption = "",
     publish: PublishOption = None,
-    registry: RegistryOption = None,
+    registry: common.RegistryOption = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -70,10 +63,10 @@ def promote_command(
         weir models promote fraud shadow --bootstrap kafka-1:9092
     """
     stage = _stage(to)
-    settings, held = settings_of(config, bootstrap), open_registry(registry, config)
+    settings, held = settings_of(config, bootstrap), common.open_registry(registry, config)
     # The stages first: where they change before `shadow` is looked up among them, `expect` refuses what a person did
     # not mean.
-    before, number = held.stages(task), number_of(held, task, version)
+    before, number = held.stages(task), common.number_of(held, task, version)
     with _publisher(settings, publish) as sender:
         if stage != "archived":
             # Setting the stage compares bytes; only this runs the graphs, and workers would refuse one that does not
@@ -85,13 +78,13 @@ def promote_command(
 
 
 def rollback_command(
-    task: TaskArgument,
+    task: common.TaskArgument,
     to: Annotated[
         str | None, typer.Option("--to", help="A version that served before; the last one without it.")
     ] = None,
     why: WhyOption = "",
     publish: PublishOption = None,
-    registry: RegistryOption = None,
+    registry: common.RegistryOption = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -106,9 +99,9 @@ def rollback_command(
 
         weir models rollback fraud --to 3
     """
-    settings, held = settings_of(config, bootstrap), open_registry(registry, config)
-    tasks_in(held, task)
-    before, number = held.stages(task), None if to is None else number_of(held, task, to)
+    settings, held = settings_of(config, bootstrap), common.open_registry(registry, config)
+    common.tasks_in(held, task)
+    before, number = held.stages(task), None if to is None else common.number_of(held, task, to)
     with _publisher(settings, publish) as sender:
         after = held.rollback(task, at=time.time(), to=number, expect=before.seq, why=why)
         assert after.champion is not None, "a rollback ends with a champion"

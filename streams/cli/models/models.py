@@ -14,16 +14,8 @@ import typer
 
 from weir.online.durations import format_duration
 from weir.streams.cli.console import output, say, size, table, to_json, utc
+from weir.streams.cli.models import model_common as common
 from weir.streams.cli.models.import_model import import_command
-from weir.streams.cli.models.model_common import (
-    RegistryOption,
-    TaskArgument,
-    TaskOrAll,
-    VersionArgument,
-    number_of,
-    open_registry,
-    tasks_in,
-)
 from weir.streams.cli.models.model_moves import promote_command, rollback_command
 from weir.streams.cli.options import ConfigOption, JsonOption, duration, settings_of
 
@@ -42,7 +34,10 @@ models_app = typer.Typer(name="models", help=_HELP, no_args_is_help=True)
 
 @models_app.command("list")
 def list_command(
-    task: TaskOrAll = None, registry: RegistryOption = None, as_json: JsonOption = False, config: ConfigOption = None
+    task: common.TaskOrAll = None,
+    registry: common.RegistryOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
 ) -> None:
     """List the versions of each task, with their stages and metrics; exit status 1 where something is damaged.
 
@@ -56,10 +51,10 @@ def list_command(
     """
     from weir.models.errors import ModelError
 
-    held = open_registry(registry, config)
+    held = common.open_registry(registry, config)
     rows, documents, unusable = [], [], []
     # What is damaged is told, and hides nothing else: a version no other version, a log of stages no other task.
-    for name in tasks_in(held, task):
+    for name in common.tasks_in(held, task):
         try:
             stages, versions = held.stages(name), held.versions(name)
         except ModelError as exc:
@@ -87,9 +82,9 @@ def list_command(
 
 @models_app.command("show")
 def show_command(
-    task: TaskArgument,
-    version: VersionArgument = "champion",
-    registry: RegistryOption = None,
+    task: common.TaskArgument,
+    version: common.VersionArgument = "champion",
+    registry: common.RegistryOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -103,9 +98,9 @@ def show_command(
 
         weir models show fraud shadow --json
     """
-    held = open_registry(registry, config)
+    held = common.open_registry(registry, config)
     stages = held.stages(task)
-    number = number_of(held, task, version)
+    number = common.number_of(held, task, version)
     manifest, uri = held.manifest(task, number), held.uri(task, number)
     if as_json:
         print(to_json(document(manifest, stages, uri)))
@@ -123,10 +118,10 @@ models_app.command("rollback")(rollback_command)
 
 @models_app.command("diff")
 def diff_command(
-    task: TaskArgument,
-    old: VersionArgument,
-    new: VersionArgument,
-    registry: RegistryOption = None,
+    task: common.TaskArgument,
+    old: common.VersionArgument,
+    new: common.VersionArgument,
+    registry: common.RegistryOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -138,8 +133,8 @@ def diff_command(
 
         weir models diff fraud champion shadow
     """
-    held = open_registry(registry, config)
-    a, b = (held.manifest(task, number_of(held, task, version)) for version in (old, new))
+    held = common.open_registry(registry, config)
+    a, b = (held.manifest(task, common.number_of(held, task, version)) for version in (old, new))
     found = differences(a, b)
     if as_json:
         print(to_json([{"field": field, "old": was, "new": now} for field, was, now in found]))
@@ -151,9 +146,9 @@ def diff_command(
 
 @models_app.command("verify")
 def verify_command(
-    task: TaskOrAll = None,
+    task: common.TaskOrAll = None,
     version: Annotated[str | None, typer.Argument(metavar="VERSION", help="A number, or champion or shadow.")] = None,
-    registry: RegistryOption = None,
+    registry: common.RegistryOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Read every file of versions, compare its SHA-256, and try the graphs; exit status 1 when one fails.
@@ -169,11 +164,11 @@ def verify_command(
     """
     from weir.models.errors import ModelError
 
-    held = open_registry(registry, config)
+    held = common.open_registry(registry, config)
     rows, bad = list[tuple[object, ...]](), 0
-    for name in tasks_in(held, task):
+    for name in common.tasks_in(held, task):
         looks: list[int | str] = [*held.versions(name), "stages"]
-        for what in looks if version is None else [number_of(held, name, version)]:
+        for what in looks if version is None else [common.number_of(held, name, version)]:
             shown = what if isinstance(what, str) else f"v{what}"
             try:
                 files = held.verify_stages(name) if isinstance(what, str) else held.verify(name, what).files
@@ -191,9 +186,9 @@ def verify_command(
 
 @models_app.command("gc")
 def gc_command(
-    task: TaskOrAll = None,
+    task: common.TaskOrAll = None,
     older_than: Annotated[str, typer.Option("--older-than", help="Since the writer began: 30m, 6h, 2d.")] = "1h",
-    registry: RegistryOption = None,
+    registry: common.RegistryOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Clear away versions whose writer died before it had finished, and files that it left.
@@ -206,9 +201,9 @@ def gc_command(
 
         weir models gc fraud --older-than 6h
     """
-    held, age = open_registry(registry, config), duration("--older-than", older_than)
+    held, age = common.open_registry(registry, config), duration("--older-than", older_than)
     cleared = [
-        f"{name} v{v}" for name in tasks_in(held, task) for v in held.gc(name, now=time.time(), older_than_s=age)
+        f"{name} v{v}" for name in common.tasks_in(held, task) for v in held.gc(name, now=time.time(), older_than_s=age)
     ]
     for name in cleared:
         print(name)

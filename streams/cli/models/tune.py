@@ -16,18 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import orjson
 import typer
 
+from weir.streams.cli import options
 from weir.streams.cli.console import bar, bar_of_each, bars, output, say, table
 from weir.streams.cli.offline.backtest import check_target
-from weir.streams.cli.options import (
-    INTERRUPTED,
-    ArchiveOption,
-    BootstrapOption,
-    ConfigOption,
-    LabelsOption,
-    LogOption,
-    duration,
-    settings_of,
-)
 from weir.streams.errors import UsageError
 from weir.streams.whole_files import write_whole
 
@@ -53,7 +44,7 @@ def tune_command(
     data: Annotated[
         list[Path] | None, typer.Option("--data", help="CSV, Parquet, Arrow or JSON; repeat to merge files by time.")
     ] = None,
-    labels: LabelsOption = None,
+    labels: options.LabelsOption = None,
     label_delay: Annotated[str | None, typer.Option(help="How late labels of --labels become known, as 7d.")] = None,
     minutes: Annotated[float, typer.Option(min=0.01, max=525_600, help="How long to search and judge, about.")] = 20.0,
     trials: Annotated[
@@ -73,8 +64,8 @@ def tune_command(
         Path | None, typer.Option("--out", "-o", help="Write the task it recommends (with --full: the settings, JSON).")
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Search the settings of the task's encoder instead.")] = False,
-    archive: ArchiveOption = None,
-    log: LogOption = None,
+    archive: options.ArchiveOption = None,
+    log: options.LogOption = None,
     folds: Annotated[
         int, typer.Option(min=1, max=8, help="With --full: validation periods, one before the other.")
     ] = 1,
@@ -82,8 +73,8 @@ def tune_command(
         float | None,
         typer.Option("--label-delay-days", min=0, max=3_650, help="With --full: days until labels are known."),
     ] = None,
-    config: ConfigOption = None,
-    bootstrap: BootstrapOption = None,
+    config: options.ConfigOption = None,
+    bootstrap: options.BootstrapOption = None,
 ) -> None:
     """Search for a better task over files, or for the settings of a task's encoder.
 
@@ -109,7 +100,7 @@ def tune_command(
     """
     _check_files(study, out, (task, *(data or ()), *(labels or ())))
     if full or (not data and (archive is not None or log is not None)):
-        settings = settings_of(config, bootstrap)
+        settings = options.settings_of(config, bootstrap)
         tune_full(
             task, archive, log, settings, trials=trials or _TRIALS, study=study, folds=folds, delay=delay, out=out
         )
@@ -122,13 +113,13 @@ def tune_command(
         raise UsageError("optuna is not installed: pip install 'weir[train]'")
     if labels and label_delay is None:
         raise UsageError("labels become known late: say how late with --label-delay, such as 7d (0s for at once)")
-    delay_s = None if label_delay is None else duration("--label-delay", label_delay)
+    delay_s = None if label_delay is None else options.duration("--label-delay", label_delay)
     told, ends = _Told(data, labels or [], delay_s), time.monotonic() + minutes * 60
     try:
         _tune(task, told, ends, trials or _MOST_TRIALS, judge, metric, processes, seed, study, out)
     except KeyboardInterrupt:
         say(f"interrupted: the same command goes on with {study}")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(options.INTERRUPTED) from None
 
 
 def _check_files(study: Path, out: Path | None, inputs: Sequence[Path]) -> None:
@@ -322,7 +313,7 @@ def _search(tuner: Tuner, trials: int) -> TrialResult:
             return tuner.run(trials, advance, _note)
     except KeyboardInterrupt:
         say(f"interrupted: the same command goes on with {tuner.study}")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(options.INTERRUPTED) from None
 
 
 def _note(trial: TrialResult) -> None:

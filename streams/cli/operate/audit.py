@@ -9,17 +9,9 @@ import msgspec
 import typer
 
 from weir.online.errors import UNREADABLE
+from weir.streams.cli import options
 from weir.streams.cli.console import output, say, table, to_json, utc
 from weir.streams.cli.operate.keys import DirectoryOption, database_of
-from weir.streams.cli.options import (
-    BootstrapOption,
-    ConfigOption,
-    EntityOption,
-    JsonOption,
-    SinceOption,
-    moment,
-    settings_of,
-)
 from weir.streams.config import topics
 from weir.streams.text import printable
 
@@ -35,9 +27,9 @@ KafkaOption = Annotated[bool, typer.Option("--kafka", help="Of a service beside 
 def verify_command(
     kafka: KafkaOption = False,
     directory: DirectoryOption = None,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-    bootstrap: BootstrapOption = None,
+    as_json: options.JsonOption = False,
+    config: options.ConfigOption = None,
+    bootstrap: options.BootstrapOption = None,
 ) -> None:
     """Check that no record was changed, added or removed; the exit status is 1 where one was.
 
@@ -49,7 +41,7 @@ def verify_command(
 
         weir audit verify --dir /var/lib/weir
     """
-    settings = settings_of(config, bootstrap, {"serve.directory": directory})
+    settings = options.settings_of(config, bootstrap, {"serve.directory": directory})
     engine = database_of(settings.serve)
     from weir.streams.service.access.audit.audit_chain import verify
     from weir.streams.service.access.audit.audit_trail import anchors_in
@@ -74,13 +66,13 @@ def verify_command(
 def show_command(
     who: Annotated[str | None, typer.Option("--who", help="Of a caller whose id or name has this in it.")] = None,
     action: Annotated[str | None, typer.Option("--action", help="Whose action has this in it: verdict.")] = None,
-    entity: EntityOption = None,
-    since: SinceOption = None,
+    entity: options.EntityOption = None,
+    since: options.SinceOption = None,
     kafka: KafkaOption = False,
     directory: DirectoryOption = None,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-    bootstrap: BootstrapOption = None,
+    as_json: options.JsonOption = False,
+    config: options.ConfigOption = None,
+    bootstrap: options.BootstrapOption = None,
 ) -> None:
     """Show who did what, oldest first.
 
@@ -90,10 +82,10 @@ def show_command(
 
         weir audit show --entity user-7 --json
     """
-    settings = settings_of(config, bootstrap, {"serve.directory": directory})
+    settings = options.settings_of(config, bootstrap, {"serve.directory": directory})
     from weir.streams.service.access.audit.audit_chain import AuditFilter
 
-    wanted = AuditFilter(who, action, entity, since=0.0 if since is None else moment("--since", since))
+    wanted = AuditFilter(who, action, entity, since=0.0 if since is None else options.moment("--since", since))
     records = [_document(value) for _, value in _records(settings, kafka)]
     found = [record for record in records if record is not None and wanted.accepts(record)]
     if odd := records.count(None):

@@ -13,17 +13,8 @@ import msgspec
 import typer
 
 from weir.online.errors import UNREADABLE
+from weir.streams.cli import options
 from weir.streams.cli.console import confirmed, output, say, table, to_json, utc
-from weir.streams.cli.options import (
-    BootstrapOption,
-    ConfigOption,
-    EntityOption,
-    JsonOption,
-    SinceOption,
-    YesOption,
-    moment,
-    settings_of,
-)
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import producer
@@ -104,12 +95,12 @@ def parse_offsets(text: str | None) -> tuple[tuple[int, int], ...]:
 def list_command(
     task: TaskOption,
     offsets: OffsetsOption = None,
-    entity: EntityOption = None,
-    since: SinceOption = None,
+    entity: options.EntityOption = None,
+    since: options.SinceOption = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10**6, help="Show the newest so many.")] = _SHOWN,
-    config: ConfigOption = None,
-    bootstrap: BootstrapOption = None,
-    as_json: JsonOption = False,
+    config: options.ConfigOption = None,
+    bootstrap: options.BootstrapOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Show examples, the newest last, with the offsets that `quarantine` takes.
 
@@ -119,7 +110,7 @@ def list_command(
 
         weir examples list --task fraud --entity user-7 --json
     """  # fmt: skip
-    settings = settings_of(config, bootstrap)
+    settings = options.settings_of(config, bootstrap)
     choice = _choice(task, offsets, entity, since)
     found, quarantines = asyncio.run(_find(settings, choice))
     _show(found[-limit:], quarantines, as_json)
@@ -131,16 +122,16 @@ def list_command(
 def quarantine_command(
     task: TaskOption,
     offsets: OffsetsOption = None,
-    entity: EntityOption = None,
-    since: SinceOption = None,
+    entity: options.EntityOption = None,
+    since: options.SinceOption = None,
     reason: Annotated[str | None, typer.Option("--reason", help="Kept with the order.")] = None,
-    yes: YesOption = False,
+    yes: options.YesOption = False,
     wait: Annotated[
         Path | None, typer.Option("--wait", metavar="TASKFILE", help="Wait until a worker has stored the new model.")
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=1, max=86_400, help="Seconds to wait at most.")] = 300.0,
-    config: ConfigOption = None,
-    bootstrap: BootstrapOption = None,
+    config: options.ConfigOption = None,
+    bootstrap: options.BootstrapOption = None,
 ) -> None:
     """Take examples back: every worker folds the task's model again without them.
 
@@ -162,7 +153,7 @@ def quarantine_command(
     """  # fmt: skip
     if offsets is None and entity is None and since is None:
         raise UsageError("say which examples: give --offsets, --entity or --since")
-    settings = settings_of(config, bootstrap)
+    settings = options.settings_of(config, bootstrap)
     found, quarantines = asyncio.run(_find(settings, _choice(task, offsets, entity, since)))
     # What is taken back already would make the order longer, and its ranges are limited.
     new = [f for f in found if not _held(quarantines, f.offset)]
@@ -182,7 +173,7 @@ def quarantine_command(
 
 
 def _choice(task: str, offsets: str | None, entity: str | None, since: str | None) -> Choice:
-    return Choice(task, parse_offsets(offsets), entity, None if since is None else moment("--since", since))
+    return Choice(task, parse_offsets(offsets), entity, None if since is None else options.moment("--since", since))
 
 
 async def _find(settings: Settings, choice: Choice) -> tuple[list[Found], list[Quarantine]]:
@@ -190,8 +181,8 @@ async def _find(settings: Settings, choice: Choice) -> tuple[list[Found], list[Q
     from weir.streams.kafka.consume.range_reader import RangeReader  # it brings the Kafka client
 
     decoder, found, quarantines = msgspec.json.Decoder(_Row), list[Found](), list[Quarantine]()
-    options, limits = settings.kafka.client_options("examples"), settings.limits_of(topics.EXAMPLES)
-    async with RangeReader(options, settings.topics.name(topics.EXAMPLES), limits=limits) as reader:
+    client, limits = settings.kafka.client_options("examples"), settings.limits_of(topics.EXAMPLES)
+    async with RangeReader(client, settings.topics.name(topics.EXAMPLES), limits=limits) as reader:
         # Partition 0 alone, as replicas read it: there is one order of examples.
         first, end = await reader.bounds(0)
         async for offsets, records, *_ in reader.read(0, first, end):

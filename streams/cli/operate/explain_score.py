@@ -13,17 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from weir.streams.cli import options
 from weir.streams.cli.console import bar, output, say, table, to_json, utc
-from weir.streams.cli.options import (
-    BootstrapOption,
-    ConfigOption,
-    EntityOption,
-    JsonOption,
-    SinceOption,
-    duration,
-    moment,
-    settings_of,
-)
 from weir.streams.cli.processes.process import needed
 from weir.streams.config import topics
 from weir.streams.errors import UsageError, in_words
@@ -44,8 +35,8 @@ def explain_score_command(
     partition: Annotated[
         int | None, typer.Option("--partition", "-p", min=0, max=10**6, help="Look only there.")
     ] = None,
-    entity: EntityOption = None,
-    since: SinceOption = None,
+    entity: options.EntityOption = None,
+    since: options.SinceOption = None,
     repeats_within: Annotated[
         str, typer.Option("--repeats-within", help="How far apart repeats of one event are looked for.")
     ] = "1h",
@@ -53,9 +44,9 @@ def explain_score_command(
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Learn all examples again instead of using stored models.")
     ] = False,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-    bootstrap: BootstrapOption = None,
+    as_json: options.JsonOption = False,
+    config: options.ConfigOption = None,
+    bootstrap: options.BootstrapOption = None,
 ) -> None:
     """Show why an event got its score: the model of then, rebuilt, and what each feature added.
 
@@ -83,14 +74,14 @@ def explain_score_command(
     from weir.streams.model_replicas.fold import ExampleFold  # these bring the Kafka and Redis clients
     from weir.streams.model_replicas.logged_scores import Search
 
-    settings, spec = settings_of(config, bootstrap), load_task(task)
+    settings, spec = options.settings_of(config, bootstrap), load_task(task)
     fold = ExampleFold.of(spec)
     search = Search(
         spec.name,
         event_id,
         partitions=() if partition is None else (partition,),
-        since=None if since is None else moment("--since", since),
-        repeats_s=duration("--repeats-within", repeats_within),
+        since=None if since is None else options.moment("--since", since),
+        repeats_s=options.duration("--repeats-within", repeats_within),
     )
     explained, logged, start = asyncio.run(_explain(settings, fold, search, entity, not from_start))
     if as_json:
@@ -119,8 +110,8 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> list[
     from weir.streams.kafka.partitioners import partitions_of_text
     from weir.streams.model_replicas.logged_scores import find_scores
 
-    options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.PREDICTIONS)
-    async with RangeReader(options, topic, limits=settings.limits_of(topics.PREDICTIONS)) as reader:
+    client, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.PREDICTIONS)
+    async with RangeReader(client, topic, limits=settings.limits_of(topics.PREDICTIONS)) as reader:
         if entity is not None:
             count = len(reader.partitions())
             # Nothing in the topic says by which of the two its producers choose.
@@ -145,7 +136,7 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
     from weir.streams.redis.client import RedisClient
     from weir.streams.redis.store_errors import StoreUnavailable
 
-    options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.EXAMPLES)
+    client, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.EXAMPLES)
     # Without the patience of a worker, which sits out a restart of Redis: the first example is always there to begin
     # with.
     link = RedisClient(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
@@ -158,7 +149,7 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
                 say(words, style="yellow")
                 stored = False
         with bar(what := "examples learned again") as progress:
-            reader, told = partial(RangeReader, options, topic), partial(progress, what)
+            reader, told = partial(RangeReader, client, topic), partial(progress, what)
             snapshots = ModelSnapshots(link) if stored else None
             return await rebuild(reader, fold, version, snapshots=snapshots, progress=told)
     finally:

@@ -13,17 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weir.streams.cli import options
 from weir.streams.cli.console import bar_of_each, confirmed, output, say, table, to_json, utc
-from weir.streams.cli.options import (
-    BootstrapOption,
-    ConfigOption,
-    JsonOption,
-    TasksOption,
-    YesOption,
-    moment,
-    settings_of,
-    tasks_of,
-)
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,13 +33,13 @@ _DAY_S, _HOUR_S, _MINUTE_S = 86_400.0, 3600.0, 60.0
 @features_app.command("get")
 def get_command(
     entity: Annotated[str, typer.Argument(metavar="ENTITY", help="Such as a user's or a merchant's.")],
-    tasks: TasksOption = None,
+    tasks: options.TasksOption = None,
     only: Annotated[str | None, typer.Option("--table", help="Only this table, such as fraud.user.")] = None,
     at: Annotated[
         str | None, typer.Option("--at", help="Values at this time, or so long ago; else at the last change.")
     ] = None,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
+    as_json: options.JsonOption = False,
+    config: options.ConfigOption = None,
 ) -> None:
     """Show what the store holds of an entity: every table's row as named features.
 
@@ -63,9 +54,9 @@ def get_command(
 
         weir features get user-0007 --json | jq '.[].values'
     """
-    settings = settings_of(config, None)
-    wanted = _tables(tasks_of(tasks or [], settings), only)
-    found = asyncio.run(_read(settings, wanted, entity, None if at is None else moment("--at", at)))
+    settings = options.settings_of(config, None)
+    wanted = _tables(options.tasks_of(tasks or [], settings), only)
+    found = asyncio.run(_read(settings, wanted, entity, None if at is None else options.moment("--at", at)))
     if as_json:
         print(to_json([_document(row) for row in found]))
     else:
@@ -161,7 +152,10 @@ def _document(found: TableRow) -> dict[str, Any]:
 
 @features_app.command("rebuild")
 def rebuild_command(
-    tasks: TasksOption = None, yes: YesOption = False, config: ConfigOption = None, bootstrap: BootstrapOption = None
+    tasks: options.TasksOption = None,
+    yes: options.YesOption = False,
+    config: options.ConfigOption = None,
+    bootstrap: options.BootstrapOption = None,
 ) -> None:
     """Fill an emptied store again from Kafka, up to the offsets the workers have completed.
 
@@ -180,8 +174,8 @@ def rebuild_command(
 
     from weir.streams.worker.rebuild import rebuild
 
-    settings = settings_of(config, bootstrap)
-    found = tasks_of(tasks or [], settings)
+    settings = options.settings_of(config, bootstrap)
+    found = options.tasks_of(tasks or [], settings)
     question = f"Write the rows of {', '.join(task.name for task in found)} in {settings.redis.url} anew?"
     if not yes and not confirmed(question):
         say("nothing done")

@@ -15,27 +15,20 @@ import typer
 
 from weir.streams.cli.console import bar_of_each, say
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
-from weir.streams.cli.processes.process import (
-    LogLevelOption,
-    TasksArgument,
-    WebOption,
-    address,
-    keeps_running,
-    log_to_stderr,
-)
+from weir.streams.cli.processes import process
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from weir.streams.config.settings import Settings
 
 
-@keeps_running
+@process.keeps_running
 def trainer_command(
-    tasks: TasksArgument = None,
+    tasks: process.TasksArgument = None,
     once: Annotated[bool, typer.Option("--once", help="Answer the requests there are, then end.")] = False,
     work: Annotated[Path | None, typer.Option("--work", help="Directory for data sets and checkpoints.")] = None,
-    web: WebOption = None,
-    log_level: LogLevelOption = "info",
+    web: process.WebOption = None,
+    log_level: process.LogLevelOption = "info",
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -68,10 +61,10 @@ def trainer_command(
 
     from weir.streams.checks.link_checks import warn_of_links
 
-    given = {"trainer.work": str(work) if work is not None else None, **address(web, "trainer")}
+    given = {"trainer.work": str(work) if work is not None else None, **process.address(web, "trainer")}
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
-    log_to_stderr(log_level)
+    process.log_to_stderr(log_level)
     warn_of_links(settings)
     say(_banner(settings, [task.name for task in found if task.full is not None]))
     module = _trainer_module()

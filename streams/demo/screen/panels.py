@@ -12,15 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from weir.online.decisions.alert_state import AlertState, Severity
-from weir.streams.demo.screen.number_words import (
-    decimals,
-    event_time,
-    metric_name,
-    milliseconds,
-    minutes,
-    short_count,
-    sparkline,
-)
+from weir.streams.demo.screen import number_words
 from weir.streams.demo.screen.snapshot import DemoSnapshot, Finding, FullRow, TaskRow
 from weir.streams.text import printable
 
@@ -66,20 +58,20 @@ def header(snapshot: DemoSnapshot, width: int) -> RenderableType:
         finished_style="green",
     )
     first.add_row(
-        Text.assemble("event time ", (event_time(snapshot.event_ts), "bold"), (" UTC", _QUIET)),
+        Text.assemble("event time ", (number_words.event_time(snapshot.event_ts), "bold"), (" UTC", _QUIET)),
         bar,
-        Text(f"{minutes(snapshot.elapsed_s)} / {minutes(snapshot.duration_s)}", style="bold"),
+        Text(f"{number_words.minutes(snapshot.elapsed_s)} / {number_words.minutes(snapshot.duration_s)}", style="bold"),
     )
     return framed("weir demo", Group(first, *vital_lines(snapshot, width)))
 
 
 def vital_lines(snapshot: DemoSnapshot, width: int) -> list[Text]:
     """Throughput and latency: one line where they fit side by side, else two."""
-    rate = (sparkline(snapshot.rate_history, 10 if width < _NARROW else 16), "green")
+    rate = (number_words.sparkline(snapshot.rate_history, 10 if width < _NARROW else 16), "green")
     so_far = f"  {snapshot.events:,} so far"
     speed = one_line((f"{snapshot.events_per_s:,.0f}", "bold green"), " events/s ", rate, so_far)
     of = {"p50": snapshot.latency_p50_ms, "p95": snapshot.latency_p95_ms, "p99": snapshot.latency_p99_ms}
-    latency = one_line("latency ", *_pairs(*((name, milliseconds(value)) for name, value in of.items())))
+    latency = one_line("latency ", *_pairs(*((name, number_words.milliseconds(value)) for name, value in of.items())))
     if speed.cell_len + latency.cell_len + 7 > width:
         return [speed, latency]
     gap = width - 4 - speed.cell_len - latency.cell_len
@@ -103,7 +95,7 @@ def tasks(snapshot: DemoSnapshot, width: int, rows: int) -> RenderableType:
     spark = 8 if width < _NARROW else 36 if wide else 14
     table = plain_table()
     table.add_column("task", ratio=1, min_width=min(max((len(task.name) for task in snapshot.tasks), default=0), 16))
-    for title in ("scored", "learned", *(printable(metric_name(name)) for name in metrics)):
+    for title in ("scored", "learned", *(printable(number_words.metric_name(name)) for name in metrics)):
         table.add_column(title, justify="right")
     table.add_column("trend", width=spark)
     table.add_column("model version" if wide else "model", justify="right")
@@ -128,17 +120,17 @@ def _task_cells(task: TaskRow, metrics: list[str], spark: int) -> list[Text]:
     values = []
     for name in metrics:
         style = "bold" if name == task.main_metric else ""
-        values.append(Text(decimals(task.metrics.get(name, float("nan"))), style=style))
+        values.append(Text(number_words.decimals(task.metrics.get(name, float("nan"))), style=style))
     return [
         Text(printable(task.name), style="bold"),
-        Text(short_count(task.scored)),
-        Text(short_count(task.labels)),
+        Text(number_words.short_count(task.scored)),
+        Text(number_words.short_count(task.labels)),
         *values,
-        Text(sparkline(task.history, spark), style="green"),
-        Text(f"v{short_count(task.labels)}"),
-        Text(decimals(task.threshold)),
-        Text.assemble((short_count(task.alerts_open), "bold yellow" if task.alerts_open else ""),
-                      (f"/{short_count(task.alerts_opened)}", _QUIET)),
+        Text(number_words.sparkline(task.history, spark), style="green"),
+        Text(f"v{number_words.short_count(task.labels)}"),
+        Text(number_words.decimals(task.threshold)),
+        Text.assemble((number_words.short_count(task.alerts_open), "bold yellow" if task.alerts_open else ""),
+                      (f"/{number_words.short_count(task.alerts_opened)}", _QUIET)),
     ]  # fmt: skip
 
 
@@ -153,9 +145,9 @@ def full_line(row: FullRow, spark: int) -> Text:
     """One full model: the version that serves, the one beside it, its metric, and what is being done."""
     serves = Text.assemble((f"v{row.serving}", "bold green"), " serves")
     beside = f", v{row.shadow} in shadow" if row.shadow else ""
-    alone = f"  {row.metric} {decimals(row.history[-1], 2)} " if row.history else ""
+    alone = f"  {row.metric} {number_words.decimals(row.history[-1], 2)} " if row.history else ""
     words = ("  " + printable(row.words), "yellow" if row.busy else _QUIET)
-    course = (sparkline(row.history, spark), "green")
+    course = (number_words.sparkline(row.history, spark), "green")
     serves = serves if row.serving else Text("none serves yet")
     return one_line((f"{printable(row.task)}: ", "bold magenta"), serves, beside, (alone, "bold"), course, words)
 
@@ -190,12 +182,12 @@ def _alert_cells(alert: AlertState, lines: int) -> list[Text]:
         Text(*_SEVERITIES[alert.severity]),
         Text(printable(alert.task)),
         Text(who, style="bold"),
-        Text(decimals(alert.score)),
+        Text(number_words.decimals(alert.score)),
     ]
     if lines == 1:
         return [*cells, Text("; ".join(reasons))]
     why = "\n".join([*reasons[:1], "; ".join(reasons[1:])])
-    return [*cells, Text(event_time(alert.opened_at, "%d %b %H:%M"), style=_QUIET), Text(why)]
+    return [*cells, Text(number_words.event_time(alert.opened_at, "%d %b %H:%M"), style=_QUIET), Text(why)]
 
 
 def drifts(rows: tuple[Finding, ...], room: int, wrap: bool = False) -> RenderableType:
@@ -211,7 +203,7 @@ def drifts(rows: tuple[Finding, ...], room: int, wrap: bool = False) -> Renderab
 def drift_line(row: Finding, wrap: bool = False) -> Text:
     """One drift: when, where, and what moved."""
     return Text.assemble(
-        (event_time(row.ts, "%d %b %H:%M") + "  ", _QUIET),
+        (number_words.event_time(row.ts, "%d %b %H:%M") + "  ", _QUIET),
         (f"{printable(row.task)}: ", "bold magenta"),
         printable(row.words),
         no_wrap=not wrap,

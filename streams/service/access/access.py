@@ -16,14 +16,13 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from weir.streams.config.serve_settings import is_loopback
-from weir.streams.service.access.access_guard import Visit
 from weir.streams.service.access.api_keys import KeyStore, digest, parts_of
 from weir.streams.service.access.audit.audit_trail import Audit
-from weir.streams.service.access.caller import Caller, administrator, limited
 from weir.streams.service.access.login.login_routes import Cookies, LoginRoutes
 from weir.streams.service.access.login.sessions import Session, SessionStore, csrf_token_of
 from weir.streams.service.access.rates import FailedLogins, Rates
 from weir.streams.service.access.roles import INGEST, ROLES
+from weir.streams.service.access.scopes import Caller, Visit, administrator, limited
 from weir.streams.service.access.users import administrators_token, link_to, refuse_nobody, sign_on_of
 from weir.streams.service.problems import DatabaseAway, Problem
 from weir.streams.service.store.database import access_database

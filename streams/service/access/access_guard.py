@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -11,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.scopes import Visit
 from weir.streams.service.problems import DatabaseAway, Problem
 from weir.streams.service.store.database import AWAY
 
@@ -32,43 +30,6 @@ _PAGE: Final = (
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'; "
     "require-trusted-types-for 'script'"
 )
-
-
-@dataclass(slots=True)
-class Visit:
-    """What one request did, as far as who may do what is concerned; ``request.scope["weir"]``.
-
-    Parameters
-    ----------
-    caller, scope : who, and what was needed; set by the check of the route.
-    facts : what a handler adds to the audit's record: ``task``, ``subject``, ``object``, ``reason``.
-    nonce : of the page's scripts, where one asked for it.
-    told : whether the audit is told; not of what a page repeats by itself every few seconds.
-    """
-
-    caller: Caller | None = None
-    scope: str = ""
-    facts: dict[str, str] = field(default_factory=dict)
-    nonce: str = ""
-    told: bool = True
-
-
-def caller_of(request: Request) -> Caller:
-    """Who sent a request, as the check of its route found."""
-    caller: Caller = request.scope["weir"].caller
-    return caller
-
-
-def nonce_of(request: Request) -> str:
-    """What a script element of the page that answers ``request`` has to carry."""
-    visit: Visit = request.scope["weir"]
-    visit.nonce = visit.nonce or secrets.token_urlsafe(16)
-    return visit.nonce
-
-
-def tell_audit(request: Request, **facts: str) -> None:
-    """Add to what the audit will hold of this request: ``task``, ``subject``, ``object``, ``reason``."""
-    request.scope["weir"].facts.update(facts)
 
 
 class Guard:

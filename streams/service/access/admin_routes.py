@@ -11,13 +11,11 @@ from fastapi import Query, Request
 from pydantic import BaseModel, Field
 
 from weir.streams.config import topics
-from weir.streams.service.access.access_guard import tell_audit
 from weir.streams.service.access.api_keys import limits_of
 from weir.streams.service.access.audit.audit_chain import ChainCheck
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
-from weir.streams.service.log_reading import every_record
+from weir.streams.service.access.scopes import Caller, needs, tell_audit
 from weir.streams.service.parts import View
+from weir.streams.service.ports import every_record
 from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from sqlalchemy import Engine, insert, select, update
 
 from weir.online.codec.wire import ID_CHARS
 from weir.streams.errors import UsageError
-from weir.streams.service.access.caller import Caller, limited
 from weir.streams.service.access.roles import ROLES, SCOPES
+from weir.streams.service.access.scopes import Caller, limited
 from weir.streams.service.store.database import execute, fetched
 from weir.streams.service.store.tables import API_KEYS
 from weir.streams.text import printable

@@ -11,7 +11,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from weir.streams.config.serve_settings import AccessSettings
-from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.scopes import Caller
 from weir.streams.service.problems import Problem
 
 _CALLERS: Final = 10_000

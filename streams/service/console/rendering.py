@@ -18,11 +18,9 @@ from pydantic import BaseModel, ValidationError
 
 from weir.streams.pages.environment import environment
 from weir.streams.pages.values import FOLDER
-from weir.streams.service.access.access_guard import nonce_of
-from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.login.sessions import csrf_token_of
 from weir.streams.service.access.roles import ROLES
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, needs, nonce_of
 from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:

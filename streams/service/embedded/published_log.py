@@ -18,10 +18,9 @@ import msgspec
 
 from weir.online.errors import UNREADABLE
 from weir.streams.config import topics
-from weir.streams.embedded.embedded_log import LoggedBatch
+from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
 from weir.streams.errors import LogError
 from weir.streams.records import Record
-from weir.streams.service.embedded.output_log import OutputLog
 
 _NAMED_BY: Final[Mapping[str, Sequence[str]]] = {
     topics.PREDICTIONS: ("task", "event_id"),
@@ -80,6 +79,28 @@ class _Lane:
                 return records[i:]
             self.met += 1
         return ()
+
+
+class OutputLog(EmbeddedLog):
+    """The log of outputs, which also hands out what was appended: nobody has to read that back from the disk.
+
+    Only the appending thread takes.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory=directory)
+        self._made: list[LoggedBatch] = []
+
+    def append(self, topic: str, records: Sequence[Record]) -> list[LoggedBatch]:
+        """See ``EmbeddedLog``."""
+        made = super().append(topic, records)
+        self._made += made
+        return made
+
+    def take(self) -> list[LoggedBatch]:
+        """What was appended since the last call, in memory."""
+        made, self._made = self._made, []
+        return made
 
 
 class PublishedLog(OutputLog):

@@ -22,10 +22,10 @@ from weir.streams.config.settings import Settings
 from weir.streams.embedded.embedded_host import READ, EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
 from weir.streams.embedded.host_state import Outcome as HostOutcome
+from weir.streams.embedded.ticks import IDLE_S, IdleStreams
 from weir.streams.errors import LogError, LogFull, in_words
 from weir.streams.service.embedded.appends import Append, GroupCommit, MergedAppends, Step, merged
 from weir.streams.service.embedded.data_directory import DataDirectory
-from weir.streams.service.embedded.idle_streams import IDLE_S, IdleStreams
 from weir.streams.service.embedded.published_log import PublishedLog
 from weir.streams.service.ports import Decoded
 from weir.streams.service.problems import OverloadError, Problem

@@ -18,8 +18,7 @@ from weir.online.codec.wire import parse_time
 from weir.online.decisions.alert_state import Severity
 from weir.online.durations import parse_duration
 from weir.streams.errors import WeirError
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, needs
 from weir.streams.service.feed.fan_out import FanOut
 from weir.streams.service.feed.feed_client import FeedClient, heartbeat
 from weir.streams.service.feed.feed_item import KINDS, FeedFilter, FeedItem, Kind

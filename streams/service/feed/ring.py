@@ -15,8 +15,7 @@ from typing import Final
 from weir.streams.records import RecordBatch
 from weir.streams.service.feed.feed_item import FeedFilter, FeedItem
 from weir.streams.service.feed.place import LETTERS, Place, Shard
-from weir.streams.service.log_reading import within
-from weir.streams.service.ports import ServiceLog
+from weir.streams.service.ports import ServiceLog, within
 from weir.streams.service.problems import Problem
 
 _RECORD_BYTES: Final = 400

@@ -22,8 +22,7 @@ from weir.online.codec.decode import DecodedEvents
 from weir.online.stages.scoring import seen_by
 from weir.streams.config import topics
 from weir.streams.records import RecordBatch
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, needs
 from weir.streams.service.intake.decoding import Group
 from weir.streams.service.intake.door import Stream, beside
 from weir.streams.service.intake.intake_answers import DECISIONS, DecisionAnswer, EventResult, TaskDecision

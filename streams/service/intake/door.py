@@ -12,8 +12,7 @@ import msgspec
 from fastapi import Request, Response
 from msgspec.structs import asdict
 
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, needs
 from weir.streams.service.intake import cloud_events
 from weir.streams.service.intake.bodies import LARGE, read_body, split_array, split_body, warm_up
 from weir.streams.service.intake.decoding import Group, InputDecoder

@@ -9,8 +9,7 @@ from typing import Final
 
 from weir.online.codec.decision_blocks import Decision, DecisionBlock, decode_decisions
 from weir.streams.config import topics
-from weir.streams.service.log_reading import records_between
-from weir.streams.service.ports import ServiceLog
+from weir.streams.service.ports import ServiceLog, records_between
 
 log = logging.getLogger(__name__)
 

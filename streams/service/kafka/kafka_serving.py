@@ -23,7 +23,7 @@ from weir.streams.model_replicas.refold import rebuild
 from weir.streams.records import RecordBatch
 from weir.streams.redis.partitions.partition_store import LaneStore
 from weir.streams.service.kafka.kafka_service_log import KafkaServiceLog
-from weir.streams.service.log_reading import ServiceLogReader, every_record, within
+from weir.streams.service.ports import ServiceLogReader, every_record, within
 from weir.streams.service.serve_checks import check_decisions
 from weir.streams.service.service import Service
 

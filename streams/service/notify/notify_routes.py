@@ -13,9 +13,7 @@ from sqlalchemy import Connection, delete, select
 
 from weir.streams.config import topics
 from weir.streams.config.notify_settings import NotifyRule, NotifySettings
-from weir.streams.service.access.access_guard import tell_audit
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, needs, tell_audit
 from weir.streams.service.notify import outbox
 from weir.streams.service.notify.outbox import Entry
 from weir.streams.service.parts import View

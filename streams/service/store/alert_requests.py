@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from weir.online.codec.wire import ID_CHARS, PRINTABLE, WORD_CHARS, Id, MadeId, Note
 from weir.online.decisions.alert_state import Severity
 from weir.online.durations import Seconds
-from weir.streams.service.access.access_guard import caller_of, tell_audit
+from weir.streams.service.access.scopes import caller_of, tell_audit
 from weir.streams.service.store.alert_filter import AlertFilter, Aside
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.cases import Cases

@@ -16,33 +16,10 @@ from weir.streams.errors import in_words
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.parts import Part, View, ended
 from weir.streams.service.problems import Problem
+from weir.streams.service.store import alert_queries as queries
+from weir.streams.service.store import alert_requests as bodies
 from weir.streams.service.store.alert_filter import AlertFilter
-from weir.streams.service.store.alert_queries import (
-    Sort,
-    budget_left,
-    facets_of,
-    happenings_of,
-    history_of,
-    list_alerts,
-    shown,
-)
-from weir.streams.service.store.alert_requests import (
-    Asked,
-    Asks,
-    AssignSaid,
-    By,
-    EscalateSaid,
-    Filtered,
-    HoldSaid,
-    ManySaid,
-    NextSaid,
-    NoteSaid,
-    Sees,
-    VerdictSaid,
-    VerdictsSaid,
-    Version,
-    alert_of,
-)
+from weir.streams.service.store.alert_requests import Asked, Asks, By, Filtered, Sees, Version, alert_of
 from weir.streams.service.store.aside_routes import SavedViews, Snoozes, be_present
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.cases import Cases
@@ -104,7 +81,9 @@ class Store(View, Part):
 
     async def find(
         self,
-        sort: Annotated[Sort | None, Query(description="By default newest; of the queue, expected_loss.")] = None,
+        sort: Annotated[
+            queries.Sort | None, Query(description="By default newest; of the queue, expected_loss.")
+        ] = None,
         cursor: str | None = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
         facets: Annotated[bool, Query(description="Also count by task, state, severity, verdict, assignee.")] = False,
@@ -117,18 +96,18 @@ class Store(View, Part):
         """
         now = time.time()
         sort = sort or ("newest" if of.waits_for is None else "expected_loss")
-        page = await self.cases.ask(list_alerts, of, sort, cursor, limit, now)
-        rows = [shown(row, now) for row in page.rows]
+        page = await self.cases.ask(queries.list_alerts, of, sort, cursor, limit, now)
+        rows = [queries.shown(row, now) for row in page.rows]
         answer: dict[str, Any] = {"alerts": rows, "next": page.next, "total": page.total}
         if facets:
-            answer["facets"] = await self.cases.ask(facets_of, of, now)
+            answer["facets"] = await self.cases.ask(queries.facets_of, of, now)
         if of.waits_for is not None:
             answer["budget"] = await self.budget(of, now)
         return _json(answer | {"trouble": self.projector.trouble})
 
     async def budget(self, of: AlertFilter, now: float) -> dict[str, Any]:
         """How much of a list can still be looked at today; a ``line`` of ``None`` where no task of it has a budget."""
-        left = await self.cases.ask(budget_left, self._tasks_in(of), now)
+        left = await self.cases.ask(queries.budget_left, self._tasks_in(of), now)
         return {"left": left, "line": sum(left.values()) if left else None}
 
     def _tasks_in(self, of: AlertFilter) -> Sequence[TaskSpec]:
@@ -136,18 +115,18 @@ class Store(View, Part):
         return [task for task in seen if of.task in (None, task.name)]
 
     async def next(
-        self, request: Request, said: NextSaid | None = None, of: AlertFilter = Filtered, by: str = By
+        self, request: Request, said: bodies.NextSaid | None = None, of: AlertFilter = Filtered, by: str = By
     ) -> Response:
         """Claim the first alert of your queue that nobody has; ``alert`` is null where there is none.
 
         The filters are those of the list. Two people never get the same alert.
         """
         queue = replace(of, held="exclude", snoozed="exclude") if of.waits_for is None else of
-        alert_id = await self.cases.claim_next(queue, by, (said or NextSaid()).for_s)
+        alert_id = await self.cases.claim_next(queue, by, (said or bodies.NextSaid()).for_s)
         if alert_id is None:
             return _json({"alert": None})
         row = await alert_of(alert_id, request)
-        return _json({"alert": shown(row, time.time())})
+        return _json({"alert": queries.shown(row, time.time())})
 
     async def show(self, row: AlertRow = Asked) -> Response:
         """One alert with its history; of each verdict, when the online model learned it and which version that made."""
@@ -157,22 +136,22 @@ class Store(View, Part):
         self, task: Asks = None, limit: Annotated[int, Query(ge=1, le=500)] = 50, sees: frozenset[str] | None = Sees
     ) -> Response:
         """Model updates and retrain requests, the newest first: what alerts before and after differ by."""
-        return _json({"happenings": await self.cases.ask(happenings_of, sees, task, limit)})
+        return _json({"happenings": await self.cases.ask(queries.happenings_of, sees, task, limit)})
 
     async def verdict(
-        self, said: VerdictSaid, version: Version = None, row: AlertRow = Asked, by: str = By
+        self, said: bodies.VerdictSaid, version: Version = None, row: AlertRow = Asked, by: str = By
     ) -> Response:
         """Say what an alert was: it resolves, and the label goes to the model (none where you are unsure)."""
         done = await self.cases.judge([row], by, said.verdict, said.reason, said.note, _number(version))
         return await self._done(row, done)
 
-    async def verdicts(self, said: VerdictsSaid, by: str = By, sees: frozenset[str] | None = Sees) -> Response:
+    async def verdicts(self, said: bodies.VerdictsSaid, by: str = By, sees: frozenset[str] | None = Sees) -> Response:
         """Say the same of up to 500 alerts; ``results`` tells of each whether it counted, or does not know it yet."""
         return await self._each(
             said.alert_ids, sees, lambda rows: self.cases.judge(rows, by, said.verdict, said.reason, said.note)
         )
 
-    async def undo_many(self, said: ManySaid, by: str = By, sees: frozenset[str] | None = Sees) -> Response:
+    async def undo_many(self, said: bodies.ManySaid, by: str = By, sees: frozenset[str] | None = Sees) -> Response:
         """Take the newest verdict of each alert back; ``results`` are as of many verdicts."""
         return await self._each(said.alert_ids, sees, lambda rows: self.cases.undo(rows, by))
 
@@ -195,7 +174,9 @@ class Store(View, Part):
         """Take the newest verdict back: the alert is as before it, and another label corrects the model."""
         return await self._done(row, await self.cases.undo([row], by, _number(version)))
 
-    async def assign(self, said: AssignSaid, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
+    async def assign(
+        self, said: bodies.AssignSaid, version: Version = None, row: AlertRow = Asked, by: str = By
+    ) -> Response:
         """Claim an alert for a while, hand it over, or release it; a claim again renews it.
 
         409 where somebody else has claimed it.
@@ -204,18 +185,22 @@ class Store(View, Part):
         action, whose = ("release", {}) if said.release else ("assign", whose)
         return await self._done(row, await self.cases.act([row], action, by, _number(version), **whose))
 
-    async def notes(self, said: NoteSaid, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
+    async def notes(
+        self, said: bodies.NoteSaid, version: Version = None, row: AlertRow = Asked, by: str = By
+    ) -> Response:
         """Write a note into the history of an alert."""
         return await self._done(row, await self.cases.act([row], "note", by, _number(version), note=said.note))
 
     async def escalate(
-        self, said: EscalateSaid | None = None, version: Version = None, row: AlertRow = Asked, by: str = By
+        self, said: bodies.EscalateSaid | None = None, version: Version = None, row: AlertRow = Asked, by: str = By
     ) -> Response:
         """Raise an alert for others to look at: it is escalated, and nobody's until somebody claims it."""
         note = said.note if said and said.note else None
         return await self._done(row, await self.cases.act([row], "escalate", by, _number(version), note=note))
 
-    async def hold(self, said: HoldSaid, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
+    async def hold(
+        self, said: bodies.HoldSaid, version: Version = None, row: AlertRow = Asked, by: str = By
+    ) -> Response:
         """Put an alert aside: it leaves the queue until then."""
         until = time.time() + said.for_s
         return await self._done(row, await self.cases.act([row], "hold", by, _number(version), until=until))
@@ -237,9 +222,9 @@ class Store(View, Part):
 
     async def _answer(self, alert_id: str, status: int = 200) -> Response:
         # The history first: what it tells, such as that a label was learned, the row then holds as well.
-        history = await self.cases.ask(history_of, alert_id)
+        history = await self.cases.ask(queries.history_of, alert_id)
         row = await self.cases.row(alert_id, None)
-        return _json(shown(row, time.time()) | history, status, {"ETag": f'"{row.version}"'})
+        return _json(queries.shown(row, time.time()) | history, status, {"ETag": f'"{row.version}"'})
 
 
 def _number(version: str | None) -> int | None:

@@ -17,9 +17,7 @@ from sqlalchemy import Connection, RowMapping, delete, func, or_, select
 
 from weir.online.codec.wire import PRINTABLE, CaseEvent, Id, Note
 from weir.online.durations import Seconds
-from weir.streams.service.access.access_guard import tell_audit
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, needs, tell_audit
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_requests import By, Said, Sees
 from weir.streams.service.store.case_rules import snooze_id

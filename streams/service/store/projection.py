@@ -15,16 +15,9 @@ from weir.online.codec.wire import Alert, CaseEvent, ExampleQuarantine, ModelUpd
 from weir.streams.config import topics
 from weir.streams.records import Record
 from weir.streams.service.notify.outbox import write_notifications
+from weir.streams.service.store import case_rules
 from weir.streams.service.store import tables as t
-from weir.streams.service.store.case_rules import (
-    AlertRow,
-    SnoozeRow,
-    refusal,
-    snooze_refusal,
-    take_alert,
-    take_case_event,
-    take_snooze,
-)
+from weir.streams.service.store.case_rules import AlertRow, SnoozeRow
 from weir.streams.service.store.database import execute, fetched, upsert
 from weir.streams.service.store.learned import RecentExamples, read_examples
 from weir.streams.service.store.tables import notifications
@@ -138,7 +131,7 @@ def _write_alerts(c: Connection, piece: Piece) -> None:
     changes, listed = [], dict[tuple[str, str], dict[str, Any]]()
     for offset, record, alert in found:
         row = rows.setdefault(alert.alert_id, AlertRow(alert.alert_id, alert.task, alert.entity_id))
-        take_alert(row, alert)
+        case_rules.take_alert(row, alert)
         said = alert.model_dump_json(include={"status", "severity", "score", "updated_at"})
         changes.append(_change(piece, offset, alert.alert_id, record.ts, "status", said))
         listed |= {(e, row.alert_id): {"event_id": e, "alert_id": row.alert_id} for e in alert.event_ids}
@@ -164,12 +157,12 @@ def _write_case_events(c: Connection, piece: Piece) -> None:
         known.add(event.case_event_id)
         if row is None:
             before = snoozed.get(event.alert_id)
-            if (refused := snooze_refusal(before, event)) is None:
-                snoozed[event.alert_id] = take_snooze(before, event)
+            if (refused := case_rules.snooze_refusal(before, event)) is None:
+                snoozed[event.alert_id] = case_rules.take_snooze(before, event)
         elif event.action == "learned":  # its row has it from the example, and is what it was
             refused = None
-        elif (refused := refusal(row, event)) is None:
-            take_case_event(row, event, _judge(c, judged, row, event, offset))
+        elif (refused := case_rules.refusal(row, event)) is None:
+            case_rules.take_case_event(row, event, _judge(c, judged, row, event, offset))
         said = event.model_dump_json(exclude_none=True, include=_SAID)
         change = _change(piece, offset, event.alert_id, event.at, event.action, said)
         changes.append({**change, "by": event.by, "case_event_id": event.case_event_id, "refused": refused})

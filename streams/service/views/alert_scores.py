@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
-from weir.streams.service.log_reading import ServiceLogReader
+from weir.streams.service.ports import ServiceLogReader
 from weir.streams.service.store.alert_queries import scored_at
 from weir.streams.service.store.case_rules import AlertRow
 

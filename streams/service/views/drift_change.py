@@ -15,8 +15,7 @@ from weir.online.stages.labelling import PREDICTION
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
 from weir.streams.config import topics
-from weir.streams.service.log_reading import records_between
-from weir.streams.service.ports import ServiceLog
+from weir.streams.service.ports import ServiceLog, records_between
 
 _BEFORE: Final = 16_000
 """Records of all partitions before the drift was found that are looked at, and so many after it:"""

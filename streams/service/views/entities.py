@@ -11,11 +11,9 @@ from fastapi import Query
 
 from weir.streams.checks.entity_rows import TableRow
 from weir.streams.config import topics
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
-from weir.streams.service.log_reading import every_record
+from weir.streams.service.access.scopes import Caller, needs
 from weir.streams.service.parts import View
-from weir.streams.service.ports import ServiceLog
+from weir.streams.service.ports import ServiceLog, every_record
 from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:

@@ -23,10 +23,9 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.ops.instruments import Gauge
 from weir.streams.records import Record
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
-from weir.streams.service.log_reading import every_record
+from weir.streams.service.access.scopes import Caller, needs
 from weir.streams.service.parts import View
+from weir.streams.service.ports import every_record
 from weir.streams.service.problems import Problem
 from weir.streams.service.views.drift_change import change_of
 from weir.streams.trainer.state_journal import FilesJournal

@@ -23,8 +23,8 @@ from weir.online.codec.decision_blocks import decode_decisions
 from weir.streams.config import topics
 from weir.streams.errors import WeirError, in_words
 from weir.streams.ops.instruments import Histogram
-from weir.streams.service.log_reading import every_record
 from weir.streams.service.parts import Part, ended
+from weir.streams.service.ports import every_record
 from weir.streams.service.store.database import upsert
 from weir.streams.service.store.tables import alerts, samples
 

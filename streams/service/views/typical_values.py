@@ -11,8 +11,7 @@ import numpy as np
 
 from weir.online.batch import FloatVector
 from weir.streams.config import topics
-from weir.streams.service.log_reading import every_record
-from weir.streams.service.ports import ServiceLog
+from weir.streams.service.ports import ServiceLog, every_record
 
 SAMPLED: Final = 5_000
 """Newest predictions of each partition; those of one task are among them."""

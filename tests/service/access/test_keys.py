@@ -18,9 +18,9 @@ from weir.streams.errors import UsageError
 from weir.streams.service.access import access as recently_read
 from weir.streams.service.access.access import Access
 from weir.streams.service.access.api_keys import KeyStore
-from weir.streams.service.access.caller import administrator
 from weir.streams.service.access.rates import FailedLogins, Rates
 from weir.streams.service.access.roles import ROLES
+from weir.streams.service.access.scopes import administrator
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.database import access_database
 

@@ -22,7 +22,7 @@ from httpx import AsyncClient
 from tests.service.access.served import bearer
 from tests.service.running import make_service
 from weir.streams.config import topics
-from weir.streams.service.log_reading import every_record
+from weir.streams.service.ports import every_record
 from weir.streams.service.run import configured, listening
 from weir.streams.service.service import Service
 

@@ -17,8 +17,8 @@ from starlette.requests import Request
 from tests.service.access.served import bearer, served
 from weir.streams.service.access import access as recently_read
 from weir.streams.service.access.access import Access
-from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.roles import ROLES, SCOPES
+from weir.streams.service.access.scopes import Caller
 from weir.streams.service.app import create_app
 from weir.streams.service.problems import Problem
 from weir.streams.service.service import Service

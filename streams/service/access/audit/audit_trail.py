@@ -20,9 +20,9 @@ from weir.streams.errors import WeirError, in_words
 from weir.streams.ops.command_user import caller
 from weir.streams.records import Record
 from weir.streams.service.access.audit.audit_chain import AT_ONCE, Link, chained
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.log_reading import every_record
+from weir.streams.service.access.scopes import Caller
 from weir.streams.service.parts import set_within
+from weir.streams.service.ports import every_record
 from weir.streams.service.store.database import execute, fetched
 from weir.streams.service.store.tables import AUDIT_ANCHORS, AUDIT_OUTBOX
 

@@ -11,9 +11,8 @@ from starlette.responses import RedirectResponse
 
 from weir.online.errors import UNREADABLE
 from weir.streams.config.serve_settings import is_loopback
-from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.login.sessions import csrf_token_of
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, needs
 from weir.streams.service.problems import Problem
 from weir.streams.text import printable
 

@@ -11,8 +11,7 @@ from weir.online.decisions.alert_state import SEVERITIES, Severity
 from weir.streams.config.notify_settings import NotifyRule
 from weir.streams.service.access.admin_routes import KeyOrder
 from weir.streams.service.access.audit.audit_chain import AuditFilter
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, needs
 from weir.streams.service.console.rendering import PageGroup, done, said, told
 from weir.streams.service.feed.feed_item import KINDS, Kind
 from weir.streams.service.notify.notify_routes import Status

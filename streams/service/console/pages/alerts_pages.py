@@ -14,23 +14,13 @@ from pydantic import ConfigDict, Field
 from weir.online.codec.wire import Id, MadeId, Note
 from weir.online.durations import Seconds
 from weir.online.task.spec import TaskSpec
-from weir.streams.service.access.access_guard import caller_of
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, caller_of, needs
 from weir.streams.service.console.alert_lists import ListSaid, mark_of, new_since, shown_alerts
 from weir.streams.service.console.rendering import PageGroup, path, said, valid
 from weir.streams.service.problems import Problem
+from weir.streams.service.store import aside_routes as aside
 from weir.streams.service.store.alert_queries import facets_of, list_alerts
 from weir.streams.service.store.alert_requests import CLAIM_S, By, ManySaid, VerdictsSaid
-from weir.streams.service.store.aside_routes import (
-    SnoozeSaid,
-    ViewSaid,
-    delete_view,
-    save_view,
-    snooze_event,
-    snoozes_of,
-    views_of,
-)
 from weir.streams.service.store.case_rules import AlertRow
 
 PART: Final = 50
@@ -96,7 +86,7 @@ class AlertsPages(PageGroup):
         facts |= {
             "facets": counts,
             "verdict_reasons": _reasons_of(task for task in seen if asked.task in (None, task.name)),
-            "views": await store.cases.ask(views_of, caller),
+            "views": await store.cases.ask(aside.views_of, caller),
             "trouble": store.projector.trouble,
         }
         return self._pages.render(request, "alerts.html", **facts)
@@ -162,8 +152,8 @@ class AlertsPages(PageGroup):
         kind: Literal["entity", "reason"] = "entity" if wanted.action == "snooze_entity" else "reason"
         of = {row.alert_id: (row.task, row.entity_id if kind == "entity" else row.reason) for row in rows}
         events = {
-            (task, what): snooze_event(
-                SnoozeSaid(task=task, kind=kind, of=what, for_s=wanted.hold_s, note=wanted.note), by, time.time()
+            (task, what): aside.snooze_event(
+                aside.SnoozeSaid(task=task, kind=kind, of=what, for_s=wanted.hold_s, note=wanted.note), by, time.time()
             )
             for task, what in dict.fromkeys(of.values()) if what
         }  # fmt: skip
@@ -219,7 +209,7 @@ def _reasons_of(tasks: Iterable[TaskSpec]) -> list[str]:
     return list(dict.fromkeys(reason for task in tasks for reason in task.alerts.verdict_reasons))
 
 
-class NamedList(ViewSaid):
+class NamedList(aside.ViewSaid):
     """A list and its name; a form leaves out what is empty, as the query of the usual list."""
 
     query: str = Field("", max_length=2_000)
@@ -237,12 +227,12 @@ class AsidePages(PageGroup):
 
     async def snoozes(self, request: Request, caller: Caller = needs("alerts:read")) -> Response:
         """What is snoozed, until when, by whom, and what it hides."""
-        found = await self._store.cases.ask(snoozes_of, caller.tasks, time.time())
+        found = await self._store.cases.ask(aside.snoozes_of, caller.tasks, time.time())
         return self._pages.render(request, "snoozes.html", snoozes=found)
 
     async def end(self, request: Request, caller: Caller = needs("cases:write"), by: str = By) -> Response:
         """End a snooze before its time."""
-        wanted = await said(request, SnoozeSaid)
+        wanted = await said(request, aside.SnoozeSaid)
         found = await self._store.snoozes.snooze(wanted, request, caller, by)
         return self._pages.render(request, "_snoozes.html", **found)
 
@@ -252,15 +242,15 @@ class AsidePages(PageGroup):
         # Only what a list knows is kept, as a shared view is a link on the pages of others.
         asked = valid(ListSaid, dict(parse_qsl(wanted.query)))
         kept = wanted.model_copy(update={"query": asked.query})
-        await self._store.cases.ask(save_view, kept, caller.id, caller.name)
+        await self._store.cases.ask(aside.save_view, kept, caller.id, caller.name)
         return await self._views(request, caller, asked)
 
     async def delete(self, request: Request, caller: Caller = needs("cases:write")) -> Response:
         """Delete a view of one's own."""
         wanted = await said(request, NamedList)
-        await self._store.cases.ask(delete_view, caller.id, wanted.name)
+        await self._store.cases.ask(aside.delete_view, caller.id, wanted.name)
         return await self._views(request, caller, valid(ListSaid, dict(parse_qsl(wanted.query))))
 
     async def _views(self, request: Request, caller: Caller, asked: ListSaid) -> Response:
-        views = await self._store.cases.ask(views_of, caller)
+        views = await self._store.cases.ask(aside.views_of, caller)
         return self._pages.render(request, "_alert_views.html", views=views, asked=asked)

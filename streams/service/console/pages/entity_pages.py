@@ -10,9 +10,7 @@ from fastapi import Request, Response
 
 from weir.online.errors import UNREADABLE
 from weir.streams.config import topics
-from weir.streams.service.access.access_guard import tell_audit
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, needs, tell_audit
 from weir.streams.service.console.rendering import PageGroup
 from weir.streams.service.console.timelines import PAST, SPREADS, alert_marks, metric_chart, readings_of, score_chart
 from weir.streams.service.store.alert_filter import AlertFilter

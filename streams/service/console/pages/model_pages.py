@@ -8,8 +8,7 @@ import msgspec
 from fastapi import Request, Response
 
 from weir.streams.config import topics
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, needs
 from weir.streams.service.console.rendering import PageGroup, done, said
 from weir.streams.service.store.alert_queries import examples_learned, happenings_of
 from weir.streams.service.views.model_routes import RetrainOrder, RollbackOrder, StageOrder

@@ -14,8 +14,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.pages.environment import when
 from weir.streams.pages.values import number
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
+from weir.streams.service.access.scopes import Caller, needs
 from weir.streams.service.console.rendering import PageGroup
 from weir.streams.service.store.alert_queries import examples_learned, happenings_of
 from weir.streams.service.views.sampling import DAY_S, MAIN, Series, alerts_by_day, series_since
