@@ -27,7 +27,7 @@ from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.embedded_service import EmbeddedServing
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
 from weir.streams.service.embedded.service_engine import Engine, answer_by
-from weir.streams.service.problems import OverloadError, Problem
+from weir.streams.service.parts import OverloadError, Problem
 from weir.streams.service.run import Server, configured, listening
 from weir.streams.service.service import Service
 

@@ -7,6 +7,7 @@ docs/METRICS.md to the list.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -41,24 +42,17 @@ class Definition:
     """Upper bounds of a histogram, in its unit; the last, infinity, is understood."""
 
 
-def _counter(name: str, unit: Unit, meaning: str) -> Definition:
-    return _define(name, "counter", unit, meaning)
-
-
-def _gauge(name: str, unit: Unit, meaning: str) -> Definition:
-    return _define(name, "gauge", unit, meaning)
-
-
-def _histogram(name: str, unit: Unit, buckets: tuple[float, ...], meaning: str) -> Definition:
-    return _define(name, "histogram", unit, meaning, buckets)
-
-
-def _define(name: str, kind: Kind, unit: Unit, meaning: str, buckets: tuple[float, ...] = ()) -> Definition:
+def _define(kind: Kind, name: str, unit: Unit, meaning: str, buckets: tuple[float, ...] = ()) -> Definition:
     """A name and its labels as Prometheus writes them: ``weir_labels_total{task,outcome}``."""
     name, _, labels = name.rstrip("}").partition("{")
     return Definition(name, kind, unit, meaning, tuple(labels.split(",")) if labels else (), buckets)
 
 
+def _histogram(name: str, unit: Unit, buckets: tuple[float, ...], meaning: str) -> Definition:
+    return _define("histogram", name, unit, meaning, buckets)
+
+
+_counter, _gauge = partial(_define, "counter"), partial(_define, "gauge")
 DEFINITIONS: Final[tuple[Definition, ...]] = (
     # What comes in and goes out
     _counter("weir_batches_total{topic}", "batches",

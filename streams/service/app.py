@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Final, cast
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.dependencies import utils
 from fastapi.exceptions import RequestValidationError
@@ -27,7 +26,7 @@ from weir.streams.ops.exposition import CONTENT_TYPE, Exposition
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.redis.store_errors import StoreUnavailable
 from weir.streams.service.access.access_guard import Guard
-from weir.streams.service.problems import ANSWERS, DatabaseAway, OverloadError, Problem
+from weir.streams.service.parts import ANSWERS, DatabaseAway, OverloadError, Problem, answer
 from weir.streams.service.service import Service
 from weir.streams.service.store.database import AWAY
 from weir.streams.text import printable
@@ -56,17 +55,20 @@ def create_app(service: Service) -> FastAPI:
     app.router.routes[:0] = [QuickRoute(route, _PREFIX) for route in often]
     if service.console is not None:
         app.include_router(service.console.router)
-    for path, answer in (("/", front_page), ("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
-        app.add_api_route(path, answer, include_in_schema=False)
-    # Of an error's classes the nearest one's handler is taken: a Problem is a WeirError, and never comes to `_mistake`.
-    app.add_exception_handler(Problem, _problem)
-    for unreachable in (BrokerError, StoreUnavailable):
-        app.add_exception_handler(unreachable, _unreachable)
-    for away in AWAY:
-        app.add_exception_handler(away, _database_away)
-    app.add_exception_handler(WeirError, _mistake)
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    for path, handler in (("/", front_page), ("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
+        app.add_api_route(path, handler, include_in_schema=False)
+    # Of an error's classes the nearest one's handler is taken: a Problem is a WeirError, and is told as it is.
+    handlers: dict[type[Exception], Callable[[Request, Any], Problem]] = {
+        Problem: lambda _, problem: problem,
+        BrokerError: _unreachable,
+        StoreUnavailable: _unreachable,
+        **dict.fromkeys(AWAY, _database_away),
+        WeirError: lambda _, error: Problem(422, "Not usable", str(error)),
+        HTTPException: _refused,
+        RequestValidationError: _invalid,
+    }
+    for kind, problem_of in handlers.items():
+        app.add_exception_handler(kind, partial(_told, problem_of))
     bulk = frozenset(_PREFIX + route.path for route in often)
     app.add_middleware(RequestGuard, registry=service.metrics, bulk=bulk)
     app.add_middleware(Guard, access=service.access)  # the outermost: its headers are on every answer
@@ -138,7 +140,7 @@ def _bounded(receive: Receive) -> Receive:
 
 
 def _health() -> Response:
-    return _json({"status": "alive", "version": version("weir")})
+    return answer({"status": "alive", "version": version("weir")})
 
 
 def _ready(request: Request) -> Response:
@@ -146,7 +148,7 @@ def _ready(request: Request) -> Response:
     reasons = service.serving.ready()
     service.metrics.set("weir_ready", not reasons)
     document = {"ready": not reasons, "reasons": reasons, **service.serving.describe()}
-    return _json(document, 503 if reasons else 200)
+    return answer(document, 503 if reasons else 200)
 
 
 def _metrics(request: Request) -> Response:
@@ -156,61 +158,47 @@ def _metrics(request: Request) -> Response:
     return Response(request.app.state.exposition.render(), media_type=CONTENT_TYPE)
 
 
-def _json(document: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(document), status, media_type="application/json")
-
-
-async def _problem(request: Request, error: Exception) -> Response:
-    return _told(request, cast(Problem, error))
-
-
-def _told(request: Request, problem: Problem) -> Response:
-    """A page where a person asked for one, problem+json for programs."""
-    console = request.app.state.service.console
+async def _told(problem_of: Callable[[Request, Any], Problem], request: Request, error: Exception) -> Response:
+    """What is wrong: a page where a person asked for one, problem+json for programs."""
+    problem, console = problem_of(request, error), request.app.state.service.console
     if console is not None and console.answers(request):
         return cast(Response, console.problem(request, problem))
     return problem.response()
 
 
-async def _unreachable(request: Request, error: Exception) -> Response:
-    return _told(request, OverloadError(str(error)))
+def _unreachable(_: Request, error: Exception) -> Problem:
+    return OverloadError(str(error))
 
 
-async def _database_away(request: Request, error: Exception) -> Response:
+def _database_away(request: Request, error: Exception) -> Problem:
     path = printable(request.url.path, 256)
     logger.error("%s %s: %s", request.method, path, in_words(error).splitlines()[0])
-    return _told(request, DatabaseAway(error))
+    return DatabaseAway(error)
 
 
-async def _mistake(request: Request, error: Exception) -> Response:
-    return _told(request, Problem(422, "Not usable", str(error)))
-
-
-async def _refused(request: Request, error: Exception) -> Response:
+def _refused(request: Request, refused: HTTPException) -> Problem:
     """What the router itself refuses: no such path, another method."""
-    refused = cast(HTTPException, error)
     detail = f"{request.method} {request.url.path[:256]}: {refused.detail}"
     if refused.status_code == 404:
         detail += "; GET /openapi.json lists what there is"
     elif allowed := (refused.headers or {}).get("Allow"):
         detail += f"; it takes {allowed}"
     title = HTTPStatus(refused.status_code).phrase.capitalize()
-    return _told(request, Problem(refused.status_code, title, detail, headers=refused.headers))
+    return Problem(refused.status_code, title, detail, headers=refused.headers)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+def _invalid(request: Request, error: RequestValidationError) -> Problem:
     # The first word of `loc` is FastAPI's, such as query or body; the others are the caller's own names.
-    first: dict[str, Any] = cast(RequestValidationError, error).errors()[0]
+    first: dict[str, Any] = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
     if not where and "json" not in request.headers.get("content-type", ""):  # curl -d calls everything a form
         detail = "the body is none that is called JSON; send a JSON object with Content-Type: application/json"
-        kind = request.headers.get("content-type")
-        return _told(request, Problem(422, "Not valid", detail, parameter="body", value=kind))
+        return Problem(422, "Not valid", detail, parameter="body", value=request.headers.get("content-type"))
     where = where or "body"
     value = first.get("input")
     # Not what holds other values: of a missing field the input is the whole body.
     shown = value if isinstance(value, str | int | float | bool) else None
-    return _told(request, Problem(422, "Not valid", f"{where}: {first['msg']}", parameter=where, value=shown))
+    return Problem(422, "Not valid", f"{where}: {first['msg']}", parameter=where, value=shown)
 
 
 _PLACES: Final = {
@@ -231,8 +219,7 @@ def front_page(request: Request) -> Response:
     """The console for browsers, JSON for programs; says nothing that one would have to sign on for."""
     if "text/html" in request.headers.get("accept", "") and request.app.state.service.console is not None:
         return RedirectResponse("/console/", 303)
-    document = {"name": f"Weir {version('weir')}", "docs": _DOCS, "places": _PLACES}
-    return Response(msgspec.json.encode(document), media_type="application/json")
+    return answer({"name": f"Weir {version('weir')}", "docs": _DOCS, "places": _PLACES})
 
 
 _QUERIES: Final = 256
@@ -279,5 +266,5 @@ class QuickRoute(Route):
         check, name = self._caller.call, self._caller.name
         assert check is not None
         assert name is not None
-        answer: Response = await self._usual.endpoint(request=request, **{name: await check(request)}, **parameters)
-        return answer
+        response: Response = await self._usual.endpoint(request=request, **{name: await check(request)}, **parameters)
+        return response

@@ -1,12 +1,19 @@
-"""What a service is made of: views, which have routes, and parts, which run while it does; how these wait."""
+"""What a service is made of: views, which have routes, and parts, which run while it does; how they answer and wait.
+
+What cannot be served is a problem+json (RFC 9457) that names the value, the limit and the fix.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import APIRouter
+import msgspec
+from starlette.responses import Response
+
+from weir.streams.errors import ShellError
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -22,6 +29,8 @@ class View:
     """
 
     def __init__(self, service: Service, tag: str) -> None:
+        from fastapi import APIRouter  # commands that meet a problem do without it
+
         self._service = service
         self.router = APIRouter(tags=[tag])
         """Without ``/v1``."""
@@ -37,6 +46,11 @@ class Part:
         """End; what waits is answered first."""
 
 
+def answer(document: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A document as JSON."""
+    return Response(msgspec.json.encode(document), status, headers, "application/json")
+
+
 async def set_within(event: asyncio.Event, seconds: float) -> None:
     """Wait until ``event`` is set, but no longer than so many seconds."""
     with suppress(TimeoutError):
@@ -49,3 +63,79 @@ async def ended(task: asyncio.Task[None] | None) -> None:
     if task is not None:
         task.cancel()
         await asyncio.wait([task])
+
+
+MEDIA_TYPE: Final = "application/problem+json"
+SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What is wrong, and how to correct it."},
+        "value": {"description": "What was given."},
+        "limit": {"description": "What is allowed."},
+        "fix": {"type": "string"},
+    },
+}
+_CONTENT: Final = {MEDIA_TYPE: {"schema": SCHEMA}}
+ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {
+        "description": "The request is wrong, or not allowed; its words say how to correct it.",
+        "content": _CONTENT,
+    },
+    422: {"description": "A parameter or the body is not valid.", "content": _CONTENT},
+    "5XX": {"description": "The service cannot serve it now; Retry-After says when, if it knows.", "content": _CONTENT},
+}
+"""What OpenAPI says of every route's problems."""
+
+
+class Problem(ShellError):  # noqa: N818 - RFC 9457 calls it so
+    """A request that cannot be served.
+
+    Parameters
+    ----------
+    status : HTTP status.
+    title : what kind of problem it is, the same words each time.
+    detail : what is wrong this time, and how to correct it.
+    facts : members of the document beside these, such as ``value``, ``limit`` and ``fix``.
+    headers : such as ``Retry-After``.
+    """
+
+    def __init__(
+        self, status: int, title: str, detail: str, *, headers: Mapping[str, str] | None = None, **facts: Any
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail, self.facts = status, title, detail, facts
+        self.headers = dict(headers or {})
+
+    def response(self) -> Response:
+        """The answer."""
+        kind = self.title.lower().replace(" ", "-").replace("'", "")
+        document = {"type": f"urn:weir:problem:{kind}", "title": self.title, "status": self.status}
+        body = msgspec.json.encode({**document, "detail": self.detail, **self.facts})
+        return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+class OverloadError(Problem):
+    """More waits than this process can hold; the caller waits and sends again."""
+
+    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
+        super().__init__(503, "Overloaded", detail, headers={"Retry-After": str(retry_after_s)})
+
+
+class DatabaseAway(Problem):
+    """The database does not answer; ``unknown`` says what is not known or done for it."""
+
+    def __init__(self, error: Exception, unknown: str = "nothing was done that needs it") -> None:
+        detail = f"{unknown}: {type(error).__name__}; see that [serve] database can be reached"
+        super().__init__(503, "Database away", detail, headers={"Retry-After": "2"})
+
+
+class NoLongerKept(Problem):
+    """Records that retention has removed."""
+
+    def __init__(self, topic: str, partition: int, offset: int, first: int) -> None:
+        words = f"{topic}-{partition}: offset {offset} is no longer kept; the first that is has offset {first}"
+        super().__init__(410, "No longer kept", words, value=offset, limit=first)

@@ -18,7 +18,7 @@ from weir.streams.checks.entity_rows import TableRow
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.records import Record, RecordBatch
-from weir.streams.service.problems import NoLongerKept
+from weir.streams.service.parts import NoLongerKept
 
 if TYPE_CHECKING:
     from weir.streams.model_replicas.model_snapshots import ModelSnapshots

@@ -13,6 +13,7 @@ from weir.streams.config.settings import Settings
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.service.access.access import Access
 from weir.streams.service.access.admin_routes import AdminRoutes
+from weir.streams.service.access.scopes import Caller
 from weir.streams.service.console.console import Console
 from weir.streams.service.feed.feed_routes import Feed
 from weir.streams.service.intake.decisions import Decisions
@@ -60,6 +61,10 @@ class Service:
         self._parts, self._running = AsyncExitStack(), AsyncExitStack()
         self.fault = ""
         """Why the process has to end, where it has."""
+
+    def seen_by(self, caller: Caller) -> list[TaskSpec]:
+        """The tasks that a caller may see."""
+        return [task for task in self.tasks if caller.sees(task.name)]
 
     def fail(self, why: str) -> None:
         """Ask for the end of the process: nothing that it answers could be believed any more."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from weir.streams.records import Record, RecordBatch
+from weir.streams.service.parts import NoLongerKept
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span
-from weir.streams.service.problems import NoLongerKept
 
 
 class MemoryBatch(NamedTuple):

@@ -18,7 +18,7 @@ from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
 from weir.streams.errors import LogFull, UsageError
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
-from weir.streams.service.problems import OverloadError, Problem
+from weir.streams.service.parts import OverloadError, Problem
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400.0

@@ -15,7 +15,7 @@ from weir.streams.config.serve_settings import RetentionSettings
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
-from weir.streams.service.problems import NoLongerKept
+from weir.streams.service.parts import NoLongerKept
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from tests.service.memory_log import MemoryServiceLog
 from weir.streams.records import Record
 from weir.streams.service.access.scopes import administrator
 from weir.streams.service.feed import fan_out, feed_item
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 
 pytestmark = pytest.mark.anyio
 

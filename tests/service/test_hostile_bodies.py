@@ -15,7 +15,7 @@ import pytest
 from httpx import AsyncClient
 
 from tests.service.running import EVENT, listening, make_service, running
-from weir.streams.service.problems import OverloadError
+from weir.streams.service.parts import OverloadError
 
 pytestmark = pytest.mark.anyio
 GOOD = json.dumps(EVENT).encode()

@@ -20,8 +20,8 @@ from tests.service.running import EVENT, READING, running
 from weir.streams.config import topics
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.intake.bodies import split_array, split_body
+from weir.streams.service.parts import Problem
 from weir.streams.service.ports import Decoded, Outcome
-from weir.streams.service.problems import Problem
 from weir.streams.service.service import Service
 
 pytestmark = pytest.mark.anyio

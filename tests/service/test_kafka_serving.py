@@ -16,7 +16,7 @@ from weir.streams.errors import BrokerError
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.kafka.kafka_service_log import KafkaServiceLog
 from weir.streams.service.kafka.kafka_serving import KafkaServing
-from weir.streams.service.problems import OverloadError
+from weir.streams.service.parts import OverloadError
 from weir.streams.task_files import load_task
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -24,7 +24,7 @@ from weir.streams.ops.fleet import WEIR, Fleet, end_with_stdin
 
 if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
-    from weir.streams.config.settings import Role, Settings
+    from weir.streams.config.settings import Settings
 
 WORKER: Final = (*WEIR, "worker")
 
@@ -98,14 +98,14 @@ def worker_command(
     process.log_to_stderr(log_level, child)
     if child:
         end_with_stdin()
-        status = _runner()(_of_child(settings, child), found, settings.worker.role)
+        mine = settings.model_copy(update={"worker": settings.worker.of_process(child)})
+        status = _run(mine, found)
     else:
         # Said once, not by each child.
         warn_of_links(settings)
         for line in banner(settings, found):
             say(line)
-        several = settings.worker.processes > 1
-        status = _run_fleet(settings) if several else _runner()(settings, found, settings.worker.role)
+        status = _run_fleet(settings) if settings.worker.processes > 1 else _run(settings, found)
     if status:
         raise typer.Exit(status)
 
@@ -118,10 +118,6 @@ def _check_order(tasks: Sequence[TaskSpec]) -> None:
             "two topics. Remove it: labels then act between batches; or run the task by weir backtest, or by weir "
             "serve without Kafka"
         )
-
-
-def _of_child(settings: Settings, number: int) -> Settings:
-    return settings.model_copy(update={"worker": settings.worker.of_process(number)})
 
 
 def _run_fleet(settings: Settings) -> int:
@@ -151,8 +147,7 @@ def banner(settings: Settings, tasks: Sequence[TaskSpec]) -> list[str]:
     ]
 
 
-def _runner() -> Callable[[Settings, Sequence[TaskSpec], Role], int | None]:
-    """What runs a worker; imported late, because it brings Faust."""
-    from weir.streams.worker.run import run_worker
+def _run(settings: Settings, tasks: Sequence[TaskSpec]) -> int | None:
+    from weir.streams.worker.run import run_worker  # it brings Faust
 
-    return run_worker
+    return run_worker(settings, tasks, settings.worker.role)

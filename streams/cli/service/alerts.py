@@ -90,11 +90,9 @@ def verdict_command(
         weir alerts verdict fraud:u7:e1 confirmed --reason stolen-card
     """
     with service_at(url, key) as client:
-        for known in _VERDICTS:
-            if known == verdict:
-                print(to_json(client.verdict(alert_id, known, reason=reason, note=note)))  # type: ignore[arg-type]
-                return
-    raise UsageError(f"verdict {verdict!r}: give one of {', '.join(_VERDICTS)}")
+        if verdict not in _VERDICTS:
+            raise UsageError(f"verdict {verdict!r}: give one of {', '.join(_VERDICTS)}")
+        print(to_json(client.verdict(alert_id, verdict, reason=reason, note=note)))  # type: ignore[arg-type]
 
 
 @alerts_app.command("undo")

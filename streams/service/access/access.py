@@ -24,7 +24,7 @@ from weir.streams.service.access.rates import FailedLogins, Rates
 from weir.streams.service.access.roles import INGEST, ROLES
 from weir.streams.service.access.scopes import Caller, Visit, administrator, limited
 from weir.streams.service.access.users import administrators_token, link_to, refuse_nobody, sign_on_of
-from weir.streams.service.problems import DatabaseAway, Problem
+from weir.streams.service.parts import DatabaseAway, Problem
 from weir.streams.service.store.database import access_database
 from weir.streams.text import printable
 

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weir.streams.service.access.scopes import Visit
-from weir.streams.service.problems import DatabaseAway, Problem
+from weir.streams.service.parts import DatabaseAway, Problem
 from weir.streams.service.store.database import AWAY
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from weir.streams.config import topics
 from weir.streams.service.access.api_keys import limits_of
 from weir.streams.service.access.audit.audit_chain import ChainCheck
 from weir.streams.service.access.scopes import Caller, needs, tell_audit
-from weir.streams.service.parts import View
+from weir.streams.service.parts import Problem, View
 from weir.streams.service.ports import every_record
-from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service

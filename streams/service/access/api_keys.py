@@ -16,8 +16,7 @@ from weir.online.codec.wire import ID_CHARS
 from weir.streams.errors import UsageError
 from weir.streams.service.access.roles import ROLES, SCOPES
 from weir.streams.service.access.scopes import Caller, limited
-from weir.streams.service.store.database import execute, fetched
-from weir.streams.service.store.tables import API_KEYS
+from weir.streams.service.store.tables import API_KEYS, execute, fetched
 from weir.streams.text import printable
 
 # The 43 characters are what ``token_urlsafe(32)`` makes of 32 bytes.

@@ -12,7 +12,7 @@ from typing import Final
 
 from weir.streams.config.serve_settings import AccessSettings
 from weir.streams.service.access.scopes import Caller
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 
 _CALLERS: Final = 10_000
 _FREE_FAILURES: Final = 5

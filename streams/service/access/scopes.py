@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from weir.streams.service.access.roles import OF_ALL_TASKS, ROLES, SCOPES
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 from weir.streams.text import printable
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 from fastapi import APIRouter, Request, Response
 
-from weir.streams.service.console.pages.admin_pages import AdminPages, FeedPages, LetterPages, NotifyPages
+from weir.streams.service.console.pages.admin_pages import AdminPages, NotifyPages
 from weir.streams.service.console.pages.alert_pages import AlertPages
 from weir.streams.service.console.pages.alerts_pages import AlertsPages, AsidePages
 from weir.streams.service.console.pages.entity_pages import EntityPages
 from weir.streams.service.console.pages.model_pages import ModelPages
 from weir.streams.service.console.pages.overview_pages import OverviewPages
 from weir.streams.service.console.rendering import Assets, Pages
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 from weir.streams.service.views.typical_values import TypicalValues
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 # The page of an alert takes every address below /alerts/, so that the group of the list stands before it.
 _GROUPS: Final = (
-    OverviewPages, AlertsPages, AsidePages, ModelPages, FeedPages, LetterPages, NotifyPages, AdminPages, AlertPages,
-    EntityPages,
+    OverviewPages, AlertsPages, AsidePages, ModelPages, NotifyPages, AdminPages, AlertPages, EntityPages
 )  # fmt: skip
 
 

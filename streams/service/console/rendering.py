@@ -21,7 +21,7 @@ from weir.streams.pages.values import FOLDER
 from weir.streams.service.access.login.sessions import csrf_token_of
 from weir.streams.service.access.roles import ROLES
 from weir.streams.service.access.scopes import Caller, needs, nonce_of
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service

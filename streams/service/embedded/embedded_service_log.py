@@ -12,8 +12,8 @@ from weir.streams.errors import RecordsDropped
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.embedded.appends import Append, Step
 from weir.streams.service.embedded.service_engine import KEPT, OUTPUTS, Engine
+from weir.streams.service.parts import NoLongerKept
 from weir.streams.service.ports import Decoded, Listener, Listeners, Outcome, Span
-from weir.streams.service.problems import NoLongerKept
 from weir.streams.worker.warmup import warm_up
 
 _T = TypeVar("_T")

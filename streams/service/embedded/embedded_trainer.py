@@ -25,9 +25,8 @@ from weir.streams.offline_models.model_updates import update_record
 from weir.streams.ops.metric_registry import Registry as Metrics
 from weir.streams.records import RecordBatch
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
-from weir.streams.service.parts import Part, ended, set_within
+from weir.streams.service.parts import NoLongerKept, Part, Problem, ended, set_within
 from weir.streams.service.ports import within
-from weir.streams.service.problems import NoLongerKept, Problem
 from weir.streams.trainer.job.job_runner import Runner, SubprocessRunner
 from weir.streams.trainer.job.live_examples import decode_live
 from weir.streams.trainer.job.real_steps import directory_workshop

@@ -27,8 +27,8 @@ from weir.streams.errors import LogError, LogFull, in_words
 from weir.streams.service.embedded.appends import Append, GroupCommit, MergedAppends, Step, merged
 from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.published_log import PublishedLog
+from weir.streams.service.parts import OverloadError, Problem
 from weir.streams.service.ports import Decoded
-from weir.streams.service.problems import OverloadError, Problem
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)

@@ -13,9 +13,8 @@ from weir.streams.service.feed.feed_client import End, FeedClient, heartbeat
 from weir.streams.service.feed.feed_item import FeedFilter
 from weir.streams.service.feed.place import LETTERS, Place, Shard
 from weir.streams.service.feed.ring import Replay, Ring
-from weir.streams.service.parts import set_within
+from weir.streams.service.parts import Problem, set_within
 from weir.streams.service.ports import ServiceLog
-from weir.streams.service.problems import Problem
 
 _PAUSE_S: Final = (0.005, 0.1)
 _WOKEN: Final = 64

@@ -23,8 +23,7 @@ from weir.streams.service.feed.fan_out import FanOut
 from weir.streams.service.feed.feed_client import FeedClient, heartbeat
 from weir.streams.service.feed.feed_item import KINDS, FeedFilter, FeedItem, Kind
 from weir.streams.service.feed.place import LETTERS, Place, Shard
-from weir.streams.service.parts import Part, View
-from weir.streams.service.problems import OverloadError, Problem
+from weir.streams.service.parts import OverloadError, Part, Problem, View
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple, Self
 
 from weir.streams.config import topics
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 
 LETTERS: Final = {
     topics.PREDICTIONS: "p",

@@ -15,8 +15,8 @@ from typing import Final
 from weir.streams.records import RecordBatch
 from weir.streams.service.feed.feed_item import FeedFilter, FeedItem
 from weir.streams.service.feed.place import LETTERS, Place, Shard
+from weir.streams.service.parts import Problem
 from weir.streams.service.ports import ServiceLog, within
-from weir.streams.service.problems import Problem
 
 _RECORD_BYTES: Final = 400
 """Of objects around one record; its value counts twice, as it came and as it is sent."""

@@ -21,7 +21,7 @@ from weir.online.codec.foreign_formats import recognise_bytes
 from weir.online.jit import njit
 from weir.streams.config.serve_settings import IntakeSettings
 from weir.streams.kafka.consume.codecs import BatchTooLarge, decompress
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 
 CODECS: Final = {"gzip": 1, "x-gzip": 1, "zstd": 4}
 """Kafka's numbers of the codecs, by the names that HTTP has for them."""

@@ -27,9 +27,8 @@ from weir.streams.service.intake.decoding import Group
 from weir.streams.service.intake.door import Stream, beside
 from weir.streams.service.intake.intake_answers import DECISIONS, DecisionAnswer, EventResult, TaskDecision
 from weir.streams.service.intake.recent_decisions import RecentDecisions, key_of
-from weir.streams.service.parts import Part, View
+from weir.streams.service.parts import Part, Problem, View, answer
 from weir.streams.service.ports import Outcome
-from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -136,7 +135,7 @@ class Decisions(View, Part):
             limit = deadline_ms or self._limits.deadline_ms
             detail = f"after {limit} ms {len(waits.known)} decisions are known, others are late; {fix}"
             raise Problem(504, "Late", detail, limit=limit, fix=fix, results=results)
-        return Response(msgspec.json.encode(DecisionAnswer(results)), media_type="application/json")
+        return answer(DecisionAnswer(results))
 
     def _ask(self, waits: _Request, group: Group, allowed: frozenset[str] | None) -> Group:
         """Note what is to be waited for; what has to be appended for it."""

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
 from fastapi import Request, Response
 from msgspec.structs import asdict
 
@@ -17,9 +16,8 @@ from weir.streams.service.intake import cloud_events
 from weir.streams.service.intake.bodies import LARGE, read_body, split_array, split_body, warm_up
 from weir.streams.service.intake.decoding import Group, InputDecoder
 from weir.streams.service.intake.intake_answers import EVENTS, LABELS, IntakeAnswer, RecordResult
-from weir.streams.service.parts import Part, View
+from weir.streams.service.parts import Part, Problem, View, answer
 from weir.streams.service.ports import Outcome
-from weir.streams.service.problems import Problem
 from weir.streams.worker.warmup import warm_up_structs
 
 if TYPE_CHECKING:
@@ -101,10 +99,10 @@ def _answer(outcomes: Mapping[int, Outcome], count: int, each: bool) -> Response
     """What became of ``count`` records; raises ``Problem`` (422) where none was taken."""
     shown = [RecordResult(i, *outcomes[i]) for i in range(count) if each or outcomes[i].status != "accepted"]
     tally = Counter(outcome.status for outcome in outcomes.values())
-    answer = IntakeAnswer(tally["accepted"], tally["repeat"], tally["refused"], shown)
-    if answer.refused == count:
-        raise Problem(422, "All refused", shown[0].reason, **asdict(answer))
-    return Response(msgspec.json.encode(answer), media_type="application/json")
+    told = IntakeAnswer(tally["accepted"], tally["repeat"], tally["refused"], shown)
+    if told.refused == count:
+        raise Problem(422, "All refused", shown[0].reason, **asdict(told))
+    return answer(told)
 
 
 def _split(headers: Mapping[str, str], body: bytes, most: int, label: bool) -> tuple[list[bytes], dict[int, Outcome]]:

@@ -24,9 +24,8 @@ from weir.streams.kafka.produce.producer import AGAIN, BatchProducer
 from weir.streams.kafka.transport_settings import link_security, transport_settings
 from weir.streams.records import Record, RecordBatch
 from weir.streams.redis.client import RedisClient
-from weir.streams.service.parts import ended
+from weir.streams.service.parts import NoLongerKept, OverloadError, ended
 from weir.streams.service.ports import Decoded, Listener, Listeners, Outcome, Span
-from weir.streams.service.problems import NoLongerKept, OverloadError
 from weir.streams.worker.identity.partitioner import stored_partitioner
 from weir.streams.worker.identity.topic_check import identities
 

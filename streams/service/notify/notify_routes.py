@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from fastapi import Query, Request
@@ -16,10 +14,8 @@ from weir.streams.config.notify_settings import NotifyRule, NotifySettings
 from weir.streams.service.access.scopes import Caller, needs, tell_audit
 from weir.streams.service.notify import outbox
 from weir.streams.service.notify.outbox import Entry
-from weir.streams.service.parts import View
-from weir.streams.service.problems import Problem
-from weir.streams.service.store.database import upsert
-from weir.streams.service.store.tables import notify_rules
+from weir.streams.service.parts import Problem, View
+from weir.streams.service.store.tables import notify_rules, upsert
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -113,20 +109,13 @@ class NotifyRoutes(View):
         if len({rule.name, *others}) > _MOST:
             raise Problem(409, "Too many", f"there are {_MOST} rules already; remove one", limit=_MOST)
         row = {"name": rule.name, "rule": rule.model_dump_json(), "by": caller.name, "at": time.time()}
-        await self._change(lambda c: upsert(c, notify_rules, [row]))
+        await self._service.store.cases.ask(upsert, notify_rules, [row])
         tell_audit(request, object=f"notify-rule:{rule.name}")
         return rule.model_dump(mode="json")
 
     async def remove(self, name: str) -> dict[str, Any]:
         """Remove a rule that people made; one of the settings is then as it is there."""
         gone = delete(notify_rules).where(notify_rules.c.name == name)
-        if not await self._change(lambda c: c.execute(gone).rowcount):
+        if not await self._service.store.cases.ask(lambda c: c.execute(gone).rowcount):
             raise Problem(404, "Not found", f"nobody made a rule {name}; GET /v1/notify/rules lists them", value=name)
         return {"removed": name}
-
-    async def _change(self, change: Callable[[Connection], Any]) -> Any:
-        def run() -> Any:
-            with self._service.store.engine.begin() as connection:
-                return change(connection)
-
-        return await asyncio.to_thread(run)

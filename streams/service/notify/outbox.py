@@ -22,8 +22,7 @@ from weir.streams.service.notify.messages import Delivery, Happening, Message, T
 from weir.streams.service.store import tables as t
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.case_rules import AlertRow
-from weir.streams.service.store.database import upsert
-from weir.streams.service.store.tables import notifications
+from weir.streams.service.store.tables import notifications, upsert
 
 log = logging.getLogger(__name__)
 SOURCES: Final = (topics.ALERTS, topics.CASE_EVENTS)

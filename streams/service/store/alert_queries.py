@@ -6,18 +6,18 @@ import base64
 import binascii
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, Select, func, literal, or_, select, tuple_
+from sqlalchemy import Connection, Select, func, literal, or_, select, tuple_
 
 from weir.online.decisions.alert_cap import DAY_S
 from weir.online.decisions.alert_state import SEVERITIES
 from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.task.spec import TaskSpec
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.tables import SORTS, alert_changes, alerts, examples, happenings, verdicts
@@ -83,9 +83,9 @@ def _place(cursor: str, sort: Sort) -> list[float | str]:
     )  # fmt: skip
 
 
-def find_rows(c: Connection, ids: list[str], tasks: frozenset[str] | None) -> dict[str, AlertRow]:
+def find_rows(c: Connection, ids: Collection[str], tasks: frozenset[str] | None = None) -> dict[str, AlertRow]:
     """Rows by id; those that the caller may not see are as if they were not there."""
-    found = (AlertRow(**row) for row in _mappings(c, select(alerts).where(_A.alert_id.in_(ids))))
+    found = (AlertRow(**row) for row in c.execute(select(alerts).where(_A.alert_id.in_(ids))).mappings())
     return {row.alert_id: row for row in found if tasks is None or row.task in tasks}
 
 
@@ -97,8 +97,8 @@ def history_of(c: Connection, alert_id: str) -> dict[str, list[dict[str, Any]]]:
     chosen = [column for column in verdicts.c if column.name not in ("alert_id", "offset", "state", "examples_before")]
     judged = select(*chosen).where(v.alert_id == alert_id).order_by(v.offset.desc())
     return {
-        "history": [{**row, "details": msgspec.Raw(row["details"].encode())} for row in _mappings(c, changes)],
-        "verdicts": [dict(row) for row in _mappings(c, judged)],
+        "history": [{**row, "details": msgspec.Raw(row["details"].encode())} for row in c.execute(changes).mappings()],
+        "verdicts": [dict(row) for row in c.execute(judged).mappings()],
     }
 
 
@@ -116,10 +116,6 @@ def outcomes_of(c: Connection, case_event_ids: list[str]) -> dict[str, str | Non
     h = alert_changes.c
     found = c.execute(select(h.case_event_id, h.refused).where(h.case_event_id.in_(case_event_ids)))
     return {row.case_event_id: row.refused for row in found}
-
-
-def _mappings(c: Connection, query: Select[Any]) -> list[RowMapping]:
-    return list(c.execute(query).mappings())
 
 
 def shown(row: AlertRow, now: float) -> dict[str, Any]:
@@ -140,7 +136,7 @@ def happenings_of(
     query = query if tasks is None else query.where(h.task.in_(sorted(tasks)))
     query = query if task is None else query.where(h.task == task)
     query = query if topic is None else query.where(h.topic == topic)
-    return [{**row, "record": msgspec.Raw(row["record"].encode())} for row in _mappings(c, query)]
+    return [{**row, "record": msgspec.Raw(row["record"].encode())} for row in c.execute(query).mappings()]
 
 
 def examples_learned(c: Connection) -> dict[str, int | None]:

@@ -8,14 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 from fastapi import Query, Request, Response
 
 from weir.online.task.spec import TaskSpec
 from weir.streams.errors import in_words
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.parts import Part, View, ended
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Part, Problem, View, answer, ended
 from weir.streams.service.store import alert_queries as queries
 from weir.streams.service.store import alert_requests as bodies
 from weir.streams.service.store.alert_filter import AlertFilter
@@ -98,12 +96,12 @@ class Store(View, Part):
         sort = sort or ("newest" if of.waits_for is None else "expected_loss")
         page = await self.cases.ask(queries.list_alerts, of, sort, cursor, limit, now)
         rows = [queries.shown(row, now) for row in page.rows]
-        answer: dict[str, Any] = {"alerts": rows, "next": page.next, "total": page.total}
+        found: dict[str, Any] = {"alerts": rows, "next": page.next, "total": page.total}
         if facets:
-            answer["facets"] = await self.cases.ask(queries.facets_of, of, now)
+            found["facets"] = await self.cases.ask(queries.facets_of, of, now)
         if of.waits_for is not None:
-            answer["budget"] = await self.budget(of, now)
-        return _json(answer | {"trouble": self.projector.trouble})
+            found["budget"] = await self.budget(of, now)
+        return answer(found | {"trouble": self.projector.trouble})
 
     async def budget(self, of: AlertFilter, now: float) -> dict[str, Any]:
         """How much of a list can still be looked at today; a ``line`` of ``None`` where no task of it has a budget."""
@@ -124,9 +122,9 @@ class Store(View, Part):
         queue = replace(of, held="exclude", snoozed="exclude") if of.waits_for is None else of
         alert_id = await self.cases.claim_next(queue, by, (said or bodies.NextSaid()).for_s)
         if alert_id is None:
-            return _json({"alert": None})
+            return answer({"alert": None})
         row = await alert_of(alert_id, request)
-        return _json({"alert": queries.shown(row, time.time())})
+        return answer({"alert": queries.shown(row, time.time())})
 
     async def show(self, row: AlertRow = Asked) -> Response:
         """One alert with its history; of each verdict, when the online model learned it and which version that made."""
@@ -136,7 +134,7 @@ class Store(View, Part):
         self, task: Asks = None, limit: Annotated[int, Query(ge=1, le=500)] = 50, sees: frozenset[str] | None = Sees
     ) -> Response:
         """Model updates and retrain requests, the newest first: what alerts before and after differ by."""
-        return _json({"happenings": await self.cases.ask(queries.happenings_of, sees, task, limit)})
+        return answer({"happenings": await self.cases.ask(queries.happenings_of, sees, task, limit)})
 
     async def verdict(
         self, said: bodies.VerdictSaid, version: Version = None, row: AlertRow = Asked, by: str = By
@@ -168,7 +166,7 @@ class Store(View, Part):
         found: dict[str, dict[str, Any]] = {i: {"status": "done" if i in done else "pending"} for i in rows}
         found |= {i: {"status": "refused", "reason": why} for i, why in done.items() if why}
         unknown = {"status": "unknown", "reason": "no such alert"}
-        return _json({"results": [{"alert_id": i, **found.get(i, unknown)} for i in ids]})
+        return answer({"results": [{"alert_id": i, **found.get(i, unknown)} for i in ids]})
 
     async def undo(self, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
         """Take the newest verdict back: the alert is as before it, and another label corrects the model."""
@@ -224,13 +222,9 @@ class Store(View, Part):
         # The history first: what it tells, such as that a label was learned, the row then holds as well.
         history = await self.cases.ask(queries.history_of, alert_id)
         row = await self.cases.row(alert_id, None)
-        return _json(queries.shown(row, time.time()) | history, status, {"ETag": f'"{row.version}"'})
+        return answer(queries.shown(row, time.time()) | history, status, {"ETag": f'"{row.version}"'})
 
 
 def _number(version: str | None) -> int | None:
     # In quotes as an ETag has it, or without, as a person types it.
     return None if version is None else int(version.strip('"'))
-
-
-def _json(document: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(document), status, headers, "application/json")

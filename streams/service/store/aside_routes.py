@@ -18,11 +18,10 @@ from sqlalchemy import Connection, RowMapping, delete, func, or_, select
 from weir.online.codec.wire import PRINTABLE, CaseEvent, Id, Note
 from weir.online.durations import Seconds
 from weir.streams.service.access.scopes import Caller, needs, tell_audit
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 from weir.streams.service.store.alert_requests import By, Said, Sees
 from weir.streams.service.store.case_rules import snooze_id
-from weir.streams.service.store.database import upsert
-from weir.streams.service.store.tables import alerts, presence, saved_views, snoozes
+from weir.streams.service.store.tables import alerts, presence, saved_views, snoozes, upsert
 
 if TYPE_CHECKING:
     from weir.streams.service.store.alert_store import Store

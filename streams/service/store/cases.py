@@ -18,9 +18,8 @@ from weir.online.codec.wire import ID_CHARS, VERSION, CaseEvent, Label
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.records import Record
-from weir.streams.service.parts import set_within
+from weir.streams.service.parts import Problem, set_within
 from weir.streams.service.ports import ServiceLog
-from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import find_rows, list_alerts, outcomes_of, standing_values
 from weir.streams.service.store.case_rules import VALUES, AlertRow

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Executable, Select, Table, create_engine, event, inspect, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -117,32 +116,6 @@ def _revision(engine: Engine) -> str | None:
         if not inspect(connection).has_table("alembic_version"):
             return None
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-
-
-def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], *, replace: bool = True) -> None:
-    """Insert rows; of a key that is there already, replace the row, or leave it as it is."""
-    if not rows:
-        return
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    made = insert(table)
-    key = [column.name for column in table.primary_key]
-    others = {name: made.excluded[name] for name in rows[0] if name not in key}
-    if replace and others:
-        connection.execute(made.on_conflict_do_update(index_elements=key, set_=others), rows)
-    else:
-        connection.execute(made.on_conflict_do_nothing(), rows)
-
-
-def execute(engine: Engine, *statements: Executable) -> int:
-    """Run statements in one transaction; how many rows the last of them changed."""
-    with engine.begin() as connection:
-        return [connection.execute(each).rowcount for each in statements][-1]
-
-
-def fetched(engine: Engine, query: Select[Any]) -> list[Any]:
-    """The rows of a query."""
-    with engine.connect() as connection:
-        return list(connection.execute(query))
 
 
 def access_database(serve: ServeSettings) -> Engine:

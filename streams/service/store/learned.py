@@ -14,8 +14,7 @@ from weir.online.codec.wire import CaseEvent
 from weir.online.errors import UNREADABLE
 from weir.streams.records import Record
 from weir.streams.service.store.case_rules import VALUES
-from weir.streams.service.store.database import upsert
-from weir.streams.service.store.tables import alert_changes, alert_events, alerts, examples, verdicts
+from weir.streams.service.store.tables import alert_changes, alert_events, alerts, examples, upsert, verdicts
 
 REMEMBERED: Final = 5_000
 """A label lane that starts again publishes its last examples again, and models learn them once: so many records before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -17,10 +17,10 @@ from weir.streams.records import Record
 from weir.streams.service.notify.outbox import write_notifications
 from weir.streams.service.store import case_rules
 from weir.streams.service.store import tables as t
+from weir.streams.service.store.alert_queries import find_rows
 from weir.streams.service.store.case_rules import AlertRow, SnoozeRow
-from weir.streams.service.store.database import execute, fetched, upsert
 from weir.streams.service.store.learned import RecentExamples, read_examples
-from weir.streams.service.store.tables import notifications
+from weir.streams.service.store.tables import execute, fetched, upsert
 
 log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=WireModel)
@@ -53,7 +53,7 @@ class Projection:
             held = c.execute(select(state.c.epoch).with_for_update()).scalar_one()
             if held == epoch and not rebuild:
                 return
-            for table in (*t.PROJECTED, notifications):
+            for table in (*t.PROJECTED, t.notifications):
                 c.execute(delete(table))
             c.execute(update(state).values(epoch=epoch))
         # Only now: who reads this line and then the tables must not find the old ones.
@@ -118,7 +118,7 @@ class Projection:
                 c.execute(delete(t.alert_changes).filter_by(alert_id=snooze))
             c.execute(delete(t.happenings).where(t.happenings.c.at < before))
             c.execute(delete(t.presence).where(t.presence.c.until < before))
-            c.execute(delete(notifications).where(notifications.c.changed_at < before))
+            c.execute(delete(t.notifications).where(t.notifications.c.changed_at < before))
             if c.dialect.name == "sqlite":  # PostgreSQL does so by itself
                 c.exec_driver_sql("PRAGMA analysis_limit = 1000")
                 c.exec_driver_sql("ANALYZE")
@@ -127,7 +127,7 @@ class Projection:
 
 def _write_alerts(c: Connection, piece: Piece) -> None:
     found = list(_decoded(Alert, piece))
-    rows = _rows(c, {alert.alert_id for _, _, alert in found})
+    rows = find_rows(c, {alert.alert_id for _, _, alert in found})
     changes, listed = [], dict[tuple[str, str], dict[str, Any]]()
     for offset, record, alert in found:
         row = rows.setdefault(alert.alert_id, AlertRow(alert.alert_id, alert.task, alert.entity_id))
@@ -145,10 +145,12 @@ _SAID: Final = {"verdict", "reason", "note", "assignee", "until", "version"}
 
 def _write_case_events(c: Connection, piece: Piece) -> None:
     found = list(_decoded(CaseEvent, piece))
-    rows = _rows(c, {event.alert_id for _, _, event in found})
+    rows = find_rows(c, {event.alert_id for _, _, event in found})
     ids = t.alert_changes.c.case_event_id
     known = set(c.execute(select(ids).where(ids.in_([event.case_event_id for _, _, event in found]))).scalars())
-    snoozed = _snoozes(c, {event.alert_id for _, _, event in found if event.snoozes is not None})
+    about = {event.alert_id for _, _, event in found if event.snoozes is not None}
+    held = c.execute(select(t.snoozes).where(t.snoozes.c.snooze_id.in_(about))).mappings()
+    snoozed = {row["snooze_id"]: SnoozeRow(**row) for row in held}
     changes, judged = [], list[dict[str, Any]]()
     for offset, _, event in found:
         row = rows.get(event.alert_id)
@@ -229,16 +231,6 @@ def _decoded(model: type[_M], piece: Piece) -> Iterator[tuple[int, Record, _M]]:
         except ValidationError as exc:
             why = exc.errors()[0]["msg"]
             log.error("%s-%d, offset %d: left out of the database: %s", piece.topic, piece.partition, offset, why)
-
-
-def _rows(c: Connection, ids: Collection[str]) -> dict[str, AlertRow]:
-    found = c.execute(select(t.alerts).where(t.alerts.c.alert_id.in_(ids)))
-    return {row["alert_id"]: AlertRow(**row) for row in found.mappings()}
-
-
-def _snoozes(c: Connection, ids: Collection[str]) -> dict[str, SnoozeRow]:
-    found = c.execute(select(t.snoozes).where(t.snoozes.c.snooze_id.in_(ids)))
-    return {row["snooze_id"]: SnoozeRow(**row) for row in found.mappings()}
 
 
 def _change(piece: Piece, offset: int, alert_id: str, at: float, kind: str, details: str) -> dict[str, Any]:

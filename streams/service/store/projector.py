@@ -21,9 +21,8 @@ from weir.online.codec.encode import encode_model
 from weir.streams.config import topics
 from weir.streams.errors import ShellError, WeirError, in_words
 from weir.streams.records import Record
-from weir.streams.service.parts import set_within
+from weir.streams.service.parts import NoLongerKept, set_within
 from weir.streams.service.ports import ServiceLog, Span, within
-from weir.streams.service.problems import NoLongerKept
 from weir.streams.service.store.learned import REMEMBERED, RecentExamples
 from weir.streams.service.store.projection import ORDER, Piece, Projection
 

@@ -1,7 +1,8 @@
 """Tables of the service's database: the projection, who may do what, and notifications.
 
 Each row of the projection is made of records, and can be made again from them. Keys, sessions and the
-rules for notifications that people made are nowhere else.
+rules for notifications that people made are nowhere else. Rows are put into all of them, and read, by the functions at
+the end.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Connection,
     Double,
+    Engine,
+    Executable,
     Index,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
     UniqueConstraint,
 )
 from sqlalchemy import Text as AnyText
 from sqlalchemy import literal_column as literal
+from sqlalchemy.dialects import postgresql, sqlite
 
 from weir.streams.service.store.case_rules import AlertRow, SnoozeRow
 
@@ -202,3 +208,29 @@ that a rebuild empties it."""
 
 notify_rules: Final = Table("notify_rules", metadata, *_keys(name=Text), *_facts(rule=Text, by=Text, at=Double))
 """Rules that people made (JSON), and rules of the settings that they paused. A rebuild leaves them."""
+
+
+def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], *, replace: bool = True) -> None:
+    """Insert rows; of a key that is there already, replace the row, or leave it as it is."""
+    if not rows:
+        return
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    made = insert(table)
+    key = [column.name for column in table.primary_key]
+    others = {name: made.excluded[name] for name in rows[0] if name not in key}
+    if replace and others:
+        connection.execute(made.on_conflict_do_update(index_elements=key, set_=others), rows)
+    else:
+        connection.execute(made.on_conflict_do_nothing(), rows)
+
+
+def execute(engine: Engine, *statements: Executable) -> int:
+    """Run statements in one transaction; how many rows the last of them changed."""
+    with engine.begin() as connection:
+        return [connection.execute(each).rowcount for each in statements][-1]
+
+
+def fetched(engine: Engine, query: Select[Any]) -> list[Any]:
+    """The rows of a query."""
+    with engine.connect() as connection:
+        return list(connection.execute(query))

@@ -16,9 +16,8 @@ from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.dead_letters import Done, Letter, Place, Selection, grouped, letter_of, refuse_replay
 from weir.streams.records import Record
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.parts import View
+from weir.streams.service.parts import Problem, View
 from weir.streams.service.ports import every_record, within
-from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service

@@ -12,9 +12,8 @@ from fastapi import Query
 from weir.streams.checks.entity_rows import TableRow
 from weir.streams.config import topics
 from weir.streams.service.access.scopes import Caller, needs
-from weir.streams.service.parts import View
+from weir.streams.service.parts import Problem, View
 from weir.streams.service.ports import ServiceLog, every_record
-from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -57,7 +56,7 @@ class Entities(View):
         Values are as of the row's last change. Scores are looked for among the newest 20,000 predictions of each
         partition. Its alerts are at ``/v1/alerts?entity=``.
         """
-        names = {t.name for t in self._service.tasks if caller.tasks is None or t.name in caller.tasks}
+        names = {t.name for t in self._service.seen_by(caller)}
         wanted = {task} & names if task is not None else names
         rows = [row for name in sorted(wanted) for row in await self._service.serving.rows(name, entity)]
         found = [score for score in await scores_of(self._service.log, entity) if score.task in wanted]

@@ -24,9 +24,8 @@ from weir.streams.config import topics
 from weir.streams.ops.instruments import Gauge
 from weir.streams.records import Record
 from weir.streams.service.access.scopes import Caller, needs
-from weir.streams.service.parts import View
+from weir.streams.service.parts import Problem, View
 from weir.streams.service.ports import every_record
-from weir.streams.service.problems import Problem
 from weir.streams.service.views.drift_change import change_of
 from weir.streams.trainer.state_journal import FilesJournal
 from weir.streams.trainer.task_state import Job, TaskState, decode
@@ -81,7 +80,7 @@ class Models(View):
 
     async def tasks(self, caller: Caller = needs("tasks:read")) -> dict[str, Any]:
         """The tasks that run, and their metrics now."""
-        return {"tasks": [await self._outline(task) for task in self._seen_by(caller)]}
+        return {"tasks": [await self._outline(task) for task in self._service.seen_by(caller)]}
 
     async def task(self, task: str, caller: Caller = needs("tasks:read")) -> dict[str, Any]:
         """One task: what its file says, and its metrics now."""
@@ -96,7 +95,7 @@ class Models(View):
 
     async def models(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """Versions of the full models, with their stages and what the gate measured."""
-        names = [t.name for t in self._seen_by(caller) if task in (None, "", t.name)]
+        names = [t.name for t in self._service.seen_by(caller) if task in (None, "", t.name)]
 
         def find() -> list[dict[str, Any]]:
             held = Registry(self._registry)
@@ -187,7 +186,7 @@ class Models(View):
 
     async def champions(self, caller: Caller) -> dict[str, int | None]:
         """The version of each task's full model that serves, of the tasks that have one and whose stages are whole."""
-        names = [t.name for t in self._seen_by(caller) if t.full is not None]
+        names = [t.name for t in self._service.seen_by(caller) if t.full is not None]
 
         def find() -> dict[str, int | None]:
             held, found = Registry(self._registry), dict[str, int | None]()
@@ -205,11 +204,11 @@ class Models(View):
     async def retraining(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """Requests for new models, and the trainer's jobs: what they are at, how they ended and why."""
         requests = await self._requests(caller, task)
-        seen = [t for t in self._seen_by(caller) if task in (None, "", t.name)]
+        seen = [t for t in self._service.seen_by(caller) if task in (None, "", t.name)]
         return {"requests": requests, "jobs": await asyncio.to_thread(lambda: jobs_of(self._service, seen))}
 
     async def _requests(self, caller: Caller, task: str | None) -> list[dict[str, Any]]:
-        names = {t.name for t in self._seen_by(caller)} if not task else {self._task(caller, task).name}
+        names = {t.name for t in self._service.seen_by(caller)} if not task else {self._task(caller, task).name}
         found = []
         async for placed in every_record(self._service.log, topics.RETRAIN_REQUESTS):
             said: dict[str, Any] = msgspec.json.decode(placed.record.value)
@@ -219,7 +218,7 @@ class Models(View):
 
     async def change(self, request_id: str, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """A request that a drift caused, and the drifted column before and after it; raises ``Problem`` (404)."""
-        tasks = {task.name: task for task in self._seen_by(caller)}
+        tasks = {task.name: task for task in self._service.seen_by(caller)}
         async for placed in every_record(self._service.log, topics.RETRAIN_REQUESTS):
             said: dict[str, Any] = msgspec.json.decode(placed.record.value)
             if said.get("request_id") == request_id and said.get("task") in tasks:
@@ -242,11 +241,8 @@ class Models(View):
         await self._service.log.append(topics.RETRAIN_REQUESTS, [record])
         return {"request_id": request.request_id}
 
-    def _seen_by(self, caller: Caller) -> list[TaskSpec]:
-        return [task for task in self._service.tasks if caller.tasks is None or task.name in caller.tasks]
-
     def _task(self, caller: Caller, name: str) -> TaskSpec:
-        seen = {task.name: task for task in self._seen_by(caller)}
+        seen = {task.name: task for task in self._service.seen_by(caller)}
         if name not in seen:
             raise Problem(404, "Not found", f"no task {name!r}; {did_you_mean(name, list(seen))}", value=name)
         return seen[name]

@@ -25,8 +25,7 @@ from weir.streams.errors import WeirError, in_words
 from weir.streams.ops.instruments import Histogram
 from weir.streams.service.parts import Part, ended
 from weir.streams.service.ports import every_record
-from weir.streams.service.store.database import upsert
-from weir.streams.service.store.tables import alerts, samples
+from weir.streams.service.store.tables import alerts, samples, upsert
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -87,11 +86,7 @@ class Sampling(Part):
             values |= {(task.name, name): found[name] for name in MAIN if name in found}
         values |= {(task, "threshold"): value for task, value in (await self._thresholds()).items()}
         self._taken += 1
-        await asyncio.to_thread(self._keep, int(now), values)
-
-    def _keep(self, now: int, values: Mapping[tuple[str, str], float]) -> None:
-        with self._service.store.engine.begin() as c:
-            add_samples(c, now, values, self._service.settings.serve.alerts_kept)
+        await store.cases.ask(add_samples, int(now), values, self._service.settings.serve.alerts_kept)
 
     async def _rates(self, now: float) -> dict[str, float]:
         """Records a second since the last sample, by how far the topics have grown."""

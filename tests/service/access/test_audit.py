@@ -29,8 +29,8 @@ from weir.streams.config import topics
 from weir.streams.records import Record
 from weir.streams.service.access.audit import audit_trail as audit
 from weir.streams.service.access.audit.audit_chain import GENESIS, Link, chained, verify
+from weir.streams.service.parts import OverloadError
 from weir.streams.service.ports import every_record
-from weir.streams.service.problems import OverloadError
 from weir.streams.service.service import Service
 
 pytestmark = pytest.mark.anyio

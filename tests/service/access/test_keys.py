@@ -21,7 +21,7 @@ from weir.streams.service.access.api_keys import KeyStore
 from weir.streams.service.access.rates import FailedLogins, Rates
 from weir.streams.service.access.roles import ROLES
 from weir.streams.service.access.scopes import administrator
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 from weir.streams.service.store.database import access_database
 
 pytestmark = pytest.mark.anyio

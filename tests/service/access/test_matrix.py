@@ -20,7 +20,7 @@ from weir.streams.service.access.access import Access
 from weir.streams.service.access.roles import ROLES, SCOPES
 from weir.streams.service.access.scopes import Caller
 from weir.streams.service.app import create_app
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 from weir.streams.service.service import Service
 
 pytestmark = pytest.mark.anyio

@@ -23,7 +23,7 @@ from weir.streams.errors import UsageError
 from weir.streams.service.access.access import Access
 from weir.streams.service.access.login.oidc import SignOn
 from weir.streams.service.access.roles import OF_ALL_TASKS, ROLES
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 from weir.streams.service.service import Service
 
 pytestmark = pytest.mark.anyio

@@ -23,8 +23,7 @@ from weir.streams.service.access.audit.audit_chain import AT_ONCE, Link, chained
 from weir.streams.service.access.scopes import Caller
 from weir.streams.service.parts import set_within
 from weir.streams.service.ports import every_record
-from weir.streams.service.store.database import execute, fetched
-from weir.streams.service.store.tables import AUDIT_ANCHORS, AUDIT_OUTBOX
+from weir.streams.service.store.tables import AUDIT_ANCHORS, AUDIT_OUTBOX, execute, fetched
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service

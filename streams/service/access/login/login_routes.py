@@ -13,7 +13,7 @@ from weir.online.errors import UNREADABLE
 from weir.streams.config.serve_settings import is_loopback
 from weir.streams.service.access.login.sessions import csrf_token_of
 from weir.streams.service.access.scopes import Caller, needs
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 from weir.streams.text import printable
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from weir.online.codec.wire import ID_CHARS
 from weir.streams.errors import in_words
 from weir.streams.service.access.login.login_routes import LoginState, local
 from weir.streams.service.access.login.sessions import Session
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 from weir.streams.text import printable
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, delete, insert, select
 
 from weir.streams.service.access.api_keys import digest
-from weir.streams.service.store.database import execute, fetched
-from weir.streams.service.store.tables import SESSIONS
+from weir.streams.service.store.tables import SESSIONS, execute, fetched
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,12 @@ _SHOWN: Final = 200
 
 
 class AdminPages(PageGroup):
-    """Pages of administrators."""
+    """Pages of administrators and operators: keys, the audit, the feed, dead letters and what is done with them."""
 
     def _routes(self) -> None:
-        self._admin = admin = self._service.admin
+        self._admin, self._letters = admin, letters = self._service.admin, self._service.letters
         router, audit, keys = self.router, "audit:read", "keys:write"
+        read, write = "deadletters:read", "deadletters:write"
         router.get("/audit", dependencies=[needs(audit)])(self.audit)
         self.shows("/audit/verify", "_audit_chains.html", audit, admin.verify)
         self.shows("/keys", "keys.html", keys, admin.keys)
@@ -35,6 +36,14 @@ class AdminPages(PageGroup):
         self.shows("/keys/{key_id}/revoke", "_ask_revoke.html", keys, admin.keys)
         router.post("/keys")(self.create)
         router.post("/keys/{key_id}/revoke", dependencies=[needs(keys)])(self.revoke)
+        self.shows("/dead-letters", "dead_letters.html", read, letters.list_letters)
+        self.shows("/dead-letters/ask/{action}", "_ask_letters.html", write, letters.list_letters)
+        self.shows("/dead-letters/{letter_id}", "dead_letter.html", read, letters.show)
+        self.shows("/dead-letters/{letter_id}/ask/{action}", "_ask_letters.html", write, letters.show)
+        router.post("/dead-letters/replay", dependencies=[needs(write)])(self.replay)
+        router.post("/dead-letters/drop", dependencies=[needs(write)])(self.drop)
+        # What happens, as it happens: the browser asks ``/v1/feed`` itself.
+        self.shows("/feed", "feed.html", "feed:read", _filters)
 
     async def audit(
         self,
@@ -64,20 +73,6 @@ class AdminPages(PageGroup):
         key = await self._admin.revoke(key_id)
         return done(f"Key {key['name']} is revoked; within 5 seconds nobody takes it any more.")
 
-
-class LetterPages(PageGroup):
-    """Dead letters, their records, and what is done with them."""
-
-    def _routes(self) -> None:
-        self._letters = letters = self._service.letters
-        read, write = "deadletters:read", "deadletters:write"
-        self.shows("/dead-letters", "dead_letters.html", read, letters.list_letters)
-        self.shows("/dead-letters/ask/{action}", "_ask_letters.html", write, letters.list_letters)
-        self.shows("/dead-letters/{letter_id}", "dead_letter.html", read, letters.show)
-        self.shows("/dead-letters/{letter_id}/ask/{action}", "_ask_letters.html", write, letters.show)
-        self.router.post("/dead-letters/replay", dependencies=[needs(write)])(self.replay)
-        self.router.post("/dead-letters/drop", dependencies=[needs(write)])(self.drop)
-
     async def replay(self, request: Request) -> Response:
         """Send records to their topics again."""
         count = (await self._letters.replay(await said(request, LetterChoice)))["replayed"]
@@ -91,13 +86,6 @@ class LetterPages(PageGroup):
 
 def _counted(count: int) -> str:
     return f"{count:,} record" if count == 1 else f"{count:,} records"
-
-
-class FeedPages(PageGroup):
-    """What happens, as it happens: the browser asks ``/v1/feed`` itself."""
-
-    def _routes(self) -> None:
-        self.shows("/feed", "feed.html", "feed:read", _filters)
 
 
 def _filters(

@@ -17,7 +17,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.service.access.scopes import Caller, caller_of, needs
 from weir.streams.service.console.alert_lists import ListSaid, mark_of, new_since, shown_alerts
 from weir.streams.service.console.rendering import PageGroup, path, said, valid
-from weir.streams.service.problems import Problem
+from weir.streams.service.parts import Problem
 from weir.streams.service.store import aside_routes as aside
 from weir.streams.service.store.alert_queries import facets_of, list_alerts
 from weir.streams.service.store.alert_requests import CLAIM_S, By, ManySaid, VerdictsSaid
@@ -82,7 +82,7 @@ class AlertsPages(PageGroup):
         if asked.cursor is not None and "hx-request" in request.headers:
             return self._pages.render(request, "_alert_more.html", **facts)
         counts = await store.cases.ask(facets_of, of, now)
-        seen = [task for task in self._service.tasks if caller.sees(task.name)]
+        seen = self._service.seen_by(caller)
         facts |= {
             "facets": counts,
             "verdict_reasons": _reasons_of(task for task in seen if asked.task in (None, task.name)),

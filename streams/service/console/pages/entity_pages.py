@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 from fastapi import Request, Response
@@ -17,9 +17,6 @@ from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import list_alerts
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.views.entities import LOOKED_AT, records_of, scores_of
-
-if TYPE_CHECKING:
-    from weir.online.task.spec import TaskSpec
 
 _ALERTS: Final = 50
 _EVENTS: Final = 50
@@ -54,10 +51,7 @@ class EntityPages(PageGroup):
 
     def _streams(self, caller: Caller) -> list[str]:
         """Topics of the events that the caller's tasks are about; others are not theirs to see."""
-        return list(dict.fromkeys(task.stream for task in self._tasks(caller)))
-
-    def _tasks(self, caller: Caller) -> list[TaskSpec]:
-        return [task for task in self._service.tasks if caller.sees(task.name)]
+        return list(dict.fromkeys(task.stream for task in self._service.seen_by(caller)))
 
     async def _alerts(self, caller: Caller, entity: str) -> list[AlertRow]:
         # PostgreSQL refuses a text with this character, which no entity has.
@@ -68,7 +62,7 @@ class EntityPages(PageGroup):
     async def features(self, request: Request, entity: str, caller: Caller = needs("entities:read")) -> Response:
         """What the tasks remember of it, table by table."""
         found = []
-        for task in self._tasks(caller):
+        for task in self._service.seen_by(caller):
             rows = await self._service.serving.rows(task.name, entity)
             found += [(row, (await self._typical.of(task.name))) for row in rows]
         return self._pages.render(request, "_entity_features.html", tables=found)

@@ -40,7 +40,7 @@ class ModelPages(PageGroup):
         self, request: Request, task: str | None = None, caller: Caller = needs("models:read")
     ) -> Response:
         """What serves each task, online and full, and the versions that could."""
-        seen = [t for t in self._service.tasks if caller.sees(t.name) and task in (None, "", t.name)]
+        seen = [t for t in self._service.seen_by(caller) if task in (None, "", t.name)]
         versions = (await self._models.models(task or None, caller))["models"]
         jobs = (await self._models.retraining(task or None, caller))["jobs"]
         return self._pages.render(

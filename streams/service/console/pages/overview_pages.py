@@ -55,7 +55,7 @@ class OverviewPages(PageGroup):
                 "days": days.get(task.name, {}), "budget": _budget(task), "champion": champions.get(task.name, "?"),
                 "drifts": [mark for mark in marks.get(task.name, []) if mark["label"] == "drift"],
             }
-            for task in self._service.tasks if caller.sees(task.name)
+            for task in self._service.seen_by(caller)
         ]  # fmt: skip
         return self._pages.render(
             request, "overview.html", cards=cards, period=period, periods=list(PERIODS),
