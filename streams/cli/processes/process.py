@@ -37,8 +37,7 @@ LogLevelOption = Annotated[str, typer.Option("--log-level", help="debug, info, w
 _NEEDS: Final = ("faust-streaming", "aiokafka", "redis", "aiohttp", "prometheus-client")
 """Packages that a worker needs beyond the base install."""
 _QUIET: Final = {
-    "aiokafka": logging.WARNING, "alembic": logging.WARNING, "faust": logging.WARNING, "kafka": logging.WARNING,
-    "mode": logging.WARNING,
+    "aiokafka": logging.WARNING, "faust": logging.WARNING, "kafka": logging.WARNING, "mode": logging.WARNING,
     "mode.timers": logging.ERROR,  # say that a busy loop is busy; the metrics say it better
     "kafka.net.selector": logging.ERROR,
 }  # fmt: skip

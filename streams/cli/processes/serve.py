@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weir.streams.config.settings import Settings
     from weir.streams.service.service import Service
 
-_NEEDS = ("fastapi", "uvicorn", "sqlalchemy", "alembic")
+_NEEDS = ("fastapi", "uvicorn", "sqlalchemy")
 
 
 @process.keeps_running

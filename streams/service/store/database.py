@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -14,9 +13,9 @@ from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import StateError, UsageError
 from weir.streams.service.store.tables import metadata
 
-_MIGRATIONS: Final = str(Path(__file__).parent / "migrations")
-NEWEST: Final = max(file.stem.partition("_")[0] for file in Path(_MIGRATIONS).glob("[0-9]*.py"))
-"""Revision of the tables that this version has."""
+NEWEST: Final = "0005"
+"""Revision of the tables that this version has: the first were of alerts, 0002 brought keys and sessions, 0003 case
+work, 0004 samples, 0005 notifications."""
 SQLITE_FILE: Final = "alerts.db"
 AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError)
 """What says that the database does not answer now, and may answer the same question later."""
@@ -78,44 +77,38 @@ def _tune(connection: Any, _: object) -> None:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the tables up to date; without Alembic's environment file, as the connection is already there.
+    """Bring the tables up to date.
 
     Tables that are missing are made as they are now. So a script of ``migrations`` changes tables of before, and makes
-    none; what it adds to a table that may have been missing, it adds ``if_not_exists``.
+    none; what it adds to a table that may have been missing, it adds only where it is not there.
     """
-    if _revision(engine) == NEWEST:  # as at most starts, and importing Alembic takes a quarter second
-        return
-    from alembic.config import Config
-    from alembic.runtime.environment import EnvironmentContext
-    from alembic.script import ScriptDirectory
-    from alembic.util import CommandError
+    with engine.connect() as connection:
+        if _revision(connection) == NEWEST:  # as at most starts
+            return
+    from weir.streams.service.store.migrations import case_work
 
-    script = ScriptDirectory(_MIGRATIONS, version_locations=[_MIGRATIONS])
     with engine.begin() as connection:
-
-        def steps(before: Any, _: object) -> Any:
-            # A database without a revision is only stamped: its tables are made below in their newest form.
-            found = script._upgrade_revs("head", before) if before else script._stamp_revs("head", before)
-            metadata.create_all(connection)
-            return found
-
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
-        context = EnvironmentContext(Config(), script, fn=steps)
-        with context:
-            context.configure(connection=connection, target_metadata=metadata)
-            try:
-                with context.begin_transaction():
-                    context.run_migrations()
-            except CommandError as exc:
-                raise StateError(f"[serve] database: {exc}; a newer Weir has written it: start that version") from exc
+        before = _revision(connection) or NEWEST  # of none nothing has to be changed
+        if before > NEWEST:
+            raise StateError(
+                f"[serve] database: Can't locate revision identified by {before!r}; a newer Weir has written it: start "
+                "that version"
+            )
+        if before < "0003":
+            case_work.upgrade(connection)
+        metadata.create_all(connection)
+        # As Alembic keeps it, which brought the tables up to date before.
+        connection.execute(text("CREATE TABLE IF NOT EXISTS alembic_version (version_num VARCHAR(32) PRIMARY KEY)"))
+        connection.execute(text("DELETE FROM alembic_version"))
+        connection.execute(text("INSERT INTO alembic_version VALUES (:newest)"), {"newest": NEWEST})
 
 
-def _revision(engine: Engine) -> str | None:
-    with engine.connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def access_database(serve: ServeSettings) -> Engine:

@@ -10,31 +10,14 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, Final
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Boolean,
-    Column,
-    ColumnElement,
-    Connection,
-    Double,
-    Engine,
-    Executable,
-    Index,
-    Integer,
-    MetaData,
-    Select,
-    String,
-    Table,
-    UniqueConstraint,
-)
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Column, Connection, Double, Engine, Index, Integer, Select, String, Table
 from sqlalchemy import Text as AnyText
-from sqlalchemy import literal_column as literal
 from sqlalchemy.dialects import postgresql, sqlite
 
 from weir.streams.service.store.case_rules import AlertRow, SnoozeRow
 
-metadata: Final = MetaData()
+metadata: Final = sa.MetaData()
 Text: Final = AnyText().with_variant(AnyText(collation="C"), "postgresql")
 """By bytes, as SQLite compares it: the same order and the same search in both, whatever the database's language."""
 _TYPES: Final[dict[str, Any]] = {"str": Text, "float": Double(), "int": Integer()}
@@ -69,7 +52,7 @@ _FACETS: Final = (
 )  # fmt: skip
 # The first four are what is counted, in this order; with the others no row is looked up, whatever the filter.
 Index("alerts_facets", *(alerts.c[name] for name in _FACETS))
-UNRESOLVED: Final[ColumnElement[bool]] = alerts.c.state != literal("'resolved'")
+UNRESOLVED: Final[sa.ColumnElement[bool]] = alerts.c.state != sa.literal_column("'resolved'")
 """Written out, not a parameter: else SQLite would not know that the index below holds them all."""
 _waiting: Final[dict[str, Any]] = {f"{name}_where": UNRESOLVED for name in ("sqlite", "postgresql")}
 Index("alerts_queue", alerts.c.expected_loss, alerts.c.alert_id, **_waiting)
@@ -106,7 +89,7 @@ alert_changes: Final = Table(
     *_facts(alert_id=Text, at=Double, kind=Text, details=Text),
     *_perhaps(by=Text, case_event_id=Text),
     Column("refused", Text),  # why it did not count
-    UniqueConstraint("case_event_id", name="alert_changes_case_event_id"),
+    sa.UniqueConstraint("case_event_id", name="alert_changes_case_event_id"),
     Index("alert_changes_alert_id", "alert_id", "at"),
 )
 """History of every alert."""
@@ -150,7 +133,7 @@ snoozes: Final = Table(
 
 # The owner is the id of a caller, and ``by`` their name.
 saved_views: Final = Table(
-    "saved_views", metadata, *_keys(owner=Text, name=Text), *_facts(query=Text, by=Text, shared=Boolean)
+    "saved_views", metadata, *_keys(owner=Text, name=Text), *_facts(query=Text, by=Text, shared=sa.Boolean)
 )
 """Lists that people have named. They follow from no records, so that a rebuild leaves them."""
 
@@ -176,8 +159,8 @@ API_KEYS = Table(
     "api_keys",
     metadata,
     *_keys(id=String(12)),
-    *_facts(name=String(200), secret_sha256=String(64), scopes=JSON, created_at=Double, created_by=String(200)),
-    *_perhaps(role=String(20), tasks=JSON(none_as_null=True), requests_per_s=Double, records_per_s=Double),
+    *_facts(name=String(200), secret_sha256=String(64), scopes=sa.JSON, created_at=Double, created_by=String(200)),
+    *_perhaps(role=String(20), tasks=sa.JSON(none_as_null=True), requests_per_s=Double, records_per_s=Double),
     *_perhaps(expires_at=Double, revoked_at=Double),
 )
 """With `SESSIONS`: who may do what."""
@@ -185,13 +168,13 @@ SESSIONS = Table(
     "sessions",
     metadata,
     *_keys(token_sha256=String(64)),
-    *_facts(subject=String(300), name=String(300), via=String(20), groups=JSON, created_at=Double),
+    *_facts(subject=String(300), name=String(300), via=String(20), groups=sa.JSON, created_at=Double),
     Column("expires_at", Double, nullable=False, index=True),
 )
 AUDIT_ANCHORS = Table(
     "audit_anchors", metadata, *_keys(writer=String(300)), *_facts(seq=BigInteger, hash=String(64), at=Double)
 )
-AUDIT_OUTBOX = Table("audit_outbox", metadata, *_keys(id=Integer), *_facts(body=JSON))
+AUDIT_OUTBOX = Table("audit_outbox", metadata, *_keys(id=Integer), *_facts(body=sa.JSON))
 """What commands did beside the service, which alone writes the audit: it takes them from here."""
 
 notifications: Final = Table(
@@ -224,7 +207,7 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], *, 
         connection.execute(made.on_conflict_do_nothing(), rows)
 
 
-def execute(engine: Engine, *statements: Executable) -> int:
+def execute(engine: Engine, *statements: sa.Executable) -> int:
     """Run statements in one transaction; how many rows the last of them changed."""
     with engine.begin() as connection:
         return [connection.execute(each).rowcount for each in statements][-1]
