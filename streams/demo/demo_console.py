@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from queue import Empty, Full, Queue
-from typing import TYPE_CHECKING, Final, Self, TypeVar, cast
+from typing import Final, Self, TypeVar, cast
 
 import uvloop
 
@@ -30,9 +30,6 @@ from weir.streams.service.embedded.service_engine import Engine, answer_by
 from weir.streams.service.parts import OverloadError, Problem
 from weir.streams.service.run import Server, configured, listening
 from weir.streams.service.service import Service
-
-if TYPE_CHECKING:
-    from weir.streams.demo.demo_loop import Demo
 
 FOLDER: Final = "console"
 """Of the demo's directory: alerts, who may enter, and the log of the service."""

@@ -19,7 +19,7 @@ from weir.streams.ops.metric_registry import Instrument, Registry
 __all__ = ["CONTENT_TYPE", "Exposition"]
 
 
-class Exposition:
+class Exposition(Collector):
     """Renders a registry.
 
     >>> registry = Registry()
@@ -29,8 +29,8 @@ class Exposition:
     """
 
     def __init__(self, registry: Registry) -> None:
-        self._prometheus = CollectorRegistry()
-        self._prometheus.register(_Families(registry))
+        self._registry, self._prometheus = registry, CollectorRegistry()
+        self._prometheus.register(self)
         # Into a registry of our own: the global one would hold what any library registers on import.
         ProcessCollector(registry=self._prometheus)
         GCCollector(registry=self._prometheus)
@@ -39,12 +39,8 @@ class Exposition:
         """Everything as it is now, in Prometheus' text format 0.0.4."""
         return generate_latest(self._prometheus)
 
-
-class _Families(Collector):
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
     def collect(self) -> Iterator[Metric]:
+        """Every metric that has been measured."""
         for definition in DEFINITIONS:
             children = self._registry.children(definition.name)
             if children:

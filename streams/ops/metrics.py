@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 
@@ -13,9 +13,7 @@ from weir.online.batch import EventBatch, FloatVector
 from weir.streams.ops.instruments import Counter, Histogram
 from weir.streams.ops.metric_definitions import Stage
 from weir.streams.ops.metric_registry import Registry
-
-if TYPE_CHECKING:
-    from weir.streams.records import RecordBatch
+from weir.streams.records import RecordBatch
 
 K = TypeVar("K")
 V = TypeVar("V")

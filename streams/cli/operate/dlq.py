@@ -14,17 +14,9 @@ import typer
 from weir.streams.cli.console import confirmed, output, say, table, to_json, utc
 from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, YesOption, settings_of
 from weir.streams.errors import UsageError
+from weir.streams.kafka.admin import dead_letters
 from weir.streams.kafka.admin.clients import consumer, producer
-from weir.streams.kafka.admin.dead_letters import (
-    Letter,
-    Place,
-    Selection,
-    grouped,
-    mark,
-    read_letters,
-    restored,
-    send_back,
-)
+from weir.streams.kafka.admin.dead_letters import Letter, Place, Selection, read_letters
 from weir.streams.kafka.admin.printed_records import TEXT_CHARS, parse
 from weir.streams.text import printable
 
@@ -158,7 +150,9 @@ def replay_command(client: Any, sender: Any, letters: list[Letter], settings: Se
 
         weir dlq replay --all --yes
     """
-    yield from send_back(sender, letters, client.topics(), time.time(), settings.topics, partial(restored, client))
+    yield from dead_letters.send_back(
+        sender, letters, client.topics(), time.time(), settings.topics, partial(dead_letters.restored, client)
+    )
 
 
 @dlq_app.command("drop")
@@ -175,7 +169,7 @@ def drop_command(_client: Any, sender: Any, letters: list[Letter], settings: Set
         weir dlq drop --topic device-events --reason "not JSON" --yes
     """
     for at in range(0, len(letters), _MARKS):
-        yield mark(sender, letters[at : at + _MARKS], "dropped", time.time(), settings.topics)
+        yield dead_letters.mark(sender, letters[at : at + _MARKS], "dropped", time.time(), settings.topics)
 
 
 def _selection(ids: list[str] | None, topic: str | None, reason: str | None, every: bool) -> Selection:
@@ -225,7 +219,7 @@ _ROW_CHARS: Final = 90
 
 def list_groups(letters: Iterator[Letter], as_json: bool) -> None:
     """Print letters by topic and reason, the most frequent first."""
-    groups = grouped(letters)
+    groups = dead_letters.grouped(letters)
     found = [(g, g.newest) for g in groups if g.newest is not None]
     if as_json:
         told = [

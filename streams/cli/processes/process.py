@@ -105,10 +105,7 @@ def check(
     links = [*check_kafka(settings, tasks), *check_redis(settings.redis)]
     checks = [first, check_codecs(), *links, *kafka_warnings(settings.kafka)]
     if links[0].status != "FAIL":  # which version serves is told by Kafka
-        from weir.streams.checks.state_checks import (
-            check_full,  # these bring aiokafka
-            check_state,
-        )
+        from weir.streams.checks.state_checks import check_full, check_state  # these bring aiokafka
         from weir.streams.worker.identity.identity_checks import check_identity
 
         checks += check_identity(settings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -48,8 +49,9 @@ def bodies_of_lines(paths: Sequence[str], labels: bool) -> Iterator[Body]:
             for of_labels in (False, True):
                 mine = [i for i, kind in enumerate(kinds) if kind == of_labels]
                 if mine:
-                    name = _LineName(path, [at + i for i in mine])
-                    yield Body([lines[i] for i in mine], of_labels, f"{path} from record {name.at[0]:,}", name)
+                    places = [at + i for i in mine]
+                    name = partial(_line_name, path, places)
+                    yield Body([lines[i] for i in mine], of_labels, f"{path} from record {places[0]:,}", name)
             at += len(lines)
 
 
@@ -82,29 +84,17 @@ def _told(events: list[bytes], labels: list[bytes], labels_alone: bool) -> Itera
     # A label behind its event: it may be of one in the same round.
     for lines, of_labels in ((events, False), (labels, True)):
         if lines and (of_labels or not labels_alone):
-            named = _EventName(lines, "label of " if of_labels else "")
+            named = partial(_event_name, lines, "label of " if of_labels else "")
             yield Body(lines, of_labels, f"from {named(0)}", named)
 
 
-@dataclass(frozen=True, slots=True)
-class _LineName:
+def _line_name(path: str, places: list[int], index: int) -> str:
     """Names a line by its number in a file."""
-
-    path: str
-    at: list[int]
-
-    def __call__(self, index: int) -> str:
-        return f"{self.path}, record {self.at[index]}"
+    return f"{path}, record {places[index]}"
 
 
-@dataclass(frozen=True, slots=True)
-class _EventName:
+def _event_name(lines: list[bytes], what: str, index: int) -> str:
     """Names a record by its event: rows of tables are sent by time, so that their numbers say little."""
-
-    lines: list[bytes]
-    what: str
-
-    def __call__(self, index: int) -> str:
-        record = orjson.loads(self.lines[index])
-        # A row without an id is refused, and named by its time.
-        return f"{self.what}event {record.get('event_id') or 'without event_id of ' + str(record.get('ts'))}"
+    record = orjson.loads(lines[index])
+    # A row without an id is refused, and named by its time.
+    return f"{what}event {record.get('event_id') or 'without event_id of ' + str(record.get('ts'))}"

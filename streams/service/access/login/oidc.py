@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import quote_plus, urlencode
 
 import httpx
@@ -16,14 +16,12 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from weir.online.codec.wire import ID_CHARS
+from weir.streams.config.serve_settings import OidcSettings
 from weir.streams.errors import in_words
 from weir.streams.service.access.login.login_routes import LoginState, local
 from weir.streams.service.access.login.sessions import Session
 from weir.streams.service.parts import Problem
 from weir.streams.text import printable
-
-if TYPE_CHECKING:
-    from weir.streams.config.serve_settings import OidcSettings
 
 _KNOWN_S: Final = 3600.0
 _LEEWAY_S: Final = 60

@@ -109,22 +109,17 @@ class NotifyPages(PageGroup):
 
     def _routes(self) -> None:
         self._told = self._service.notifier.routes
-        write = [needs("notify:write")]
         self.router.get("/notifications")(self.page)
-        self.router.get("/notifications/rules/new", dependencies=write)(self.new)
+        self.shows("/notifications/rules/new", "_ask_rule.html", "notify:write", self._told.targets)
         self.router.post("/notifications/rules")(self.make)
         self.router.post("/notifications/rules/{name}/pause")(self.pause)
-        self.router.post("/notifications/rules/{name}/remove", dependencies=write)(self.remove)
+        self.router.post("/notifications/rules/{name}/remove", dependencies=[needs("notify:write")])(self.remove)
         self.router.post("/notifications/{notification_id}/retry")(self.retry)
 
     async def page(self, request: Request, status: str = "", caller: Caller = needs("alerts:read")) -> Response:
         """Rules, targets, and the newest messages."""
         found = await self._told.rules(caller) | await self._told.find(_LOOKS.get(status), 200, caller)
         return self._pages.render(request, "notifications.html", status=status, looks=list(_LOOKS), **found)
-
-    async def new(self, request: Request) -> Response:
-        """Asks what a rule is to tell."""
-        return self._pages.render(request, "_ask_rule.html", targets=self._told.targets())
 
     async def make(self, request: Request, caller: Caller = needs("notify:write")) -> Response:
         """Make a rule."""

@@ -220,15 +220,10 @@ class AsidePages(PageGroup):
 
     def _routes(self) -> None:
         self._store = self._service.store
-        self.router.get("/snoozes")(self.snoozes)
+        self.shows("/snoozes", "snoozes.html", "alerts:read", self._store.snoozes.list)
         self.router.post("/snoozes/end")(self.end)
         self.router.post("/views")(self.save)
         self.router.post("/views/delete")(self.delete)
-
-    async def snoozes(self, request: Request, caller: Caller = needs("alerts:read")) -> Response:
-        """What is snoozed, until when, by whom, and what it hides."""
-        found = await self._store.cases.ask(aside.snoozes_of, caller.tasks, time.time())
-        return self._pages.render(request, "snoozes.html", snoozes=found)
 
     async def end(self, request: Request, caller: Caller = needs("cases:write"), by: str = By) -> Response:
         """End a snooze before its time."""
