@@ -26,6 +26,7 @@ hold no control characters. Unknown fields are ignored. `v` is {wire.VERSION}: a
 Settings bound some numbers; what happens beyond a bound is in [LIMITS.md](LIMITS.md), who may write what in
 [SECURITY.md](SECURITY.md).
 Names of topics on a cluster, and how many partitions they have, are settings ([SETTINGS.md](SETTINGS.md), `[topics]`).
+What your own topics hold has to be translated: [EXAMPLES.md](EXAMPLES.md#a-topic-of-your-own).
 
 The partition of a record is that of its key (murmur2 of its UTF-8 bytes). Partition n of events, predictions, labels,
 `decisions`, `entity-updates` and the `inference` topics belongs to one worker at a time. Other topics that are keyed
