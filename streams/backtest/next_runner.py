@@ -26,7 +26,6 @@ from weir.streams.backtest.run_result import RunCounts
 from weir.streams.backtest.wire_files import WireSource
 from weir.streams.errors import TooManyRejects, UsageError
 
-_GROUP_ROWS = 16_384
 _TOLD = {"items": pa.list_(pa.string()), "scores": pa.list_(pa.float64()), "model_version": pa.int64()}
 _SCHEMA = pa.schema(IDS | _TOLD)
 
@@ -109,13 +108,13 @@ def run_next(
     # Without ids of its own a file's rows are told apart by their numbers, and none repeats.
     if task.source is None or task.source.event_id is not None:
         batches = distinct(batches, 512, Deduper(math.inf, most_bytes=bytes_for(len(source))))
-    lists = _ListFile(scores, task.name) if scores is not None else None
+    lists = RowFile(scores, _SCHEMA) if scores is not None else None
     start = time.perf_counter()
     try:
         for rows in batches:
             told = pipeline.events(rows.events)
             if told is not None and lists is not None:
-                lists.add(told)
+                lists.write(_table(told, task.name))
             result.count(rows)
             if progress is not None:
                 progress(result.rows, len(source))
@@ -130,29 +129,6 @@ def run_next(
         what = f"{result.rejected:,} of {result.rows:,} rows were refused, the limit is 50%"
         raise TooManyRejects(f"{what}; the first: {result.told(result.rejects[0])}")
     return result
-
-
-class _ListFile:
-    """The Parquet file of what was told, in groups of rows; raises ``UsageError`` where it cannot be written."""
-
-    def __init__(self, path: Path, task: str) -> None:
-        self._task, self._held = task, _SCHEMA.empty_table()
-        self._file = RowFile(path, _SCHEMA)
-
-    def add(self, told: RankedBatch) -> None:
-        """Add rows in order."""
-        self._held = pa.concat_tables([self._held, _table(told, self._task)])
-        if len(self._held) >= _GROUP_ROWS:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is left, and finish the file."""
-        self._flush()
-        self._file.close()
-
-    def _flush(self) -> None:
-        whole, self._held = self._held, _SCHEMA.empty_table()
-        self._file.write(whole)
 
 
 def _table(told: RankedBatch, task: str) -> pa.Table:

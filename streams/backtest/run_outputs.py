@@ -32,29 +32,39 @@ SCORE_SCHEMA: Final = pa.schema(IDS | {
     "threshold": pa.float64(), "alerted": pa.bool_(), "alert_id": pa.string(), "reasons": pa.list_(pa.string()),
 })  # fmt: skip
 _SCORE_ROWS: Final = 65_536
+_BLOCK_ROWS: Final = 16_384
 
 
 class RowFile:
-    """A Parquet file that is written block by block, and in its place when it is closed.
+    """A Parquet file that is written in groups of rows, however few come at once, and in its place when it is closed.
 
     Raises ``UsageError`` where it cannot be written; what was there before stays.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, **options: Any) -> None:
+        self._held = schema.empty_table()
         with ExitStack() as opened:
             file = opened.enter_context(whole(path))
             self._writer = opened.enter_context(pq.ParquetWriter(file, schema, compression="zstd", **options))
             self._opened = opened.pop_all()
 
-    def write(self, block: pa.Table) -> None:
+    def write(self, rows: pa.Table) -> None:
         """Add rows."""
+        self._held = pa.concat_tables([self._held, rows]) if len(self._held) else rows
+        if len(self._held) >= _BLOCK_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        group, self._held = self._held, self._held.slice(0, 0)
         with ExitStack() as failing:
             failing.push(self._opened)
-            self._writer.write_table(block)
+            self._writer.write_table(group)
             failing.pop_all()
 
     def close(self) -> None:
-        """Finish the file."""
+        """Write what is left, and finish the file."""
+        if len(self._held):
+            self._flush()
         self._opened.close()
 
 
@@ -67,9 +77,6 @@ def write_scores(path: Path, task: str, outcomes: Outcomes) -> None:
         part = part.append_column("task", pa.array([task] * len(part), pa.string()))
         file.write(part.select(SCORE_SCHEMA.names).cast(SCORE_SCHEMA))
     file.close()
-
-
-_BLOCK_ROWS = 16_384
 
 
 @dataclass(frozen=True, slots=True)

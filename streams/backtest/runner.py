@@ -8,33 +8,33 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from weir.online.batch import EventBatch, FloatVector, LabelBatch
+from weir.online.codec.columns import ColumnRequest
 from weir.online.decisions.threshold_policy import FixedThreshold
 from weir.online.durations import format_duration
 from weir.online.stages.dedupe import Deduper, bytes_for
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.stages.scoring import seen_by
 from weir.online.task.column_plan import columns_of, union
+from weir.online.task.full_spec import FullScorer
 from weir.online.task.spec import SourceSpec, TaskSpec
 from weir.streams.backtest.distinct_ids import distinct, within
 from weir.streams.backtest.event_files import FileSource, SourceBatch
-from weir.streams.backtest.full_trainer import FullTrainer
 from weir.streams.backtest.held_labels import LabelInput, LabelsBetween
-from weir.streams.backtest.kept_field import values_of, with_field
 from weir.streams.backtest.notes import Note, RunWatch
 from weir.streams.backtest.outcomes import Keep, Outcomes
 from weir.streams.backtest.run_outputs import OutputFiles, Outputs
 from weir.streams.backtest.run_result import BacktestResult
-from weir.streams.backtest.score_explainer import ScoreExplainer
 from weir.streams.backtest.wire_files import WireSource
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import TooManyRejects, UsageError
+from weir.streams.model_replicas.explanation import ScoreExplainer
 
 _MANY_ROWS = 1_000
 NOTHING: Final = Keep()
@@ -48,6 +48,31 @@ class Watcher(Protocol):
 
     def add(self, out: StepOutput) -> None:
         """Look at what a step made."""
+
+
+class FullTrainer(Protocol):
+    """Trains the full model of a run's task on the way; called by the run alone, in the order of its steps.
+
+    Who trains is beyond this package: ``weir.streams.workbench.full_training``.
+    """
+
+    columns: ColumnRequest
+    """Of the events, what a training wants beside what the task reads."""
+
+    def scorer(self) -> FullScorer | None:
+        """The full model, as the pipeline uses it."""
+
+    def begin(self, pipeline: TaskPipeline) -> None:
+        """The run that follows is of this pipeline."""
+
+    def observe(self, out: StepOutput, batch: EventBatch | None, now: float) -> None:
+        """Take in what one step made of ``batch``, at event time ``now``."""
+
+    def step(self, now: float) -> None:
+        """Go on at event time ``now``, between two batches: what is trained, or swapped, counts from the next one."""
+
+    def report(self) -> list[dict[str, Any]]:
+        """What became of each training, oldest first, JSON-ready."""
 
 
 def run_backtest(
@@ -99,7 +124,7 @@ def run_backtest(
     own, watched = task, columns_of(task)
     columns = watched
     if keep.field is not None:
-        task, columns = with_field(task, columns, keep.field)
+        task, columns = _with_field(task, columns, keep.field)
     if full is not None:
         columns = union([columns, full.columns])
     kind = WireSource if task.source is None else FileSource
@@ -254,7 +279,7 @@ class _Run:
         result.alert_records += len(out.alerts)
         result.requests += len(out.requests)
         result.detections += [{"ts": d.ts, "what": d.words} for d in out.detections]
-        values = None if self._field is None or batch is None else values_of(result.task, batch, self._field)
+        values = None if self._field is None or batch is None else _values_of(result.task, batch, self._field)
         self.outputs.add(out, values, held_back)
 
     def notes(self, source: FileSource | WireSource) -> Iterator[Note]:
@@ -280,6 +305,34 @@ def _batches(source: FileSource | WireSource, spec: SourceSpec) -> Iterator[Sour
     # No horizon: an overlap of two exports may be months wide, and the number of rows bounds the memory. Live the
     # window is short.
     return distinct(source.batches(size), size, Deduper(math.inf, most_bytes=bytes_for(len(source))))
+
+
+def _with_field(task: TaskSpec, columns: ColumnRequest, field: str) -> tuple[TaskSpec, ColumnRequest]:
+    """The task and its columns with ``field`` among them, as text where no feature takes it for a number.
+
+    A name that [source] does not feed is taken for that of a column of the files.
+    """
+    known = field == "type" or field in (*columns.entities, *columns.numbers, *columns.texts)
+    source = task.source
+    if source is not None and field not in {*source.columns, *source.constants}:
+        fed = source.model_copy(update={"columns": {**source.columns, field: field}})
+        task = task.model_copy(update={"source": fed})
+    return task, columns if known else replace(columns, texts=(*columns.texts, field))
+
+
+def _values_of(task: TaskSpec, batch: EventBatch, field: str) -> Mapping[tuple[str, str], str | None]:
+    """The value of ``field`` in each event, by entity and event id; ``None`` where it is missing."""
+    values: Sequence[str | None]
+    if field == "type":
+        values = batch.type
+    elif field in batch.numbers:
+        values = [f"{value:.15g}" if value == value else None for value in batch.numbers[field].tolist()]
+    else:
+        values = (batch.texts if field in batch.texts else batch.entities)[field]
+    # By entity and event, as predictions are told: rows of timers and of other types stand between those of the batch.
+    owners = ["*"] * len(batch) if task.key == "*" else batch.entities[task.key]
+    return dict(zip(((owner or "", event) for owner, event in zip(owners, batch.event_id, strict=True)), values,
+                    strict=True))  # fmt: skip
 
 
 def _check_mapping(task: TaskSpec) -> None:

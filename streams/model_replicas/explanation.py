@@ -1,18 +1,22 @@
 """Makes a score again from the features that were logged with it, and says what each of them added.
 
-It knows a model at the version that made the score, not how the model or the score was found.
+It knows a model at the version that made the score, or a pipeline that scores now; not how a score was found in a log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weir.online.batch import FloatMatrix
+from weir.online.batch import FloatMatrix, ScoredBatch
 from weir.online.learners.online_model import OnlineModel
 from weir.streams.errors import UsageError
+
+if TYPE_CHECKING:
+    from weir.online.stages.pipeline import TaskPipeline
 
 
 def row_of(logged: Mapping[str, float], features: Sequence[str], task: str) -> FloatMatrix:
@@ -84,3 +88,34 @@ def explain(
     parts.sort(key=lambda part: (-abs(part.contribution), part.feature))
     digest = model.snapshot().digest
     return Explanation(event_id, entity_id, ts, score, version, digest, float(again[0]), (*parts,), (*reasons,))
+
+
+class ScoreExplainer:
+    """Explains ``event_id`` while a pipeline scores it: the model is then the one that made the score.
+
+    An id that several entities have is explained for each.
+    """
+
+    def __init__(self, pipeline: TaskPipeline, event_id: str) -> None:
+        self._pipeline, self.event_id = pipeline, event_id
+        self.found: list[Explanation] = []
+        pipeline.on_scored = self.look
+
+    def look(self, scored: ScoredBatch) -> None:
+        """Explain rows of the event, if any is among these."""
+        ids = scored.predictions.event_id
+        if self.event_id in ids:
+            self.found += [self._explained(scored, row) for row, event in enumerate(ids) if event == self.event_id]
+
+    def _explained(self, scored: ScoredBatch, row: int) -> Explanation:
+        p, model = scored.predictions, self._pipeline.model
+        reasons = self._pipeline.labelling.explain(scored, np.array([row]))[0]
+        made = explain(
+            model, self._pipeline.features, p.features[row : row + 1], event_id=self.event_id,
+            entity_id=p.entity_id[row], ts=float(p.ts[row]), score=float(p.score[row]),
+            version=int(p.model_version[row]), reasons=[reason.text for reason in reasons],
+        )  # fmt: skip
+        silence = self._pipeline.task.labels.silence
+        # Before anything is learned a task of silence says its prior, which the learner does not know.
+        prior = None if silence is None or model.version else silence.prior
+        return made if prior is None else replace(made, again=prior)

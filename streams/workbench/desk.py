@@ -24,10 +24,9 @@ from weir.online.stages.pipeline import TaskPipeline
 from weir.online.stages.scoring import seen_by
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.event_files import FileSource
-from weir.streams.backtest.full_trainer import FullTrainer
 from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.run_result import BacktestResult
-from weir.streams.backtest.runner import run_backtest
+from weir.streams.backtest.runner import FullTrainer, run_backtest
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import UsageError
 from weir.streams.ops.stop_request import StopRequest, interruptible

@@ -97,7 +97,7 @@ class RunLog:
 
 
 class BacktestTrainer:
-    """A ``weir.streams.backtest.full_trainer.FullTrainer``; close it, because trainings run in a thread.
+    """A ``weir.streams.backtest.runner.FullTrainer``; close it, because trainings run in a thread.
 
     Parameters
     ----------
