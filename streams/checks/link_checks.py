@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
+from collections.abc import Sequence
 from urllib.parse import parse_qs, urlsplit
 
 from weir.streams.checks.findings import Check
+from weir.streams.config.serve_settings import is_loopback
 from weir.streams.config.settings import KafkaSettings, RedisSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def warn_of_links(settings: Settings) -> None:
 
 def kafka_warnings(kafka: KafkaSettings) -> list[Check]:
     """Those of the link to the brokers."""
-    if kafka.security_protocol != "SASL_PLAINTEXT" or all(is_loopback(a.rpartition(":")[0]) for a in kafka.bootstrap):
+    if kafka.security_protocol != "SASL_PLAINTEXT" or _here(_hosts(kafka.bootstrap)):
         return []
     sent = "the password" if kafka.sasl_mechanism == "PLAIN" else "every record"
     found = f"SASL_PLAINTEXT with {kafka.sasl_mechanism} sends {sent} in clear"
@@ -45,8 +46,8 @@ def redis_warnings(redis: RedisSettings) -> list[Check]:
     secret = url.password or redis.password or "password" in query or redis.sentinel_password
     out: list[Check] = []
     # With sentinels the host of the url, which may be left at localhost, is never asked.
-    hosts = [address.rpartition(":")[0] for address in redis.sentinels] or [url.hostname or ""]
-    if secret and url.scheme == "redis" and not all(map(is_loopback, hosts)):
+    hosts = _hosts(redis.sentinels) or [url.hostname or ""]
+    if secret and url.scheme == "redis" and not _here(hosts):
         found = f"redis:// sends the password in clear to {', '.join(hosts)}"
         found += f" or the primary of {redis.service}" if redis.sentinels else ""
         out.append(Check("Redis link", "WARN", found, "Let the server speak TLS and write rediss:// in [redis] url."))
@@ -57,15 +58,9 @@ def redis_warnings(redis: RedisSettings) -> list[Check]:
     return out
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its name or number.
+def _hosts(addresses: Sequence[str]) -> list[str]:
+    return [address.rpartition(":")[0] for address in addresses]
 
-    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "[::1]", "cache", "10.0.0.1")]
-    [True, True, True, False, False]
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+
+def _here(hosts: Sequence[str]) -> bool:
+    return all(is_loopback(host.strip("[]")) for host in hosts)

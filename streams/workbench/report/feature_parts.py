@@ -130,6 +130,7 @@ class EveryNth:
 
     def __init__(self, most: int) -> None:
         self.most, self.seen, self.step = most, 0, 1
+        self._kept = 0
         self._held: list[FloatMatrix] = []
 
     def add(self, rows: FloatMatrix) -> None:
@@ -139,10 +140,11 @@ class EveryNth:
         # From the first row of this call whose number in the stream is a multiple of the step: where calls are cut
         # plays no part. Copied, as a view would keep the whole batch.
         self._held.append(rows[-self.seen % self.step :: self.step].copy())
-        self.seen += len(rows)
-        while sum(map(len, self._held)) > self.most:
+        self.seen, self._kept = self.seen + len(rows), self._kept + len(self._held[-1])
+        while self._kept > self.most:
             self.step *= 2
-            self._held = [np.concatenate(self._held)[::2]]
+            self._held = [np.concatenate(self._held)[::2].copy()]
+            self._kept = len(self._held[0])
 
     def rows(self) -> FloatMatrix:
         """What is held, ``(m, F)``; ``(0, 0)`` before the first row."""

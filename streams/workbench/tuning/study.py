@@ -27,7 +27,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from weir.online.batch import FloatMatrix, FloatVector, IntVector
+from weir.online.batch import FloatVector
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.notes import RunWatch
@@ -35,6 +35,7 @@ from weir.streams.backtest.outcomes import Keep
 from weir.streams.backtest.run_result import BacktestResult
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.errors import UsageError, WeirError, in_words
+from weir.streams.workbench.report.feature_parts import EveryNth
 from weir.streams.workbench.tuning.reference import BLOCKS, RUNGS, Reference, TrialWatch, left_alone, reference_of, sign
 from weir.streams.workbench.tuning.space import AS_IS, Document, Facts, Space, built
 from weir.streams.workbench.tuning.time_cut import TimeCut
@@ -323,9 +324,7 @@ class InputSample:
 
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
-        self._held: list[tuple[IntVector, FloatMatrix]] = []
-        self._rows = self._kept = 0
-        self._every = 1
+        self._held = EveryNth(_MOST_ROWS)
 
     def begin(self, pipeline: TaskPipeline, watch: RunWatch) -> None:
         """A run begins."""
@@ -334,22 +333,15 @@ class InputSample:
 
     def add(self, out: StepOutput) -> None:
         """Take in what a step scored."""
-        if out.predictions is None:
-            return
-        at = np.arange(self._rows, self._rows + len(out.predictions))
-        chosen = at % self._every == 0
-        self._held.append((at[chosen], out.predictions.features[chosen].astype(np.float32)))
-        self._rows, self._kept = self._rows + len(at), self._kept + int(chosen.sum())
-        if self._kept > _MOST_ROWS:
-            self._every *= 2
-            self._held = [(rows[even], x[even]) for rows, x in self._held if (even := rows % self._every == 0).any()]
-            self._kept = sum(len(rows) for rows, _ in self._held)
+        if out.predictions is not None:
+            self._held.add(out.predictions.features.astype(np.float32))
 
     def ranked(self, label: FloatVector) -> list[str]:
         """The inputs that tell something of labels ``(m,)``, NaN where not known, of the m rows that came first."""
         import lightgbm as lgb
 
-        rows, x = (np.concatenate(each) for each in zip(*self._held, strict=True))
+        x = self._held.rows()
+        rows = np.arange(len(x)) * self._held.step
         known = rows < len(label)
         known[known] = ~np.isnan(label[rows[known]])
         y = label[rows[known]] == 1.0

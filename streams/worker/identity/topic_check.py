@@ -8,19 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from weir.streams.config.settings import KafkaSettings
 from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.admin.clients import admin_client
 from weir.streams.kafka.admin.cluster import TopicIdentity, read_identities
-from weir.streams.kafka.kafka_errors import said
 from weir.streams.kafka.reachable import METADATA_S, PAUSE_S
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.redis.topic_identity import StoredIdentity
@@ -108,27 +104,20 @@ async def identities(settings: KafkaSettings, names: list[str], patience_s: floa
 
 async def committed_offsets(settings: KafkaSettings, group: str) -> dict[TP, int]:
     """Committed offset of each partition that the group ever committed; raises `BrokerError` when nobody answers."""
-    async with _admin(settings, group) as admin:
-        held = await admin.list_consumer_group_offsets(group)
-    return {TP(tp.topic, tp.partition): int(meta.offset) for tp, meta in held.items()}
+
+    def ask() -> Any:
+        with admin_client(settings) as admin:
+            return admin.list_group_offsets([group])[group]
+
+    held = await asyncio.to_thread(ask)
+    return {TP(tp.topic, tp.partition): meta.offset for tp, meta in held.items()}
 
 
 async def active_members(settings: KafkaSettings, group: str) -> int:
     """How many workers are in the group now; raises `BrokerError` when nobody answers."""
-    async with _admin(settings, group) as admin:
-        (response,) = await admin.describe_consumer_groups([group])
-    # (error code, group, state, protocol type, protocol, members, ...)
-    return sum(len(described[5]) for described in response.groups)
 
+    def ask() -> int:
+        with admin_client(settings) as admin:
+            return len(admin.describe_groups([group])[group]["members"])
 
-@asynccontextmanager
-async def _admin(settings: KafkaSettings, group: str) -> AsyncIterator[Any]:
-    admin = AIOKafkaAdminClient(**settings.client_options("group"))
-    try:
-        await admin.start()
-        yield admin
-    except KafkaError as error:
-        where = ", ".join(settings.bootstrap)
-        raise BrokerError(f"{where}: group {group!r} cannot be looked at: {said(error)}") from error
-    finally:
-        await admin.close()
+    return await asyncio.to_thread(ask)
