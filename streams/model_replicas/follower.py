@@ -25,8 +25,7 @@ from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.model_replicas.fold import ExampleFold
-from weir.streams.model_replicas.model_keeper import ModelKeeper
-from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.streams.model_replicas.model_snapshots import ModelKeeper, ModelSnapshots
 from weir.streams.model_replicas.past_models import ModelHistory
 from weir.streams.model_replicas.refold import Progress, fold_again
 from weir.streams.model_replicas.timeline import ModelTimeline

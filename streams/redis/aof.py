@@ -34,42 +34,33 @@ def parse_info(raw: bytes) -> dict[str, str]:
     return {name: value for name, _, value in lines if value}
 
 
-class FreshLog:
-    """Sees to it that connections write to a file that a rewrite began in this life of their server.
+async def begin_fresh_log(connection: AbstractConnection, timeout_s: float) -> None:
+    """See to it that a new connection, not written to yet, writes to a file that a rewrite began in this server's life.
 
-    Parameters
-    ----------
-    timeout_s : how long a connection waits for a rewrite to begin: it does not beside another child of Redis (BGSAVE).
+    ``timeout_s`` : how long it waits for a rewrite to begin: it does not beside another child of Redis (BGSAVE).
+
+    Raises
+    ------
+    redis.exceptions.NoPermissionError
+        Our user may not do it.
+    redis.exceptions.ConnectionError
+        The rewrite still waits; another try may help.
     """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-
-    async def before_writing(self, connection: AbstractConnection) -> None:
-        """To be called with each new connection, before anything is sent through it.
-
-        Raises
-        ------
-        redis.exceptions.NoPermissionError
-            Our user may not do it.
-        redis.exceptions.ConnectionError
-            The rewrite still waits; another try may help.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._timeout_s
-        asked = False
-        # Asked of this very connection: behind one address there may be another server by now.
-        while not _sound(info := await _info(connection)):
-            # Asked for once, then only looked for: behind a BGSAVE it begins by itself.
-            if not asked and not await _ask(connection, info):
-                return
-            if asked and loop.time() > until:
-                raise rx.ConnectionError(
-                    "its append-only file is to be rewritten before we write to it (BGREWRITEAOF), and that waits for "
-                    "a BGSAVE to end"
-                )
-            asked = True
-            await asyncio.sleep(_LOOK_EVERY_S)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout_s
+    asked = False
+    # Asked of this very connection: behind one address there may be another server by now.
+    while not _sound(info := await _info(connection)):
+        # Asked for once, then only looked for: behind a BGSAVE it begins by itself.
+        if not asked and not await _ask(connection, info):
+            return
+        if asked and loop.time() > until:
+            raise rx.ConnectionError(
+                "its append-only file is to be rewritten before we write to it (BGREWRITEAOF), and that waits for "
+                "a BGSAVE to end"
+            )
+        asked = True
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _sound(info: dict[str, str]) -> bool:

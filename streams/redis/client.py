@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from redis import exceptions as rx
@@ -132,12 +131,8 @@ class RedisClient:
 
         return await self._patiently(ask)
 
-    async def script(self, source: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        """One Lua script, atomically; it must be harmless when it runs twice."""
-        return await self.run(_script_of(source), keys, args)
-
     async def run(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> Any:
-        """One script."""
+        """One Lua script, atomically; it must be harmless when it runs twice."""
         count, packed = script_arguments(keys, args)
         route = keys[0] if keys else b""
         return await self.run_packed(script, count, packed, route if isinstance(route, bytes) else str(route).encode())
@@ -248,8 +243,3 @@ def acl_line(user: str = "weir", prefix: str = "weir") -> str:
     'user weir on ><password> resetchannels ~weir'
     """
     return f"user {user} on ><password> resetchannels ~{prefix}:* {' '.join(f'+{name}' for name in COMMANDS)}"
-
-
-@lru_cache(maxsize=64)
-def _script_of(source: str) -> Script:
-    return Script(source)

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
 from weir.streams.config.settings import RedisSettings
-from weir.streams.redis.aof import FreshLog
+from weir.streams.redis.aof import begin_fresh_log
 from weir.streams.redis.resp import command
 from weir.streams.redis.store_errors import not_primary
 
@@ -39,12 +39,12 @@ class Nodes:
 
     Attributes
     ----------
-    writes : whether connections are for writing too; those made from then on see to a sound log first (`FreshLog`).
+    writes : whether connections are for writing too; those made from then on see to a sound log first (`aof`).
     """
 
     def __init__(self, settings: RedisSettings, timeout_s: float) -> None:
         self.writes = False
-        self._log = FreshLog(timeout_s)
+        self._timeout_s = timeout_s
         self._pool = ConnectionPool.from_url(
             **settings.client_options(),
             socket_timeout=timeout_s,
@@ -136,7 +136,7 @@ class Nodes:
     async def _connected(self, connection: AbstractConnection) -> None:
         await connection.on_connect()
         if self.writes:
-            await self._log.before_writing(connection)
+            await begin_fresh_log(connection, self._timeout_s)
 
     def _take(self, address: tuple[str, int]) -> AbstractConnection:
         idle = self._idle.get(address)

@@ -16,6 +16,7 @@ import msgspec
 
 from weir.online.errors import UNREADABLE
 from weir.streams.redis.client import RedisClient
+from weir.streams.redis.resp import Script
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +28,11 @@ TOLD_S: Final = 20
 ANSWER_S: Final = 3600
 
 # KEYS: order, answer. ARGV: the order as it was obeyed, the answer, its seconds. A newer order stays.
-_DONE: Final = """
+_DONE: Final = Script("""
 redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1
-"""
+""")
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -131,7 +132,7 @@ class Orders:
         """Say what became of an order."""
         keys = [self._key("order", place), self._key("answer", order.id)]
         # By comparing its bytes: an order that came while this one was obeyed stays.
-        await self._link.script(_DONE, keys, [msgspec.json.encode(order), msgspec.json.encode(answer), ANSWER_S])
+        await self._link.run(_DONE, keys, [msgspec.json.encode(order), msgspec.json.encode(answer), ANSWER_S])
 
     async def hold(self, place: str, order: Order) -> None:
         """Remember a pause by hand."""

@@ -13,7 +13,7 @@ from tests.integration.redis_server import NamedRedis, RedisServer
 from weir.streams.errors import StateError
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.label_journal import OffsetRange, StepLog, StepsLost, StepsTaken, StoredLane
-from weir.streams.redis.resp import Argument
+from weir.streams.redis.resp import Argument, Script
 
 pytestmark = pytest.mark.integration
 Server = RedisServer | NamedRedis
@@ -119,9 +119,9 @@ async def test_an_answer_that_got_lost_does_no_harm(redis_server: Server) -> Non
     """The link sends a script again when it did not hear the answer to the first time."""
 
     class Twice(RedisClient):
-        async def script(self, source: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-            await super().script(source, keys, args)
-            return await super().script(source, keys, args)
+        async def run(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> Any:
+            await super().run(script, keys, args)
+            return await super().run(script, keys, args)
 
     link = Twice(redis_server.settings())
     name = lane()

@@ -19,8 +19,7 @@ from weir.online.learners.factory import REGISTRY, LearnerSpec, build_learner
 from weir.online.learners.online_model import OnlineModel
 from weir.streams.errors import ReplicaDiverged
 from weir.streams.model_replicas.fold import ARITHMETIC, ExampleFold, FoldState, Identities, arithmetic_of
-from weir.streams.model_replicas.model_keeper import ModelKeeper
-from weir.streams.model_replicas.model_snapshots import ModelSnapshots, kept_versions
+from weir.streams.model_replicas.model_snapshots import ModelKeeper, ModelSnapshots, kept_versions
 from weir.streams.model_replicas.timeline import ModelTimeline, VersionNotKept
 from weir.streams.redis.store_errors import StoreUnavailable
 

@@ -20,7 +20,6 @@ from weir.streams.kafka.produce.record_columns import Columns
 from weir.streams.ops.metrics import Metrics
 from weir.streams.records import Record
 from weir.streams.worker.inference.batch_pool import Pool
-from weir.streams.worker.inference.circuit import Circuit
 from weir.streams.worker.inference.inference_wire import (
     BLOCK_BYTES,
     blocks,
@@ -29,7 +28,7 @@ from weir.streams.worker.inference.inference_wire import (
     encode_answer,
     encode_request,
 )
-from weir.streams.worker.inference.remote_models import RemoteModels, Rows
+from weir.streams.worker.inference.remote_models import Circuit, RemoteModels, Rows
 
 SPEC = FullSpec(deadline=0.05)
 WIDTH = len(columns(SPEC))

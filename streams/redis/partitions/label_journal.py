@@ -23,6 +23,7 @@ import msgspec
 from weir.streams.errors import ShellError, StateError
 from weir.streams.redis.blobs import PART_BYTES, BlobRef, get_blob, put_blob
 from weir.streams.redis.client import RedisClient
+from weir.streams.redis.resp import Script
 
 
 class StepsTaken(ShellError):  # noqa: N818 - named for what happened, as in weir.streams.errors
@@ -77,11 +78,11 @@ class StoredLane:
         return self.snapshot_step + 1 + len(self.steps)
 
 
-_CLAIM: Final = """
+_CLAIM: Final = Script("""
 local owner = redis.call('HGET', KEYS[1], 'owner')
 redis.call('HSET', KEYS[1], 'owner', ARGV[1])
 return {redis.call('HINCRBY', KEYS[1], 'generation', 1), owner}
-"""
+""")
 
 # KEYS: meta, list. ARGV: owner, generation. A lower generation than ours means that Redis lost our claim.
 _FENCE: Final = """
@@ -95,50 +96,44 @@ local step = tonumber(held[3] or 0)
 local last = step + redis.call('LLEN', list)
 """
 
-_READ: Final = """
+
+def _fenced(source: str) -> Script:
+    return Script(_FENCE + source)
+
+
+_READ: Final = Script("""
 local held = redis.call('HMGET', KEYS[1], 'snapshot_step', 'snapshot', 'done')
 return {held[1], held[2], held[3], redis.call('LRANGE', KEYS[2], 0, -1)}
-"""
+""")
 
 # ARGV[3] is the number of the first step, the steps follow.
-_APPEND: Final = (
-    _FENCE
-    + """
+_APPEND: Final = _fenced("""
 if generation < tonumber(ARGV[2]) or last + 1 ~= tonumber(ARGV[3]) then
   return {'differs', step}
 end
 for i = 4, #ARGV do redis.call('RPUSH', list, ARGV[i]) end
 return {'ok', last}
-"""
-)
+""")
 
 # ARGV[3] is the step that the stored snapshot must end with; every step behind it follows.
-_REWRITE: Final = (
-    _FENCE
-    + """
+_REWRITE: Final = _fenced("""
 if step ~= tonumber(ARGV[3]) then return {'differs', step} end
 redis.call('HSET', meta, 'generation', ARGV[2], 'owner', ARGV[1])
 redis.call('DEL', list)
 for i = 4, #ARGV do redis.call('RPUSH', list, ARGV[i]) end
 return {'ok', last}
-"""
-)
+""")
 
-_DONE: Final = (
-    _FENCE
-    + """
+_DONE: Final = _fenced("""
 if generation < tonumber(ARGV[2]) or last < tonumber(ARGV[3]) then return {'differs', step} end
 if tonumber(ARGV[3]) > tonumber(redis.call('HGET', meta, 'done') or 0) then
   redis.call('HSET', meta, 'done', ARGV[3])
 end
 return {'ok', last}
-"""
-)
+""")
 
 # ARGV: ..., number, blob key, parts, reference, steps behind the snapshot.
-_SNAPSHOT: Final = (
-    _FENCE
-    + """
+_SNAPSHOT: Final = _fenced("""
 for i = 0, tonumber(ARGV[5]) - 1 do
   if redis.call('EXISTS', ARGV[4] .. ':' .. i) == 0 then return {'absent', i} end
   redis.call('PERSIST', ARGV[4] .. ':' .. i)
@@ -152,8 +147,7 @@ if old[1] and old[1] ~= ARGV[4] then
   for i = 0, tonumber(old[2]) - 1 do redis.call('UNLINK', old[1] .. ':' .. i) end
 end
 return {'ok', last}
-"""
-)
+""")
 
 
 class StepLog:
@@ -188,7 +182,7 @@ class StepLog:
         before, mine = self._generation, self._owner
         # Anew at each claim: a repeat of the script, whose answer was lost, must not look like another life of ours.
         self._owner = secrets.token_hex(8)
-        generation, owner = await self._link.script(_CLAIM, self._keys[:1], [self._owner])
+        generation, owner = await self._link.run(_CLAIM, self._keys[:1], [self._owner])
         self._generation = int(generation)
         # Both: Redis may have lost a claim of somebody else, and then the number alone would be right.
         return self._generation == before + 1 and owner == mine.encode()
@@ -197,7 +191,7 @@ class StepLog:
         """What is stored; raises ``StateError`` when the snapshot cannot be read."""
         before = b""
         while True:
-            step, packed, done, raw = await self._link.script(_READ, self._keys, [])
+            step, packed, done, raw = await self._link.run(_READ, self._keys, [])
             number, snapshot = 0 if step is None else int(step), None
             if packed is None:
                 break
@@ -270,11 +264,11 @@ class StepLog:
             self._steps.popleft()
             self._first += 1
 
-    async def _write(self, script: str, *args: Any) -> int | None:
+    async def _write(self, script: Script, *args: Any) -> int | None:
         """Run a script behind the fence; ``None`` when it wrote, else what it found instead."""
         if not self._owner:
             raise StepsTaken(f"lane {self.lane}: it was not claimed; call claim first")
-        verdict, detail = await self._link.script(script, self._keys, [self._owner, self._generation, *args])
+        verdict, detail = await self._link.run(script, self._keys, [self._owner, self._generation, *args])
         if verdict == b"taken":
             raise StepsTaken(
                 f"lane {self.lane}: claimed by another worker (generation {int(detail)}, ours {self._generation}); "
