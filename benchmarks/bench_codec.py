@@ -30,8 +30,7 @@ from weir.online.codec.scan import find_suspects
 from weir.online.codec.wire import UserEvent
 from weir.online.decisions.alert_state import AlertState, Reason
 from weir.online.stages.dedupe import Deduper, bytes_for
-from weir.streams.kafka.produce.record_batches import encoded_batches
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns, encoded_batches
 from weir.streams.records import Record
 
 COLUMNS = ColumnRequest(entities=("user_id", "merchant_id", "device_id"), numbers=("amount",), texts=("channel",))

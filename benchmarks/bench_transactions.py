@@ -34,8 +34,7 @@ if __name__ == "__main__":
 
 from benchmarks.bench_transport import VALUE_BYTES
 from tests.integration.kafka_broker import find_broker
-from weir.streams.kafka.produce.record_batches import EncodedBatch, encoded_batches
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns, EncodedBatch, encoded_batches
 from weir.streams.records import Record
 
 TOPICS, PARTITIONS = ("predictions", "updates", "alerts"), 4

@@ -157,7 +157,9 @@ class Trainer:
             # Pushed last, so done first: what jobs still tell needs the links.
             stack.push_async_callback(self._end_jobs)
             log.info("trainer %s: tasks %s", self.name, ", ".join(self._of_task))
-            await self._until_stopped(once)
+            self._once = once
+            # An error in one ends them all.
+            await until_one_ends(self._read_requests(), self._read_examples(), self._beat(), self._stop.wait())
 
     def stop(self) -> None:
         """Ask for a clean stop."""
@@ -174,12 +176,6 @@ class Trainer:
             WebServer(t.web_host, port, self.status, self.metrics, about, "trainer")
         )
         log.info("health, readiness and metrics at %s", self.web.url)
-
-    async def _until_stopped(self, once: bool) -> None:
-        """Run the loops; an error in one ends them all."""
-        loops = (self._read_requests, self._read_examples, self._beat)
-        self._once = once
-        await until_one_ends(*(loop() for loop in loops), self._stop.wait())
 
     async def _read_requests(self) -> None:
         while not self._stop.is_set():

@@ -42,7 +42,7 @@ class Control:
         while True:
             while not self._ctx.assigned:  # the consumer knows nothing yet
                 await asyncio.sleep(TICK_S)
-            owned = self._owned = {place_of(lane): lane for lane in [*self._host.lanes_open(), *self._pauses.paused]}
+            owned = self._owned = {place_of(lane): lane for lane in [*self._host.lanes, *self._pauses.paused]}
             for place, order in (await self._orders.waiting(list(owned))).items():
                 await self._obey(place, owned[place], order)
             # More often than `TOLD_S`, behind which it would read as if nobody owned the partition.

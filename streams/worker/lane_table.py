@@ -132,10 +132,6 @@ class LaneTable(ABC):
         """Of the lanes that are open."""
         return [lane.name for lane in self.lanes.values()]
 
-    def lanes_open(self) -> list[Lane]:
-        """Their keys."""
-        return [*self.lanes]
-
     def positions(self) -> Mapping[Lane, tuple[int | None, float | None]]:
         """Next offset and event time of the lanes that take batches."""
         return {key: where for key, lane in self.lanes.items() if (where := lane.where) is not None}

@@ -33,12 +33,13 @@ from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from weir.streams.kafka.consume.offset_tracker import Ticket
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.produce.producer import Sent
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns
 from weir.streams.records import Record
 from weir.streams.redis.partitions.label_journal import OffsetRange
 from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE, clear_lane, decode_position
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.redis.stored_rows import lane_prefix
+from weir.streams.redis.topic_identity import StoredIdentity
 from weir.streams.worker.identity.partitioner import settle_partitioner
 from weir.streams.worker.identity.topic_check import active_members, committed_offsets
 from weir.streams.worker.partitions import LABELLED
@@ -174,7 +175,7 @@ class _Rebuilder:
         for own, identity in (await topic_check.look([*self._host.topics, topics.PREDICTIONS])).items():
             for partition in range(identity.partitions):
                 await topic_check.accept((own, partition))
-        await topic_check.accept_partitions(self._ctx.partitions)
+        await StoredIdentity(self._ctx.link).accept_partitions(self._ctx.partitions)
 
     async def _collect(self, lane: Lane, reader: RangeReader, strays: Strays) -> None:
         """Find the records of a partition that others own."""

@@ -34,8 +34,7 @@ from weir.online.task.task_shape import model_of
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.kafka.consume.fetched import FetchedRecords, Unpacking
 from weir.streams.kafka.partitioners import partitions_of, partitions_of_text
-from weir.streams.kafka.produce.record_batches import encoded_batches
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns, encoded_batches
 from weir.streams.records import Record
 from weir.streams.redis.stored_rows import HEADER, encode_row, framed_values, unpack_rows
 

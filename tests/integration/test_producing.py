@@ -17,7 +17,7 @@ from tests.integration.kafka_broker import Broker
 from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.kafka_errors import DeliveryError, RecordTooLarge
 from weir.streams.kafka.produce.producer import BatchProducer
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns
 from weir.streams.kafka.transport_settings import TransportSettings
 from weir.streams.records import Record
 

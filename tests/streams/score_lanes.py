@@ -17,7 +17,7 @@ from weir.streams.config.settings import Settings
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.kafka.consume.offset_tracker import Ticket
 from weir.streams.kafka.produce.producer import Sent
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns
 from weir.streams.ops.metrics import Metrics
 from weir.streams.records import Record
 from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE

@@ -16,7 +16,7 @@ from weir.online.batch import FloatMatrix, IntVector
 from weir.online.task.full_spec import FullSpec, columns
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.kafka.produce.producer import Sent
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns
 from weir.streams.ops.metrics import Metrics
 from weir.streams.records import Record
 from weir.streams.worker.inference.batch_pool import Pool

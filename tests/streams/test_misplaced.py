@@ -21,7 +21,7 @@ from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.kafka_errors import RecordTooLarge
 from weir.streams.kafka.partitioners import partitions_of
 from weir.streams.kafka.produce.producer import Sent
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns
 from weir.streams.records import Record
 from weir.streams.redis.partitions.label_journal import OffsetRange as TakenStep
 from weir.streams.redis.partitions.label_journal import StoredLane

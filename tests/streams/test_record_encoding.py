@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weir.streams.config.connections import KafkaSettings
-from weir.streams.kafka.produce.record_batches import EncodedBatch, encoded_batches
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns, EncodedBatch, encoded_batches
 from weir.streams.records import Record
 
 CODECS = get_args(KafkaSettings.model_fields["compression_type"].annotation)[1:]

@@ -203,9 +203,8 @@ def read_lags(admin: Any, names: Sequence[str]) -> list[GroupLag]:
     described = admin.describe_topics(sorted({t for found in touched.values() for t in found}) or list(names))
     lanes = {t["name"]: [p["partition_index"] for p in t["partitions"] if p["leader_id"] >= 0] for t in described}
     start, end = _offsets(admin, [(t, p) for t, found in lanes.items() for p in found])
-    members = {
-        name: len(found["members"]) for name, found in _describe_groups(admin, [g for g in groups if touched[g]])
-    }
+    telling = [group for group in groups if touched[group]]
+    members = {name: len(found["members"]) for name, found in admin.describe_groups(telling).items()} if telling else {}
     out = []
     for name in sorted(groups):
         held = {(tp.topic, tp.partition): meta.offset for tp, meta in committed[name].items()}
@@ -220,10 +219,6 @@ def read_lags(admin: Any, names: Sequence[str]) -> list[GroupLag]:
                 GroupLag(name, groups[name], members.get(name, 0), topic, total, worst, lags.get(worst, 0), bare)
             )
     return out
-
-
-def _describe_groups(admin: Any, names: Sequence[str]) -> Sequence[tuple[str, Mapping[str, Any]]]:
-    return list(admin.describe_groups(list(names)).items()) if names else []
 
 
 def _offsets(admin: Any, at: Sequence[tuple[str, int]]) -> tuple[dict[tuple[str, int], int], ...]:

@@ -34,10 +34,10 @@ from weir.streams.kafka.partitioners import partitions_of_joined
 from weir.streams.kafka.produce.record_batches import (
     HEADER_BYTES,
     RECORD_BYTES,
+    Columns,
     EncodedBatch,
     encoded_batches,
 )
-from weir.streams.kafka.produce.record_columns import Columns
 from weir.streams.kafka.reachable import calm_logs, grant, not_let_in, pace_connecting
 from weir.streams.kafka.transport_settings import LinkSecurity, TransportSettings
 from weir.streams.records import Record

@@ -60,10 +60,6 @@ class TopicCheck:
         if lane[0] in self._now:
             await self._stored.check_topic(lane, self._ctx.name(lane[0]), self._now[lane[0]])
 
-    async def accept_partitions(self, partitions: int) -> None:
-        """See `StoredIdentity`."""
-        await self._stored.accept_partitions(partitions)
-
     async def sought(self, lane: Lane) -> None:
         """A person chose a position in the topic that is there now."""
         await self.look([lane[0]])

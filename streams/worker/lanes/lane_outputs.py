@@ -21,7 +21,7 @@ from weir.streams.config import topics
 from weir.streams.errors import TooManyRejects
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.kafka.partitioners import partitions_of_text
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns
 from weir.streams.outputs import dead_letter, decision_blocks, decision_records, letter_room
 from weir.streams.records import Record, RefusedRecord
 from weir.streams.reject_limit import RejectLimit

@@ -25,7 +25,7 @@ from weir.online.task.spec import STREAM_KEYS
 from weir.streams.config import topics
 from weir.streams.errors import in_words
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns
 from weir.streams.ops.metrics import Laps
 from weir.streams.records import Record
 from weir.streams.redis.partitions.merged_store import JointRows

@@ -27,7 +27,7 @@ import numpy as np
 from weir.online.batch import IntVector
 from weir.streams.kafka.kafka_errors import RecordTooLarge
 from weir.streams.kafka.partitioners import PartitionerName, partitions_of_text
-from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.produce.record_batches import Columns
 from weir.streams.records import Record
 
 if TYPE_CHECKING:
