@@ -42,11 +42,10 @@ class IdMemory:
     ----------
     dedupe_bytes : the memory.
     metrics : where gauges go.
-    now : seconds of a clock that does not jump.
     """
 
-    def __init__(self, dedupe_bytes: int, metrics: Metrics, now: Callable[[], float] = time.monotonic) -> None:
-        self._dedupe_bytes, self._metrics, self._now = dedupe_bytes, metrics, now
+    def __init__(self, dedupe_bytes: int, metrics: Metrics) -> None:
+        self._dedupe_bytes, self._metrics = dedupe_bytes, metrics
         self._warned_at: dict[str, float] = {}
 
     def look(self, lanes: Sequence[ScoreLane], reserved: int) -> None:
@@ -64,7 +63,7 @@ class IdMemory:
             self._warn(topic, shortest)
 
     def _warn(self, topic: str, lane: ScoreLane) -> None:
-        intake, now = lane.intake, self._now()
+        intake, now = lane.intake, time.monotonic()
         wanted_s = intake.policy.dedupe_window
         if intake.window_s >= wanted_s or now - self._warned_at.get(topic, -IDS_WARN_EVERY_S) < IDS_WARN_EVERY_S:
             return

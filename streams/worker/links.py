@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from weir.online.errors import WeirError
@@ -27,24 +26,17 @@ ASK_S: Final = 2.0
 
 
 class Links:
-    """The links of one worker.
+    """The links of one worker; ``ctx`` is what the lanes share."""
 
-    Parameters
-    ----------
-    ctx : what the lanes share.
-    clock : monotonic seconds.
-    """
-
-    def __init__(self, ctx: Context, clock: Callable[[], float] = time.monotonic) -> None:
-        self._ctx, self._clock = ctx, clock
-        self._heard = clock()
+    def __init__(self, ctx: Context) -> None:
+        self._ctx, self._heard = ctx, time.monotonic()
 
     def away(self) -> list[str]:
         """What is not there, a sentence each; may be asked from any thread."""
         found: list[str] = []
         if (why := self._ctx.link.away) is not None:
             found.append(f"Redis at {self._ctx.link.address} is away: {why}")
-        silent_s, waits_s = self._clock() - self._heard, self._ctx.app.records.waiting_s()
+        silent_s, waits_s = time.monotonic() - self._heard, self._ctx.app.records.waiting_s()
         if silent_s > BROKERS_SILENT_S:
             found.append(f"the brokers have not answered for {silent_s:.0f} s")
         elif waits_s > BROKERS_SILENT_S:
@@ -53,7 +45,7 @@ class Links:
 
     async def run(self) -> None:
         """Ask the brokers for ever."""
-        self._heard = self._clock()
+        self._heard = time.monotonic()
         asking: asyncio.Future[bool] | None = None
         while True:
             # The question before, where it has no answer yet: aiokafka asks once for all who wait.
@@ -62,7 +54,7 @@ class Links:
             await asyncio.wait({asking}, timeout=ASK_S)
             if asking.done():
                 if asking.exception() is None and asking.result():
-                    self._heard = self._clock()
+                    self._heard = time.monotonic()
                 asking = None
             await asyncio.sleep(ASK_S)
 

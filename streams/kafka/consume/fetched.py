@@ -25,6 +25,8 @@ from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.unpack import HEADER_BYTES, TAKEN, Columns, Header, OldBatch, OpenBatch, old_crc_fits
 from weir.streams.records import Record, RefusedRecord, oversized
 
+_ROOM: Final = 4 << 20
+"""Bytes of records that are taken in one go; one more record may be on top."""
 KEPT: Final = 64 * 1024
 """How much of a record that is too large, or of a batch that cannot be read, its dead letter holds."""
 _RECORD: Final = partial(tuple.__new__, Record)
@@ -41,17 +43,12 @@ class Unpacking:
     ----------
     limits : what a record and a batch may hold.
     special : the same of some topics.
-    most, room : records, and bytes of records, that are taken in one go; one more record may be on top.
     """
 
-    def __init__(
-        self,
-        limits: InputLimits,
-        special: Mapping[str, InputLimits] | None = None,
-        most: int = TAKEN,
-        room: int = 4 << 20,
-    ) -> None:
-        self.limits, self.special, self.most, self.room = limits, special or {}, most, room
+    def __init__(self, limits: InputLimits, special: Mapping[str, InputLimits] | None = None) -> None:
+        self.limits, self.special = limits, special or {}
+        self.most = TAKEN
+        """Records that are taken in one go."""
         self.suspects: dict[Any, int] = {}
         """By partition, the offset at which a fetch was damaged."""
         self.out = np.empty((6, TAKEN), np.int64)
@@ -139,7 +136,7 @@ class FetchedRecords:
     def __next__(self) -> Slice:
         """The next one that holds anything."""
         while not self.done:
-            found = self.take(self._unpacking.most, self._unpacking.room)
+            found = self.take(self._unpacking.most, _ROOM)
             if found.records or found.refused:
                 return found
         raise StopIteration
