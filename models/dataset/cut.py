@@ -55,7 +55,7 @@ def training_set(
         Too few labels or positives, also where one side of the split would have none or only one class.
     """
     data = cut(history, labels, cutoff, validation_s, label_delay, window_s)
-    _check(data, min_labels, min_positives)
+    _check(data, min_labels, min_positives, validation_s)
     return data
 
 
@@ -142,7 +142,7 @@ def _delay(history: History, labels: Labels) -> float:
     return float(np.quantile(labels.known_at - history.ts[labels.row], DELAY_QUANTILE))
 
 
-def _check(data: TrainingSet, min_labels: int, min_positives: int) -> None:
+def _check(data: TrainingSet, min_labels: int, min_positives: int, validation_s: float) -> None:
     labels = data.labels
     n, positives = len(labels.row), int(np.count_nonzero(labels.y))
     if n < min_labels or positives < min_positives:
@@ -156,9 +156,10 @@ def _check(data: TrainingSet, min_labels: int, min_positives: int) -> None:
     for what, side in (("to learn from", learned), ("of validation", checked)):
         found, hits = int(np.count_nonzero(side)), int(np.count_nonzero(labels.y[side]))
         if hits == 0 or hits == found:
+            delay_s = data.cutoff - data.valid_from - validation_s
             raise ModelError(
-                f"{found} labelled events {what}, {hits} of them positive, of events since "
-                f"{moment(float(data.history.ts.min()))} with validation from {moment(data.valid_from)} to "
-                f"{moment(data.cutoff)}: both classes are needed; wait for more, or change validation or window in "
-                "[full.training]"
+                f"{found} labelled events {what}, {hits} of them positive; both classes are needed. Events since "
+                f"{moment(float(data.history.ts.min()))} are there; those from {moment(data.valid_from)} on validate: "
+                f"{validation_s / 86_400:.3g} days of them and the {delay_s / 86_400:.3g} that most labels take. What "
+                "was known by then is learned: wait for more, lengthen window or shorten validation in [full.training]"
             )

@@ -127,9 +127,9 @@ class JobRunner:
         except Exception as error:  # whatever it is, the job ends and says so; the trainer goes on
             words = str(error)
             if not isinstance(error, WeirError):
-                words = in_words(error)
+                words = f"{in_words(error)} (behind stage {job.stage!r})"
                 log.error("task %s: job %s", self._name, job.job_id, exc_info=error)
-            self._end("failed", f"{job.stage}: {words}")
+            self._end("failed", words)
 
     # -- stages ----------------------------------------------------------------------------------------------------
 
@@ -197,7 +197,9 @@ class JobRunner:
             return state if state.job is None else state.finished(state.job, stage, reason, now)
 
         job = self._task.desk.change(change).job
-        log.warning("task %s: the training ended %s: %s", self._name, stage, reason)
+        log.warning(
+            "task %s: the training %s: %s", self._name, "was rejected" if stage == "rejected" else stage, reason
+        )
         if job is not None:
             shutil.rmtree(self._files.folder(job), ignore_errors=True)
 
