@@ -212,7 +212,7 @@ def test_the_delay_is_found_where_none_is_given() -> None:
         ([(r, r == 4, r + 1.0) for r in range(20)], "20 labels known at 1970-01-01T00:00:20Z, 1 of them positive"),
         (
             [(r, r < 9, r + 1.0) for r in range(20)],
-            r"9 labelled events of validation, 0 of them positive; .* since 1970-01-01T00:00:00Z .* from 1970-01-01T00:00:11Z",
+            r"9 labelled events of validation, 0 of them positive; .* those from 1970-01-01T00:00:11Z on validate",
         ),
         ([(r, r > 11, r + 1.0) for r in range(20)], r"to learn from, 0 of them positive"),
     ],
