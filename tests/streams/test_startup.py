@@ -74,13 +74,44 @@ def test_there_are_commands_in_groups() -> None:
     assert len(EVERY) > 2 * len(COMMANDS) - 10 > 20
 
 
-def test_every_number_on_a_command_line_has_a_least_and_a_most() -> None:
-    def options(command: Any, path: str) -> Iterator[tuple[str, Any]]:
-        for name in getattr(command, "commands", ()):
-            yield from options(command.get_command(None, name), f"{path} {name}")
-        shown = (option for option in command.params if option.opts[0].startswith("-") and not option.hidden)
-        yield from ((f"{path} {option.opts[0]}", option) for option in shown)
+def options(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every option that help shows, by its command and its first name."""
+    for name in getattr(command, "commands", ()):
+        yield from options(command.get_command(None, name), f"{path} {name}")
+    shown = (option for option in command.params if option.opts[0].startswith("-") and not option.hidden)
+    yield from ((f"{path} {option.opts[0]}", option) for option in shown)
 
+
+def test_an_option_takes_a_value_in_all_commands_or_in_none() -> None:
+    # By its first name: others are of before, and still taken.
+    kinds: dict[str, dict[bool, list[str]]] = {}
+    for name, option in options(get_command(app), "weir"):
+        long = next((each for each in option.opts if each.startswith("--")), option.opts[0])
+        kinds.setdefault(long, {}).setdefault(bool(option.is_flag), []).append(name)
+    assert len(kinds) > 60
+    assert not {name: of for name, of in kinds.items() if len(of) > 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "long", "before"),
+    [
+        (("send",), "--only-labels", "--labels"),
+        (("replay",), "--with-labels", "--labels"),
+        (("compare",), "--report", "--json"),
+        (("retrain",), "--why", "--reason"),
+        (("examples", "quarantine"), "--why", "--reason"),
+        (("examples", "quarantine"), "--wait-for", "--wait"),
+        (("partitions", "pause"), "--timeout", "--wait"),
+    ],
+)
+def test_an_option_of_before_is_still_taken(words: Sequence[str], long: str, before: str) -> None:
+    command: Any = get_command(app)
+    for word in words:
+        command = command.get_command(None, word)
+    assert [option.opts for option in command.params if long in option.opts] == [[long, before]]
+
+
+def test_every_number_on_a_command_line_has_a_least_and_a_most() -> None:
     numbers = {name: o for name, o in options(get_command(app), "weir") if o.type_descriptor.annotation in (int, float)}
     for name in ("weir serve --port", "weir worker --processes"):
         del numbers[name]  # settings, with limits of their own

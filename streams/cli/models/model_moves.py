@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _ACTIONS: dict[Stage, Action] = {"shadow": "shadow", "champion": "promote", "archived": "retire"}
 _TO: dict[Action, Stage] = {"shadow": "shadow", "retire": "archived"}
 
-WhyOption = Annotated[str, typer.Option("--why", help="Kept in the log of moves.")]
+WhyOption = Annotated[str, typer.Option("--why", "--reason", help="Kept in the log of moves.")]
 PublishOption = Annotated[
     bool | None,
     typer.Option(

@@ -32,7 +32,9 @@ _TEXT: Final = {
 
 def retrain_command(
     task: Annotated[str, typer.Option("--task", "-t", help="Name of the task.")],
-    reason: Annotated[str, typer.Option("--reason", help="Kept with the request and the job.")] = "asked for by hand",
+    reason: Annotated[
+        str, typer.Option("--why", "--reason", help="Kept with the request and the job.")
+    ] = "asked for by hand",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the candidate is in the shadow, or is not.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also within the cooldown of the task.")] = False,
     timeout: Annotated[
@@ -56,7 +58,7 @@ def retrain_command(
 
         weir retrain --task fraud
 
-        weir retrain --task fraud --reason "new card product since Monday" --wait
+        weir retrain --task fraud --why "new card product since Monday" --wait
 
         weir retrain --task fraud --wait --timeout 900
     """

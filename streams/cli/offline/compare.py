@@ -47,7 +47,7 @@ def compare_command(
         typer.Option(metavar="FP,FN[,REVIEW]", help="Costs of a false alarm and a miss; else of a cost threshold."),
     ] = None,
     resamples: Annotated[int, typer.Option(min=100, max=10_000, help="Of each bootstrap.")] = 1_000,
-    json: Annotated[Path | None, typer.Option("--json", help="Write everything to this JSON file.")] = None,
+    json: Annotated[Path | None, typer.Option("--report", "--json", help="Write everything to this JSON file.")] = None,
 ) -> None:
     """Compare task files over the same data: paired differences with intervals.
 
@@ -65,7 +65,7 @@ def compare_command(
 
         weir compare fraud.toml --champion --archive archive --data payments.parquet
 
-        weir compare a.toml b.toml --data rows.csv --slice country --cost 5,200 --json found.json
+        weir compare a.toml b.toml --data rows.csv --slice country --cost 5,200 --report found.json
     """
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 

@@ -124,10 +124,11 @@ def quarantine_command(
     offsets: OffsetsOption = None,
     entity: options.EntityOption = None,
     since: options.SinceOption = None,
-    reason: Annotated[str | None, typer.Option("--reason", help="Kept with the order.")] = None,
+    reason: Annotated[str | None, typer.Option("--why", "--reason", help="Kept with the order.")] = None,
     yes: options.YesOption = False,
     wait: Annotated[
-        Path | None, typer.Option("--wait", metavar="TASKFILE", help="Wait until a worker has stored the new model.")
+        Path | None,
+        typer.Option("--wait-for", "--wait", metavar="TASKFILE", help="Wait until a worker has stored the new model."),
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=1, max=86_400, help="Seconds to wait at most.")] = 300.0,
     config: options.ConfigOption = None,
@@ -145,11 +146,11 @@ def quarantine_command(
 
     For example:
 
-        weir examples quarantine --task fraud --entity user-7 --reason "stolen test cards"
+        weir examples quarantine --task fraud --entity user-7 --why "stolen test cards"
 
         weir examples quarantine --task fraud --since 2026-11-28T10:00 --yes
 
-        weir examples quarantine --task fraud --offsets 120,300-399 --wait fraud.toml
+        weir examples quarantine --task fraud --offsets 120,300-399 --wait-for fraud.toml
     """  # fmt: skip
     if offsets is None and entity is None and since is None:
         raise UsageError("say which examples: give --offsets, --entity or --since")
@@ -217,7 +218,7 @@ def _order(settings: Settings, task: str, found: Sequence[Found], reason: str | 
     order = ExampleQuarantine(task=task, quarantine=tuple(edges), by=caller()[:64], reason=reason, made_at=time.time())
     with producer(settings.kafka, "examples") as client:
         name = settings.topics.name(topics.EXAMPLES)
-        # Its offset is what --wait compares stored models with.
+        # Its offset is what --wait-for compares stored models with.
         sent = client.send(name, key=task.encode(), value=encode_model(order)).get(settings.kafka.timeout_s)
     return int(sent.offset)
 

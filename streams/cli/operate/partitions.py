@@ -47,9 +47,9 @@ _T = TypeVar("_T")
 
 PlaceArgument = Annotated[str, typer.Argument(metavar="TOPIC-PARTITION", help="Such as user-events-3.")]
 WaitOption = Annotated[
-    float, typer.Option("--wait", min=0, max=86_400, help="Seconds to wait for the worker's answer.")
+    float, typer.Option("--timeout", "--wait", min=0, max=86_400, help="Seconds to wait for the worker's answer.")
 ]
-WhyOption = Annotated[str, typer.Option("--why", help="For the log and /ready.")]
+WhyOption = Annotated[str, typer.Option("--why", "--reason", help="For the log and /ready.")]
 
 
 @partitions_app.command("list")

@@ -48,7 +48,12 @@ def replay_command(
         float | None, typer.Option(min=0.0001, max=1e9, help="Times event time: 1 is as it was, 60 a minute a second.")
     ] = None,
     labels: Annotated[
-        bool, typer.Option("--labels/--no-labels", help="With --task: send labels too, label_delay after their events.")
+        bool,
+        typer.Option(
+            "--with-labels/--no-labels",
+            "--labels",
+            help="With --task: send labels too, label_delay after their events.",
+        ),
     ] = True,
     stamp: Annotated[
         Literal["now", "event"],

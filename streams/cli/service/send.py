@@ -22,12 +22,12 @@ def send_command(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help="JSON lines; - is the standard input. With --task any table.")
     ],
-    labels: Annotated[bool, typer.Option("--labels", help="They hold labels, not events.")] = False,
+    labels: Annotated[bool, typer.Option("--only-labels", "--labels", help="They hold labels, not events.")] = False,
     task: Annotated[
         Path | None, typer.Option("--task", "-t", help="Task file whose [source] maps the columns of tables.")
     ] = None,
     shown: Annotated[
-        bool, typer.Option("--print", help="Print the events (or --labels) as JSON lines; send nothing.")
+        bool, typer.Option("--print", help="Print the events (or --only-labels) as JSON lines; send nothing.")
     ] = False,
     url: UrlOption = None,
     key: KeyOption = None,
@@ -40,14 +40,14 @@ def send_command(
     is a label.
 
     With --task the files are those of weir backtest: their rows become events
-    as [source] says, and each label follows once it was known; with --labels
-    too, the labels alone. --print shows what a program has to send.
+    as [source] says, and each label follows once it was known; with
+    --only-labels too, the labels alone. --print shows what a program has to send.
 
     For example:
 
         weir send events.jsonl
 
-        weir send --labels labels.jsonl --url https://weir.example
+        weir send --only-labels labels.jsonl --url https://weir.example
 
         tail -f events.jsonl | weir send -
 
