@@ -219,7 +219,7 @@ class Entity(FrozenModel):
     """What its features' names begin with."""
     key: str
     """A wire identifier such as ``user_id``, or ``*`` for one entity that every event belongs to."""
-    ttl: Seconds = Field(default=60 * DAY_S, ge=0.0)
+    ttl: Seconds = Field(default=60 * DAY_S, ge=0.0, allow_inf_nan=True)
     """How long an entity without events is remembered, and an eighth longer; left out, as its longest window (``ever``:
     2 years)."""
     aggregates: tuple[Aggregate, ...] = ()

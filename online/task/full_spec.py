@@ -73,7 +73,7 @@ class FullSpec(FrozenModel):
     reasons: int = Field(default=0, ge=0, le=8)
     """Inputs named behind a high logit, which alerts then tell in its place; 0 leaves it at the logit. Two columns each
     are logged, so changing it makes what was logged before useless, as changing inputs does."""
-    ttl: Seconds = Field(default=30 * 86_400.0, ge=0.0)
+    ttl: Seconds = Field(default=30 * 86_400.0, ge=0.0, allow_inf_nan=True)
     """How long the state of a silent entity is kept, and an eighth longer."""
     remote: bool = False
     """Whether ``weir inference`` workers run it instead of the scoring worker."""

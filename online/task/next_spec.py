@@ -47,7 +47,7 @@ class NextTask(FrozenModel):
     """Items remembered of an entity: those it took last."""
     most_items: int = Field(default=2_000, ge=2, le=4_096)
     """Different items that the task tells apart: the first to come."""
-    ttl: Seconds = Field(default=400 * 86_400.0, gt=0)
+    ttl: Seconds = Field(default=400 * 86_400.0, gt=0, allow_inf_nan=True)
     """An entity without events for so long is forgotten."""
     model: LearnerSpec = LearnerSpec(kind="bayesian_logistic")
     """Learns the part that a candidate is of the next basket."""

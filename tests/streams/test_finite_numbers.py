@@ -19,6 +19,9 @@ ENDLESS = {
     "Aggregate.windows",  # ever
     "Category.windows",
     "LabelAggregate.windows",
+    "Entity.ttl",  # nothing is forgotten
+    "FullSpec.ttl",
+    "NextTask.ttl",
     "SilencePolicy.remember_s",
     "TaskSpec.missing",  # of readings: not finite is missing as it is
     "Anomaly.params",  # checked where it is known of what
