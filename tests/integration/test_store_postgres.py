@@ -51,7 +51,7 @@ from weir.streams.service.store.alert_queries import (
 from weir.streams.service.store.aside_routes import ViewSaid, be_present, delete_view, save_view, snoozes_of, views_of
 from weir.streams.service.store.database import access_database, open_database
 from weir.streams.service.store.learned import RecentExamples
-from weir.streams.service.store.projection import Piece, Projection
+from weir.streams.service.store.projection import OtherLogError, Piece, Projection
 from weir.streams.service.store.tables import metadata
 from weir.streams.service.views.sampling import add_samples, alerts_by_day, series_since
 from weir.streams.task_files import load_task
@@ -250,6 +250,8 @@ def test_one_replica_has_the_lease_until_it_ends_or_is_given_back(postgres: Engi
     assert not one.lease("one", now + 21.0, 10.0)
     two.release("two")
     assert one.lease("one", now + 22.0, 10.0)
+    with pytest.raises(OtherLogError, match="a service of that one writes them"):
+        two.begin("another")
 
 
 def test_keys_sessions_and_anchors_are_the_same_on_it(tmp_path: Path, server: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import find_rows, history_of, list_alerts
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.learned import REMEMBERED, RecentExamples
-from weir.streams.service.store.projection import Piece, Projection
+from weir.streams.service.store.projection import OtherLogError, Piece, Projection
 from weir.streams.service.store.projector import CutLogError, OvertakenError, Projector
 from weir.streams.service.store.tables import alerts
 
@@ -189,6 +190,22 @@ def test_another_log_empties_the_tables_and_the_same_one_does_not(
         Projection(engine).begin("another")
     assert not any(contents(engine).values())
     assert "they are of another log (log, this is another)" in caplog.text
+
+
+def test_a_service_of_another_log_leaves_the_tables_to_the_one_that_writes_them(engine: Engine) -> None:
+    one, two, records = Projection(engine), Projection(engine), list(enumerate(some(6, 20)[topics.ALERTS]))
+    piece, recent = Piece(topics.ALERTS, 0, 0, len(records), records), RecentExamples()
+    one.begin("log")
+    assert one.lease("one", time.time(), 10.0)
+    assert one.write(piece, recent) == []
+    written = contents(engine)
+    with pytest.raises(OtherLogError, match=r"another log \(log, this is another\).*or --dir\), or stop the other"):
+        two.begin("another")
+    assert contents(engine) == written
+    one.release("one")
+    two.begin("another")
+    assert one.write(piece, recent) is None, "it stood still, and goes on in tables that are another's by now"
+    assert not contents(engine)["alerts"]
 
 
 def test_what_is_no_record_is_told_and_left_out(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:

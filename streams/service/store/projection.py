@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, Engine, delete, select, update
 
 from weir.online.codec.wire import Alert, CaseEvent, ExampleQuarantine, ModelUpdate, RetrainRequest, WireModel
 from weir.streams.config import topics
+from weir.streams.errors import ShellError
 from weir.streams.records import Record
 from weir.streams.service.notify.outbox import write_notifications
 from weir.streams.service.store import case_rules
@@ -37,20 +39,36 @@ class Piece(NamedTuple):
     """With their offsets. None at all: what was there is no longer kept."""
 
 
+class OtherLogError(ShellError):
+    """Another service has the tables, of another log: it and this one would write over each other."""
+
+
 class Projection:
     """The tables, for the process that writes them."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._epoch: str | None = None
 
     def begin(self, epoch: str, rebuild: bool = False) -> None:
-        """Empty tables that are of another log than ``epoch``, or that are to be made anew."""
+        """Empty tables that are of another log than ``epoch``, or that are to be made anew.
+
+        Raises ``OtherLogError`` while a service of that other log writes them.
+        """
         state = t.projection_state
         with self._engine.begin() as c:
             upsert(c, state, [{"id": 1, "epoch": epoch}], replace=False)
             # Locked: of two replicas that start together one empties the tables, and the other then sees that it is
             # done.
-            held = c.execute(select(state.c.epoch).with_for_update()).scalar_one()
+            held, writer, until = c.execute(
+                select(state.c.epoch, state.c.writer, state.c.writer_until).with_for_update()
+            ).one()
+            if held != epoch and writer is not None and until > time.time():
+                raise OtherLogError(
+                    f"the tables are of another log ({held}, this is {epoch}), and a service of that one writes them; "
+                    "give this one a database of its own ([serve] database, or --dir), or stop the other"
+                )
+            self._epoch = epoch
             if held == epoch and not rebuild:
                 return
             for table in (*t.PROJECTED, t.notifications):
@@ -63,7 +81,8 @@ class Projection:
     def lease(self, writer: str, now: float, for_s: float) -> bool:
         """Whether ``writer`` may write until ``now + for_s``: nobody else does.
 
-        A file of SQLite has one process, whose directory is locked: after a crash nobody waits for a lease to end.
+        Of a file of SQLite everybody may: it has one process, whose directory is locked, and after a crash nobody waits
+        for a lease to end. Beside Kafka there may be several, and one of them meets what the other has written.
         """
         state, other = t.projection_state, self._engine.dialect.name == "postgresql"
         free = (state.c.writer == writer) | state.c.writer.is_(None) | (state.c.writer_until < now)
@@ -92,6 +111,8 @@ class Projection:
             place = {"topic": piece.topic, "partition": piece.partition}
             upsert(c, t.positions, [{**place, "next_offset": 0}], replace=False)
             moved = update(t.positions).filter_by(**place, next_offset=piece.start).values(next_offset=piece.end)
+            if self._epoch is not None:  # else a service that stood still would go on in the tables of another log
+                moved = moved.where(select(t.projection_state.c.epoch).scalar_subquery() == self._epoch)
             if c.execute(moved).rowcount == 0:
                 return None
             if piece.topic == topics.EXAMPLES:

@@ -64,12 +64,12 @@ class Projector:
 
     async def run(self) -> None:
         """Keep up until cancelled; where log or database do not answer, try again."""
-        begun = False
         while True:
             try:
-                if not begun:
+                # While another process writes it is asked again: that one may be of another log by now.
+                if not self.leads:
                     await asyncio.to_thread(self._projection.begin, self._log.epoch, self._rebuild)
-                    begun = True
+                    self._rebuild = False
                 if await self._leads():
                     await self.catch_up()
                 if self.trouble is not None:
@@ -77,6 +77,7 @@ class Projector:
                     self._wake()
             except (SQLAlchemyError, WeirError) as exc:
                 self._forget_places()
+                self._lease_until = 0.0
                 self.trouble = f"alerts are not written to the database: {in_words(exc).splitlines()[0]}"
                 log.error("%s; trying again", self.trouble)
             await set_within(self._news, _PAUSE_S)
