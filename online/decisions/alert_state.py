@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -57,3 +58,12 @@ class AlertState(msgspec.Struct, frozen=True, array_like=True):
             "event_ids": [*self.event_ids],
         }
         return {name: value for name, value in (held | inside).items() if name != "verdict"}
+
+    @classmethod
+    def of_wire_dict(cls, told: Mapping[str, Any]) -> AlertState:
+        """The state of which ``told`` is the wire's ``Alert``; ``verdict`` is not in it."""
+        inside = {
+            "reasons": tuple(Reason(**reason) for reason in told["reasons"]),
+            "event_ids": tuple(told["event_ids"]),
+        }
+        return cls(**{name: told[name] for name in cls.__struct_fields__ if name in told} | inside)

@@ -122,8 +122,7 @@ class AlertBook:
 
     def open_alerts(self) -> list[AlertState]:
         """Return the open alerts, in the order in which they opened."""
-        entries = sorted(self._entries.values(), key=lambda entry: entry.number)
-        return [entry.alert for entry in entries if entry.is_open]
+        return [e.alert for e in sorted(self._entries.values(), key=lambda e: e.number) if e.is_open]
 
     def decide_by(
         self,
@@ -190,6 +189,13 @@ class AlertBook:
             at = max(self._reached(ts), entry.alert.updated_at, self.watermark)
             out.append(self._resolve(entry, at, "confirmed" if value else "false_alarm"))
         return out
+
+    def adopt(self, alert: AlertState) -> bool:
+        """Go on with an open alert that another book opened; not where its entity has one here, or cools down."""
+        mine = self._entries.get(alert.entity_id)
+        if mine is None:
+            self._enter(alert, self._reached(alert.updated_at))
+        return mine is None or mine.alert.alert_id == alert.alert_id
 
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""
@@ -277,12 +283,17 @@ class AlertBook:
             event_ids=(event_id,),
             amount=amount,
         )
-        entry = _Entry(self._number, alert, self._reached(ts) + self.policy.resolve_after_s, set())
-        self._number += 1
         self.stats.opened += 1
+        return self._enter(alert, self._reached(ts))
+
+    def _enter(self, alert: AlertState, reached: float) -> _Entry:
+        """Keep an open alert, until it is quiet for long."""
+        quiet_at = reached + self.policy.resolve_after_s
+        entry = _Entry(self._number, alert, quiet_at, set(), alert.events, alert.updated_at)
+        self._number += 1
         self._open += 1
-        self._entries[entity_id] = entry
-        heapq.heappush(self._quiet, (entry.wake_at, entry.number, entity_id))
+        self._entries[alert.entity_id] = entry
+        heapq.heappush(self._quiet, (quiet_at, entry.number, alert.entity_id))
         return entry
 
     def _repeat(

@@ -352,3 +352,18 @@ def test_an_id_that_two_entities_use_is_two_events() -> None:
     assert (closed.entity_id, closed.verdict) == ("b", "confirmed")
     (closed,) = book.resolve_labels(labels(("1", "a", 4.0, False)))
     assert (closed.entity_id, closed.verdict) == ("a", "false_alarm")
+
+
+def test_an_alert_that_another_book_opened_goes_on_as_its_own() -> None:
+    other, book = AlertBook(AlertPolicy(resolve_after_s=50.0), "t"), AlertBook(AlertPolicy(resolve_after_s=50.0), "t")
+    told = {state.entity_id: state for state in decide(other, [("e1", "u1", 10.0, 0.9), ("e2", "u2", 10.0, 0.9)])}
+    theirs = [AlertState.of_wire_dict(told[entity].to_wire_dict()) for entity in ("u1", "u2")]
+    assert theirs == [*told.values()]
+    decide(book, [("e1", "u1", 10.0, 0.1), ("e3", "u2", 12.0, 0.9)])
+    assert [book.adopt(alert) for alert in theirs] == [True, False], "its entity has another one here"
+    assert [(a.alert_id, a.events) for a in decide(book, [("e4", "u1", 30.0, 0.95)])] == [("t:u1:e1", 2)]
+    ended = decide(book, [("e5", "u3", 80.0, 0.1)])
+    assert [(a.alert_id, a.status, a.updated_at) for a in ended] == [
+        ("t:u2:e3", "resolved", 62.0), ("t:u1:e1", "resolved", 80.0),
+    ]  # fmt: skip
+    assert len(book) == 0

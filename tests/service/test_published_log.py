@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.service.engine_runs import Rows, all_rows, calls, event, killed, opened
+from weir.online.decisions.alerts import AlertBook
 from weir.streams.config import topics
+from weir.streams.embedded.ticks import tick_record
 from weir.streams.outputs import records_of
 from weir.streams.records import Record
 from weir.streams.service.embedded import data_directory
@@ -157,6 +159,29 @@ async def test_another_version_may_read_a_task_otherwise(
         async with opened(left) as log:
             assert await all_rows(log) == before
     assert "churn, fraud otherwise (changed, or read otherwise)" in caplog.text
+
+
+async def test_alerts_that_only_the_version_before_opened_end_as_all_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, before = await left_behind(tmp_path)
+    another_version(monkeypatch, lambda made: made)
+    monkeypatch.setattr(AlertBook, "_take", lambda *_: None)  # it opens none
+    open_then = still_open(before[topics.ALERTS])
+    async with opened(left) as log:
+        kept = {alert.alert_id for p in log.engine.host.pipelines.values() for alert in p.book.open_alerts()}
+        assert open_then
+        assert still_open((await all_rows(log))[topics.ALERTS]) == kept == open_then
+        again = await killed(log, tmp_path / "again")
+    async with opened(again) as log:  # it is in the checkpoint
+        await log.append(topics.TICKS, [tick_record(1.9e9, 1.9e9, topics.USER_EVENTS)])  # all are quiet by then
+        assert not still_open((await all_rows(log))[topics.ALERTS])
+
+
+def still_open(alerts: Rows) -> set[str]:
+    """The alerts whose newest record does not resolve them."""
+    newest = {said["alert_id"]: said["status"] for said in (msgspec.json.decode(r.value) for _, r in alerts)}
+    return {alert_id for alert_id, status in newest.items() if status != "resolved"}
 
 
 # -- the log alone -----------------------------------------------------------------------------------------------------

@@ -112,6 +112,8 @@ class PublishedLog(OutputLog):
         """While a start computes again: what was published."""
         self._from = 0
         self._made_apart: list[tuple[str, Sequence[Record]]] = []
+        self.only_then: list[Record] = []
+        """Of alerts, what was published and is not made now, as the newest `settle` found it."""
 
     def truncate(self, seq: int) -> int:
         """Compute again from batch ``seq`` on: the log stays, and what is appended is compared with it until `settle`.
@@ -149,10 +151,13 @@ class PublishedLog(OutputLog):
             self._cut_unseen(newest)
         left = self._left(lanes)
         compared = {topic: _Comparison(topic, records) for topic, records in left.items() if records}
+        self.only_then = []
         for topic, records in self._made_apart:
             if new := compared[topic].only_now(records) if topic in compared else records:
                 super().append(topic, new)
         self._made_apart = []
+        if topics.ALERTS in compared:
+            self.only_then = [record for _, record in compared[topics.ALERTS].then()]
         return [difference for each in compared.values() if (difference := each.difference()) is not None]
 
     def _published(self) -> Iterator[LoggedBatch]:
@@ -206,10 +211,13 @@ class _Comparison:
         self._only_now += len(new)
         return new
 
+    def then(self) -> list[tuple[int, Record]]:
+        """What was published and is not made now, with offsets and in their order, when all was looked up."""
+        return sorted((one for same in self._left.values() for one in same), key=lambda one: one[0])
+
     def difference(self) -> Difference | None:
         """What was found, when all was looked up."""
-        then = sorted((one for same in self._left.values() for one in same), key=lambda one: one[0])
-        if then:
+        if then := self.then():
             self._tell(f"{_words(self._topic, then[0][1])} at offset {then[0][0]}, not made now")
         if not (self._changed or then or self._only_now):
             return None

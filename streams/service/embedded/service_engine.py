@@ -17,6 +17,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, Final, TypeVar
 
+import msgspec
+
+from weir.online.decisions.alert_state import AlertState
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.embedded.embedded_host import READ, EmbeddedHost
@@ -24,6 +27,7 @@ from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
 from weir.streams.embedded.host_state import Outcome as HostOutcome
 from weir.streams.embedded.ticks import IDLE_S, IdleStreams
 from weir.streams.errors import LogError, LogFull, in_words
+from weir.streams.outputs import alert_records
 from weir.streams.service.embedded.appends import Append, GroupCommit, MergedAppends, Step, merged
 from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.published_log import PublishedLog
@@ -127,13 +131,28 @@ class Engine:
                 log.info(
                     "computing again what came after the checkpoint: batch %d of %d", batch.seq - first, end - first
                 )
-        differences = self.outputs.settle(newest)
-        self.outputs.take()  # these were shown by the process before, or can be read
-        if differences:  # told once: these inputs are not computed a third time
+        if differences := self.outputs.settle(newest):  # told once: these inputs are not computed a third time
+            self._adopt_alerts(newest)
             self.host.checkpoint()
+        self.outputs.take()  # these were shown by the process before, or can be read
         self.directory.resumed([str(each) for each in differences])
         self._saved_seq = first
         return True
+
+    def _adopt_alerts(self, now: float) -> None:
+        """Go on with alerts that only the computation of then opened: else nobody would end them.
+
+        Where the entity has another one by now, the one of then is resolved.
+        """
+        then = [msgspec.json.decode(record.value) for record in self.outputs.only_then]
+        opened = {said["alert_id"] for said in then if said["updated_at"] == said["opened_at"]}
+        newest = {said["alert_id"]: AlertState.of_wire_dict(said) for said in then if said["alert_id"] in opened}
+        for alert in newest.values():
+            pipeline = self.host.pipelines.get(alert.task)
+            if pipeline is not None and alert.status != "resolved" and not pipeline.book.adopt(alert):
+                at = max(pipeline.book.watermark, alert.updated_at)
+                ended = msgspec.structs.replace(alert, status="resolved", updated_at=at)
+                self.outputs.append(topics.ALERTS, alert_records([ended], now))
 
     def stop(self) -> None:
         """Finish what waits, write a checkpoint and close the logs; blocks."""
