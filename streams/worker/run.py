@@ -16,6 +16,7 @@ from typing import Final
 
 from weir.online.task.spec import TaskSpec
 from weir.streams.checks.kafka_checks import warn_of_retention
+from weir.streams.checks.late_events import late_events
 from weir.streams.config import topics
 from weir.streams.config.settings import Role, Settings
 from weir.streams.model_replicas.fold import ExampleFold
@@ -64,6 +65,9 @@ class Worker(Process):
         self.host.check_sizes()
         if self.role != "score":
             await asyncio.to_thread(warn_of_retention, self.settings, self.ctx.tasks)
+        if self.role != "label":
+            for found in late_events(self.settings, self.ctx.tasks):
+                log.warning("%s: %s. %s", found.name, found.found, found.fix)
         for task in self.ctx.tasks:
             await asyncio.to_thread(warm_up, task)  # the endpoints answer meanwhile
         await self.ctx.topics.look([topics.EXAMPLES])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 from tests.streams.weir_commands import TASKS, weir
 from weir.online.task.spec import TaskSpec
 from weir.streams.checks.findings import Check
+from weir.streams.checks.late_events import late_events
 from weir.streams.cli.processes import process
 from weir.streams.cli.processes import process as process_cli
-from weir.streams.cli.processes import worker as worker_cli
 from weir.streams.cli.processes.worker import banner
 from weir.streams.config.settings import KafkaSettings, RedisSettings, SecretUrl, Settings, WorkerSettings
 from weir.streams.errors import UsageError
@@ -28,7 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Settings,
         calls.append((settings, [task.name for task in tasks], role))
         return 0
 
-    monkeypatch.setattr(worker_cli, "_runner", lambda: fake)
+    monkeypatch.setattr("weir.streams.worker.run.run_worker", fake)
     monkeypatch.setattr(process, "log_to_stderr", lambda *_: None)
     return calls
 
@@ -112,6 +113,28 @@ def test_a_check_runs_nothing_and_fails_when_something_is_missing(
     assert found == code
     assert "mend it" in output
     assert not run
+
+
+@pytest.mark.parametrize(
+    ("ttl", "lateness", "fix"),
+    [
+        ("8d", "1d", None),
+        ("2d", "6h", None),
+        ("inf", "1d", None),
+        ("7d", "1d", "Make ttl 8d or more, or [worker.intake] allowed_lateness 23h or less."),
+        ("0s", "1h", "Make ttl 1d or more, or [worker.intake] allowed_lateness 0s or less."),
+    ],
+)
+def test_rows_that_go_before_what_may_come_late_are_told(ttl: str, lateness: str, fix: str | None) -> None:
+    document = tomllib.loads((TASKS / "fraud.toml").read_text())
+    document["entities"][0]["ttl"] = float(ttl) if ttl == "inf" else ttl
+    task = TaskSpec.model_validate(document)
+    settings = Settings.model_validate({"worker": {"intake": {"allowed_lateness": lateness}}})
+    found = late_events(settings, [task])
+    assert [each.fix for each in found] == ([] if fix is None else [fix])
+    if found:
+        assert found[0].name == f"rows fraud.{task.entities[0].name}"
+        assert f"(ttl {ttl}), and an event may come {lateness} late" in found[0].found
 
 
 def test_the_banner_names_links_and_hides_secrets() -> None:

@@ -99,11 +99,12 @@ def check(
 ) -> None:
     """Print ``first``, what a worker of these settings would find, and ``own``, as `report` does."""
     from weir.streams.checks.kafka_checks import check_kafka
+    from weir.streams.checks.late_events import late_events
     from weir.streams.checks.link_checks import kafka_warnings
     from weir.streams.checks.redis_checks import check_redis
 
     links = [*check_kafka(settings, tasks), *check_redis(settings.redis)]
-    checks = [first, check_codecs(), *links, *kafka_warnings(settings.kafka)]
+    checks = [first, check_codecs(), *late_events(settings, tasks), *links, *kafka_warnings(settings.kafka)]
     if links[0].status != "FAIL":  # which version serves is told by Kafka
         from weir.streams.checks.state_checks import check_full, check_state  # these bring aiokafka
         from weir.streams.worker.identity.identity_checks import check_identity
