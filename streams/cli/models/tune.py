@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
     from weir.streams.config.settings import Settings
     from weir.streams.trainer.history.history_builder import LoggedHistory
+    from weir.streams.workbench.measures import Interval
     from weir.streams.workbench.tuning.findings import Row
     from weir.streams.workbench.tuning.study import Search
 
@@ -211,15 +212,25 @@ def _finish(search: Search, of: _Told, out: Path | None) -> None:
             sides = {"as it is": search.document, f"trial {best.number}": document}
             found = judge(sides, of.data, search.cut.at, advance, labels=of.labels, label_delay_s=of.label_delay_s)
         show(found, f"judged once: {found.rows:,} later rows with labels, {found.positives:,} positive")
-        gain = found.differences[0].by_entity[search.metric]
-        if gain.value * sign(search.metric) < 0:
-            say("on the judged rows the task as it is was better: keep it, or search on more data")
+        gains = [gain[search.metric] for gain in (found.differences[0].by_entity, found.differences[0].by_week)]
+        if unsettled := _unsettled(gains, sign(search.metric)):
+            say(unsettled)
         if looks > 1:
             say(f"look number {looks} of this study at these rows: what they say is no longer new")
     if out is not None:
         write_whole(out, rewritten(search.text, document).encode())
         of_trial = f"the task of trial {best.number}, the best of {looked_at} looked at"
         say(f"{out}: {of_trial if best.number else 'the task as it is'}")
+
+
+def _unsettled(gains: Sequence[Interval], more_is_better: int) -> str:
+    """What to do where the judged rows do not say that the pick is better, over entities or over weeks; else ""."""
+    if gains[0].value * more_is_better < 0:
+        return "on the judged rows the task as it is was better: keep it, or search on more data"
+    told = [min(each.low * more_is_better, each.high * more_is_better) for each in gains if each.low == each.low]
+    if told and min(told) > 0:
+        return ""
+    return "the judged rows do not settle which is better: compare both on newer data"
 
 
 def _show_board(rows: list[Row], metric: str, looked_at: int) -> None:

@@ -20,9 +20,10 @@ from typer.testing import CliRunner
 from tests.streams.workbench.tuned_rows import DAY, TASK, N, rows
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.outcomes import Outcomes
-from weir.streams.cli.models.tune import tune_command
+from weir.streams.cli.models.tune import _unsettled, tune_command
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.errors import UsageError
+from weir.streams.workbench.measures import Interval
 from weir.streams.workbench.tuning.findings import leaderboard, pick, recommended
 from weir.streams.workbench.tuning.reference import Reference, reference_of
 from weir.streams.workbench.tuning.study import Search, best_of, changes, finished, work_folder
@@ -127,6 +128,26 @@ def test_the_command_tunes_events_and_says_what_is_missing(tmp_path: Path) -> No
     assert "nothing but the task as it is was tried" in CliRunner().invoke(app, short).output
     bare = CliRunner().invoke(app, [str(tmp_path / "bad.toml"), *given[:2]])
     assert "no labels to tune by: name the `label` column in [source], or give --labels" in str(bare.exception)
+
+
+@pytest.mark.parametrize(
+    ("gains", "sign", "says"),
+    [
+        ([(0.02, 0.01, 0.03), (0.02, 0.001, 0.04)], 1, ""),
+        ([(0.02, 0.01, 0.03), (0.02, -0.001, 0.04)], 1, "do not settle"),
+        ([(0.02, 0.01, 0.03), (0.02, np.nan, np.nan)], 1, ""),  # few weeks have no interval
+        ([(0.02, np.nan, np.nan), (0.02, np.nan, np.nan)], 1, "do not settle"),
+        ([(-0.02, -0.03, -0.01), (-0.02, -0.03, -0.01)], 1, "was better"),
+        ([(-0.02, -0.03, -0.01), (-0.02, -0.03, -0.01)], -1, ""),  # of a loss
+        ([(-0.02, -0.03, 0.01), (-0.02, -0.03, -0.01)], -1, "do not settle"),
+    ],
+)
+def test_a_pick_that_the_judged_rows_do_not_bear_out_is_told(
+    gains: list[tuple[float, float, float]], sign: int, says: str
+) -> None:
+    told = _unsettled([Interval(*gain) for gain in gains], sign)
+    assert says in told
+    assert bool(says) == bool(told)
 
 
 def test_without_optuna_one_line_says_what_to_install(tmp_path: Path) -> None:
