@@ -9,6 +9,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
+from weir.models.registry.registry import Registry
 from weir.online.errors import WeirError, stored
 from weir.online.stages.labelling import LabellingStage
 from weir.online.task.spec import TaskSpec
@@ -118,14 +119,22 @@ async def _check_models(settings: Settings, models: FullModels) -> list[Check]:
         await updates.catch_up()
     finally:
         await updates.stop()
-    return [_told(task, cast("Mapping[str, Any]", said)) for task, said in models.describe().items()]
+    held = Registry(settings.models.registry)
+    found = models.describe().items()
+    return [_told(task, cast("Mapping[str, Any]", said), held.champion(task)) for task, said in found]
 
 
-def _told(task: str, said: Mapping[str, Any]) -> Check:
+def _told(task: str, said: Mapping[str, Any], registered: int | None) -> Check:
+    """What is told of a task's model; ``registered`` is the version that serves by the registry."""
     name = f"full model of {task}"
     if said["refused"]:
         version, why = next(iter(said["refused"].items()))
         return Check(name, "FAIL", f"version {version} cannot be used: {why}", "register it again, or promote another")
+    # A move is noted in the registry and then told: who was killed in between, or moved at the same moment, left this.
+    if registered is not None and said["champion"] != registered:
+        serves = "none serves" if said["champion"] is None else f"version {said['champion']} serves"
+        fix = f"tell the workers: weir models promote {task} {registered}"
+        return Check(name, "WARN", f"{serves}, and by the registry version {registered} does", fix)
     if said["champion"] is None:
         return Check(name, "OK", "none serves yet")
     beside = f", version {said['shadow']} in its shadow" if said["shadow"] is not None else ""

@@ -85,6 +85,11 @@ def test_a_shadow_a_promotion_a_corrupt_artefact_a_rollback_and_a_restart(
     assert "Traceback" not in log.read_text()
     check = run_weir(fleet.deployment, "worker", "--check")
     assert (check.status, "version 1 on cpu" in check.out) == (0, True), check.out + check.err
+    # Noted and not told, as by somebody who was killed in between.
+    moved = run_weir(fleet.deployment, "models", "promote", "spend", str(second), "--no-publish")
+    check = run_weir(fleet.deployment, "worker", "--check")
+    assert (moved.status, check.status) == (0, 0), moved.err + check.err
+    assert "weir models promote spend 2" in " ".join(check.out.split()), check.out
     row = run_weir(fleet.deployment, "features", "get", "user-1", "--json").document
     assert [table["table"] for table in row] == ["spend.user", "spend.full"]
     assert row[1]["values"]["champion.version"] == first

@@ -61,7 +61,11 @@ def test_the_graph_of_the_precision_asked_for_serves_and_predictions_say_so(
         assert {feature(p, "full.version") for p in made} == {float(recurrent)}
         assert full.describe()["spend"]["precision"] == precision
         assert full.metrics.gauge("weir_full_bits", task="spend").value == bits
-        assert f"in {precision}" in _told("spend", full.describe()["spend"]).found
+        assert f"in {precision}" in _told("spend", full.describe()["spend"], None).found
+        other = _told("spend", full.describe()["spend"], recurrent + 1)
+        assert other.status == "WARN"
+        assert other.found == f"version {recurrent} serves, and by the registry version {recurrent + 1} does"
+        assert other.fix == f"tell the workers: weir models promote spend {recurrent + 1}"
         logits[precision] = [feature(p, "full.logit") for p in made]
     for precision, limit in (("float16", 0.02), ("int8", 0.2)):
         gaps = [abs(a - b) for a, b in zip(logits["float32"], logits[precision], strict=True)]
