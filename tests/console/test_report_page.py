@@ -40,6 +40,14 @@ _WORDS_APART = """
     return wrong;
 """
 
+_TORN_IDS = """
+    return [...document.querySelectorAll("td > bdi")].filter((id) => {
+        const words = document.createRange();
+        words.selectNodeContents(id);
+        return id.textContent.length <= 8 && words.getClientRects().length > 1;
+    }).map((id) => id.textContent);
+"""
+
 
 def outcomes_of(rows: int, alerts: int) -> Outcomes:
     """So many rows over 200 days, of which the first are alerts; the labels of the last tenth are still to come."""
@@ -65,7 +73,7 @@ def alert(number: int, outcomes: Outcomes, score: float) -> AlertState:
     )
     event = f"e{number}"
     return AlertState(
-        f"t:{number}", "t", event, "open", SEVERITIES[number % 4], score, 0.2, reasons, at, at, (event,)
+        f"t:{number}", "t", f"{number:08d}", "open", SEVERITIES[number % 4], score, 0.2, reasons, at, at, (event,)
     )  # fmt: skip
 
 
@@ -113,6 +121,7 @@ def test_the_report_opens_at_once_and_everyone_can_read_it(
             assert window.violations() == [], where
             assert window.too_wide() == [], where
             assert window.run(_WORDS_APART) == [], where
+            assert window.run(_TORN_IDS) == [], where
     took = [window.run("location.reload(); return 0") or _load_ms(window) for _ in range(3)]
     assert min(took) <= _MOST_MS, took
     assert list(window.loaded()) == [file.as_uri()]
