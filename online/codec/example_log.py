@@ -76,9 +76,19 @@ def feature_matrix(structs: list[Any], width: int) -> FloatMatrix:
 
 
 def other_features(found: Mapping[str, float], names: Sequence[str]) -> str | None:
-    """Say how the names ``found`` in a record differ from a task's, or None."""
+    """Say how the names ``found`` in a record differ from a task's, or None.
+
+    >>> (other_features({"a": 1.0, "b": 2.0}, ["a", "c", "d"]) or "").partition(": it was")[0]
+    "features: 2 missing, as 'c' and 1 unknown, as 'b'"
+    """
     known = set(names)
     if found.keys() == known:
         return None
     missing, extra = sorted(known - found.keys()), sorted(found.keys() - known)
-    return f"features: {missing[:3]} missing and {extra[:3]} unknown; rebuild the examples or go back a version"
+    differ = " and ".join(
+        f"{len(names)} {which}, as {names[0]!r}" for names, which in ((missing, "missing"), (extra, "unknown")) if names
+    )
+    return (
+        f"features: {differ}: it was written before the task file was changed, and nothing is learned from it now. "
+        "What is scored from here on fits: there is nothing to mend, unless the old file is to come back"
+    )
