@@ -50,14 +50,16 @@ class Story:
 
     def _now(self, state: TaskState, since: float | None) -> str:
         if since is not None:
-            return f"training since {event_time(since, '%d %b %H:%M')} ..."
+            return f"training since {event_time(since, '%d %b %Y %H:%M')} ..."
         if state.phase is not None:
             seen, of = len(state.phase.y), self._training.shadow_examples
             of *= max(-(-seen // of), 1)  # where there are too few positives it goes on for as many again
             return f"{'judged' if state.phase.kind == 'shadow' else 'watched'}: {seen:,}/{of:,} labels"
         asked = self.retraining.asked
         if asked is not None:
-            return f"asked for; training begins {event_time(asked.begins, '%d %b')}, when labels of the new days are in"
+            return (
+                f"asked for; training begins {event_time(asked.begins, '%d %b %Y')}, when labels of the new days are in"
+            )
         return self._ending(state.ended[-1]) if state.ended else "too few labels so far"
 
     def restore(self, data: bytes) -> None:

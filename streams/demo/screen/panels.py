@@ -187,7 +187,7 @@ def _alert_cells(alert: AlertState, lines: int) -> list[Text]:
     if lines == 1:
         return [*cells, Text("; ".join(reasons))]
     why = "\n".join([*reasons[:1], "; ".join(reasons[1:])])
-    return [*cells, Text(number_words.event_time(alert.opened_at, "%d %b %H:%M"), style=_QUIET), Text(why)]
+    return [*cells, Text(number_words.event_time(alert.opened_at, "%d %b %Y %H:%M"), style=_QUIET), Text(why)]
 
 
 def drifts(rows: tuple[Finding, ...], room: int, wrap: bool = False) -> RenderableType:
@@ -203,7 +203,7 @@ def drifts(rows: tuple[Finding, ...], room: int, wrap: bool = False) -> Renderab
 def drift_line(row: Finding, wrap: bool = False) -> Text:
     """One drift: when, where, and what moved."""
     return Text.assemble(
-        (number_words.event_time(row.ts, "%d %b %H:%M") + "  ", _QUIET),
+        (number_words.event_time(row.ts, "%d %b %Y %H:%M") + "  ", _QUIET),
         (f"{printable(row.task)}: ", "bold magenta"),
         printable(row.words),
         no_wrap=not wrap,
