@@ -56,6 +56,20 @@ def test_a_verdict_changes_the_score_and_the_page_says_so(browser: Browser, open
     assert client.alert(opened)["verdict"] is None
 
 
+def test_a_card_that_is_filled_later_says_so(browser: Browser, opened: str) -> None:
+    assert opened
+    said = browser.run("""
+        const card = document.createElement("div");
+        card.setAttribute("hx-trigger", "load");
+        card.setAttribute("aria-busy", "true");
+        document.body.append(card);
+        const empty = getComputedStyle(card, "::before").content;
+        card.textContent = "filled";
+        return [empty, getComputedStyle(card, "::before").content];
+    """)
+    assert said == ['"Reading …"', "none"]
+
+
 def test_the_score_is_made_again_on_the_page(browser: Browser, opened: str) -> None:
     assert opened
     browser.press("r")
