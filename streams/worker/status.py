@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -17,6 +18,10 @@ from weir.streams.worker.horizon import Horizon, IdMemory
 from weir.streams.worker.partitions import LaneHost
 from weir.streams.worker.scoring.event_partition import ScoreLane
 
+log = logging.getLogger(__name__)
+
+_SEEN: Final = 1_000
+"""Fewer events say nothing of a column that none of them has."""
 _OUTCOMES: Final = {
     "joined": "joined", "corrections": "corrected", "repeated_labels": "repeated", "unmatched": "unmatched",
     "lost": "lost",
@@ -160,6 +165,7 @@ class WorkerStatus(ProcessStatus):
         self._told.setdefault(name, version)  # what was stored was learned by others
         m.inc("weir_examples_learned_total", self._new(name, version), task=name)
         self._count_readings(name)
+        self._tell_unknown(name)
         stages = [lane.stages[name] for lane in self._host.labels if lane.ready]
         m.set("weir_open_alerts", sum(len(stage.book) for stage in stages), task=name)
         for stage in stages:
@@ -176,6 +182,16 @@ class WorkerStatus(ProcessStatus):
         for column, count in taken.items():
             grown = self._new(f"{name}:{column}", count)
             self._ctx.metrics.inc("weir_no_readings_total", grown, task=name, column=column)
+
+    def _tell_unknown(self, name: str) -> None:
+        """Say once of each raw column that no event has: a misspelt field is taken without a word."""
+        for column in self._ctx.metrics.never_known(name, _SEEN):
+            if self._new(f"{name}:{column}:unknown", 1.0):
+                log.warning(
+                    "task %s: none of the first %d events that were looked at has a value of %s (of the right kind): "
+                    "what is made of it stays missing. Correct its name in the events or in the task file",
+                    name, _SEEN, column,
+                )  # fmt: skip
 
     def _count_labels(self, name: str, stage: LabellingStage) -> None:
         """Count what became of labels since the last look; what a lane brought along was counted elsewhere."""

@@ -7,6 +7,10 @@ import weakref
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
+import pytest
+
+from weir.online.batch import EventBatch
 from weir.online.labels.join_policy import JoinStats
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
@@ -35,6 +39,28 @@ def test_a_lane_that_went_is_counted_to_its_end_and_then_forgotten() -> None:
     del stage
     gc.collect()
     assert held() is None
+
+
+def test_a_column_that_no_event_has_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+    ctx = SimpleNamespace(settings=Settings(), metrics=metrics)
+    status = WorkerStatus(cast(Any, ctx), cast(Any, None), cast(Any, None))
+
+    def events(n: int, tip: float, country: str | None) -> EventBatch:
+        numbers = {"amount": np.full(n, np.nan), "tip": np.full(n, tip)}
+        return EventBatch(
+            ["e"] * n, np.ones(n), ["buy"] * n, {"user_id": ["u"] * n}, numbers, {"country": [country] * n}
+        )
+
+    metrics.inputs("fraud", events(999, np.nan, None))
+    status._tell_unknown("fraud")
+    assert not caplog.messages  # few yet
+    metrics.inputs("fraud", events(1, 2.0, "DE"))
+    for _ in range(2):
+        status._tell_unknown("fraud")
+    (told,) = caplog.messages
+    assert told.startswith("task fraud: none of the first 1000 events that were looked at has a value of amount")
+    assert "Correct its name in the events or in the task file" in told
 
 
 def test_a_topic_whose_lanes_have_all_gone_counts_none() -> None:
