@@ -269,6 +269,10 @@ class EmbeddedLog:
         """Next offset of a partition."""
         return self._store.lanes.get((topic, partition), (0, 0.0))[0]
 
+    def newest(self, topic: str, partition: int) -> float:
+        """The latest time of a record of a partition, epoch seconds, kept or not; minus infinity without any."""
+        return self._store.lanes.get((topic, partition), (0, -math.inf))[1]
+
     def end_offsets(self, topic: str) -> dict[int, int]:
         """Next offset of each partition of a topic."""
         return {p: self.end_offset(topic, p) for p in range(self._partitions.get(topic, 1))}

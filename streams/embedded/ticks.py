@@ -17,6 +17,7 @@ from weir.streams.records import Record
 
 if TYPE_CHECKING:
     from weir.streams.embedded.embedded_host import EmbeddedHost
+    from weir.streams.embedded.embedded_log import EmbeddedLog
 
 
 def tick_record(to: float, now: float, stream: str = "") -> Record:
@@ -71,11 +72,12 @@ class IdleStreams:
     ----------
     host : runs the tasks.
     lateness : what an event may be late, seconds.
+    inputs : what came before a restart: a history of which a half is loaded is one still.
     """
 
-    def __init__(self, host: EmbeddedHost, lateness: float) -> None:
+    def __init__(self, host: EmbeddedHost, lateness: float, inputs: EmbeddedLog) -> None:
         self._host, self._lateness = host, lateness
-        self._came = dict.fromkeys(DECODERS, 0.0)
+        self._came = {stream: inputs.newest(stream, 0) for stream in DECODERS}
         """When the newest events of each stream were there, epoch seconds."""
         self._looked = 0.0
 

@@ -79,6 +79,7 @@ async def test_time_passes_where_a_live_stream_stands_still(tmp_path: Path, monk
         left = await killed(log, tmp_path / "left")
     async with opened(left) as log:
         assert await all_rows(log) == made
+        assert await log.call(lambda: log.engine._idle._idle(topics.USER_EVENTS, now[0])), "it is live as before"
 
 
 async def test_a_history_that_is_loaded_does_not_jump_to_the_clock(
@@ -92,6 +93,8 @@ async def test_a_history_that_is_loaded_does_not_jump_to_the_clock(
             log.engine._idle._looked = 0.0
             await log.call(lambda: None)
         assert await rows(log, topics.TICKS) == []
+        assert await log.call(lambda: log.engine._idle.ticks(1.7e9 + 40 * DAY)) == []
+    async with opened(tmp_path) as log:  # nor does one of which the half was loaded before a restart
         assert await log.call(lambda: log.engine._idle.ticks(1.7e9 + 40 * DAY)) == []
 
 

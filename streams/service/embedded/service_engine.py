@@ -83,7 +83,7 @@ class Engine:
         tasks = [pipeline.task for pipeline in self.host.pipelines.values()]
         # Only then does it matter which events came before a label; else one batch a topic costs less.
         self._in_turn = any(task.labels.act == "between rows" for task in tasks)
-        self._idle = IdleStreams(self.host, self._lateness)
+        self._idle = IdleStreams(self.host, self._lateness, inputs)
         self._saving: Future[None] | None = None
         """The checkpoint that is being written."""
         self._saved_at, self._saved_seq, self._saved_outputs = time.monotonic(), 0, 0
@@ -109,7 +109,7 @@ class Engine:
         while not self._resumed():
             log.error("starting once more, without the inputs that crashed the tasks twice")
             self.host = self._make_host()  # what crashed is half done
-            self._idle = IdleStreams(self.host, self._lateness)
+            self._idle = IdleStreams(self.host, self._lateness, self.inputs)
         self._thread.start()
 
     def _resumed(self) -> bool:
