@@ -3,7 +3,8 @@
 The learner does not see the full model's logit: trained on it, it would repeat it, and a mean of the two would gain
 less (measured on the fraud handbook, docs/LOG.md). Shares are those of ``weir.online.learners.stack``: a softmax of
 minus the recent log loss over a temperature, over the rows for which the full model was known. A row for which it was
-not is the learner's alone, so that a full model that is late, or not there yet, costs nothing.
+not is the learner's alone, so that a full model that is late, or not there yet, costs nothing. Nor is one believed that
+nothing is known of yet: it begins with an eighth of the answer, and some hundred labels decide on the rest.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from weir.online.learners.state import copy_into, seal_with, unseal_with
 
 FULL = ("full.logit", "full.known")
 """Columns of the full model that the learner is not shown; an embedding it is."""
+DOUBT = 2.0
+"""By so many temperatures is a full model taken to lose more than the learner before a row has told. The gate compared
+the first one with a constant, and its labels may be months away."""
+DOUBT_ROWS = 500.0
+"""As many rows does that count. Means over fewer differ by chance by a temperature."""
 
 
 @njit(cache=True)
@@ -43,6 +49,7 @@ def _fold(
     y: BoolVector,
     weight: FloatVector,
     loss: FloatVector,
+    held: FloatVector,
     decay: float,
     temperature: float,
     before: FloatVector,
@@ -50,6 +57,7 @@ def _fold(
 ) -> None:
     """Move ``loss (2,)``, of the learner and of the full model, by each row, and say its log-odds ``before``.
 
+    ``held (1,)`` are the rows that the losses are means of, as a part of those that would be if there always were some.
     ``shares (n,)`` are the full model's after the first ``learned (n,)`` of the rows.
     """
     at = 0
@@ -66,10 +74,12 @@ def _fold(
         before[i] += _share(loss, temperature) * (full[i] - own[i])
         sign = 1.0 if y[i] else -1.0
         keep = decay ** weight[i]
+        kept = keep * held[0]
+        held[0] = kept + 1.0 - keep
         for m in range(2):
             margin = sign * (full[i] if m else own[i])
             one = math.log1p(math.exp(-margin)) if margin > 0.0 else math.log1p(math.exp(margin)) - margin
-            loss[m] = keep * loss[m] + (1.0 - keep) * one
+            loss[m] += (1.0 - keep) / held[0] * (one - loss[m])
 
 
 @dataclass(eq=False, repr=False)
@@ -96,7 +106,7 @@ class HedgedLearner:
     >>> model = HedgedLearner(("a", *FULL), members=(ScaledLogistic(("a",)),))
     >>> x = np.array([[1.0, 3.0, 1.0], [1.0, 3.0, 0.0]])
     >>> model.predict_many(x).round(2).tolist()
-    [0.82, 0.5]
+    [0.59, 0.5]
     """
 
     features: tuple[str, ...]
@@ -120,7 +130,11 @@ class HedgedLearner:
                 raise ValueError(f"beside_full: {name} = {getattr(self, name)} must be > 0")
         self._logit, self._known = (self.features.index(name) for name in FULL)
         self._own = np.array([k for k, name in enumerate(self.features) if name not in FULL], dtype=np.int64)
-        self._state: dict[str, NDArray[Any]] = {"loss": np.full(2, math.log(2.0))}
+        self._decay = 0.5 ** (1.0 / self.half_life)
+        self._state: dict[str, NDArray[Any]] = {
+            "loss": math.log(2.0) + np.array([0.0, DOUBT * self.temperature]),
+            "held": np.array([min(DOUBT_ROWS * (1.0 - self._decay), 1.0)]),
+        }
 
     @staticmethod
     def member_features(features: Sequence[str]) -> tuple[str, ...]:
@@ -149,9 +163,8 @@ class HedgedLearner:
         rows, learned, x, y, weight = contiguous(rows, learned, x, y, weight)
         said, judged = score_and_judge(self.members[0], self._seen(rows), learned, self._seen(x), y, weight)
         own, mine = logit_of(judged, self.logit_bound), logit_of(said, self.logit_bound)
-        before, shares, decay = np.empty(len(x)), np.empty(len(rows)), 0.5 ** (1.0 / self.half_life)
-        loss, temperature = self._state["loss"], self.temperature
-        _fold(learned, own, *self._full(x), y, weight, loss, decay, temperature, before, shares)
+        before, shares, state = np.empty(len(x)), np.empty(len(rows)), (self._state["loss"], self._state["held"])
+        _fold(learned, own, *self._full(x), y, weight, *state, self._decay, self.temperature, before, shares)
         full, known = self._full(rows)
         scores = sigmoid_many(mine + np.where(known, shares, 0.0) * (full - mine))
         return np.asarray(scores), np.asarray(sigmoid_many(before))
@@ -178,7 +191,8 @@ class HedgedLearner:
     def restore(self, state: bytes) -> None:
         """Replace the learned state; ``ValueError`` when of another kind, features or member."""
         arrays, (member,) = unseal_with(1, state, self.kind, self.features)
-        copy_into(self._state, arrays)
+        # Of a version before: it began as if it had seen rows for ever, and goes on so.
+        copy_into(self._state, {"held": np.ones(1)} | arrays)
         self.members[0].restore(member)
 
     def _seen(self, x: FloatMatrix) -> FloatMatrix:

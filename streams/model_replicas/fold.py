@@ -90,7 +90,7 @@ class Identities:
 
 ARITHMETIC: Final = 3
 """Raise it when a learner computes differently than before: stored models of other numbers are then not continued."""
-_SINCE: Final = {"auto": 5, "adaptive_tree": 5, "adaptive_forest": 5}
+_SINCE: Final = {"auto": 5, "adaptive_tree": 5, "adaptive_forest": 5, "beside_full": 5}
 """The same of one kind alone, where that is higher: models of other kinds go on."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from weir.online.learners.beside import FULL, HedgedLearner
 from weir.online.learners.factory import LearnerSpec, build_learner
 from weir.online.learners.guard import GuardedLearner
 from weir.online.learners.logistic import ScaledLogistic, logit_of, sigmoid_many
+from weir.online.learners.state import seal_with
 
 NAMES = ("a", *FULL, "full.e0")
 SPEC = LearnerSpec(
@@ -43,10 +46,34 @@ def test_the_member_does_not_see_the_logit_but_does_see_the_embedding() -> None:
     assert build().members[0].features == ("a", "full.e0")
 
 
-def test_until_anything_is_learned_both_count_half() -> None:
+def test_until_anything_is_learned_the_full_model_counts_an_eighth() -> None:
     x, _, _ = rows(50, slope=2.0)
-    assert build().share == 0.5
-    assert np.allclose(build().predict_many(x), sigmoid_many(0.5 * x[:, 1]))
+    assert build().share == pytest.approx(0.12, abs=0.001)
+    assert np.allclose(build().predict_many(x), sigmoid_many(build().share * x[:, 1]))
+
+
+@pytest.mark.parametrize(("slope", "least", "most"), [(2.0, 0.9, 1.0), (0.0, 0.0, 0.05), (-0.5, 0.0, 0.001)])
+def test_a_few_hundred_labels_decide_also_where_the_past_fades_slowly(slope: float, least: float, most: float) -> None:
+    """At first the past weighed as half_life says, 72,000 rows: a bad model had its half for tens of thousands."""
+    model = build_learner(SPEC.model_copy(update={"params": {}}), NAMES)
+    model.learn_many(*rows(1000, slope))
+    assert isinstance(model, GuardedLearner)
+    assert isinstance(model.learner, HedgedLearner)
+    assert least <= model.learner.share <= most
+
+
+def test_a_state_of_before_goes_on_as_it_did() -> None:
+    """Its losses were means over as many rows as half_life ever holds, from the start."""
+    x, y, w = rows(300, slope=1.0)
+    old, fresh = build(), build()
+    arrays = {"loss": np.full(2, math.log(2.0))}
+    old.restore(seal_with([fresh.members[0].snapshot()], "beside_full", NAMES, arrays))
+    assert old.share == 0.5
+    own = logit_of(ScaledLogistic(("a", "full.e0"), lr=0.05).predict_many(np.ascontiguousarray(x[:1, [0, 3]])), 12.0)
+    old.learn_many(x[:1], y[:1], w[:1])
+    keep = 0.5 ** (1 / 500)
+    lost = [math.log1p(math.exp(-(1 if y[0] else -1) * z)) for z in (own[0], x[0, 1])]
+    assert np.allclose(old._state["loss"], [keep * math.log(2.0) + (1 - keep) * one for one in lost], rtol=1e-14)
 
 
 def test_a_row_without_the_full_model_is_the_learner_s_alone() -> None:
