@@ -110,10 +110,14 @@ async def committed_offsets(settings: KafkaSettings, group: str) -> dict[TP, int
 
 
 async def active_members(settings: KafkaSettings, group: str) -> int:
-    """How many workers are in the group now; raises `BrokerError` when nobody answers."""
+    """How many workers are in the group now; raises `BrokerError` when no broker can say."""
 
-    def ask() -> int:
+    def ask() -> Any:
         with admin_client(settings) as admin:
-            return len(admin.describe_groups([group])[group]["members"])
+            return admin.describe_groups([group])[group]
 
-    return await asyncio.to_thread(ask)
+    found = await asyncio.to_thread(ask)
+    # Kafka 4 calls it an error that nobody ever joined. Whatever else is wrong, it does not mean that nobody is there.
+    if found["error"] and "GroupIdNotFound" not in found["error"]:
+        raise BrokerError(f"group {group!r} cannot be looked at: {found['error']}; try again")
+    return len(found["members"])
