@@ -10,10 +10,11 @@ from weir.streams.service.console.rendering import PLACES
 _ALERT: Final = "#rows a[href^='/console/alerts/']"
 _ENTITY: Final = "main a[href^='/console/entities/']"
 NAVIGATION: Final = {place.name.lower(): (place.path,) for place in PLACES}
+# Of everything, not of what waits: other tests of one service may have resolved all that did.
 DETAILS: Final = {
-    "alert": ("/console/alerts", _ALERT),
-    "entity": ("/console/alerts?task=fraud", _ALERT, _ENTITY),
-    "device": ("/console/alerts?task=device_failure", _ALERT, _ENTITY),
+    "alert": ("/console/alerts?show=any", _ALERT),
+    "entity": ("/console/alerts?show=any&task=fraud", _ALERT, _ENTITY),
+    "device": ("/console/alerts?show=any&task=device_failure", _ALERT, _ENTITY),
     "dead letter": (
         "/console/dead-letters",
         "main a[href^='/console/dead-letters?']",
