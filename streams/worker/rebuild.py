@@ -5,7 +5,8 @@ in Kafka already. Label lanes take predictions and labels in the order of their 
 newest prediction, so that whatever was not published before the loss is made again (repeats are known by their ids).
 
 A record in a partition that does not own its entity is taken by the lane that does, at its time: so a topic that was
-given more partitions can be rebuilt. Labels are joined where they are, as their predictions are there too.
+given more partitions can be rebuilt. Labels are joined where they are, as their predictions are there too; those that
+come later are sent to where their keys are now, so it is said how many predictions stay behind.
 
 Side lanes come first, because score lanes read their rows. Where an aggregate of the stream's own entity depends on
 such a row (a ``where`` over a merchant's feature), it sees the row of now, not of then; all else is as it was.
@@ -54,12 +55,15 @@ LEFT_S: Final = 60.0
 """Predictions newer than this, against the newest one, are left to the worker."""
 
 
-def rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Progress) -> None:
-    """Fill the store; raises ``UsageError`` while workers run."""
-    asyncio.run(_rebuild(settings, tasks, progress))
+def rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Progress) -> int:
+    """Fill the store; raises ``UsageError`` while workers run.
+
+    Returns how many predictions are in partitions that own their entities no longer.
+    """
+    return asyncio.run(_rebuild(settings, tasks, progress))
 
 
-async def _rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Progress) -> None:
+async def _rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Progress) -> int:
     groups = [settings.worker.group_id(role) for role in ("all", "score", "label")]
     await _nobody_runs(settings, groups)
     committed: dict[TP, int] = {}
@@ -74,7 +78,7 @@ async def _rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Prog
     await worker.link.start()
     try:
         await worker.follower.catch_up()
-        await _Rebuilder(worker, committed, progress).run()
+        return await _Rebuilder(worker, committed, progress).run()
     finally:
         await worker.follower.stop()
         await worker.host.close()
@@ -146,8 +150,8 @@ class _Rebuilder:
         self._ctx, self._host = worker.ctx, worker.host
         self._options: dict[str, Any] = worker.settings.kafka.client_options("rebuild")
 
-    async def run(self) -> None:
-        """Everything."""
+    async def run(self) -> int:
+        """Everything; see `rebuild`."""
         read = self._host.topics
         await self._ctx.topics.look(read)
         for topic in sorted((t for t in read if t not in LABELLED), key=lambda t: t != topics.ENTITY_UPDATES):
@@ -165,9 +169,9 @@ class _Rebuilder:
                             await self._collect((topic, partition), reader, strays)
                     for partition in partitions:
                         await self._rows((topic, partition), reader, strays.of(partition))
-        for partition in range(self._ctx.partitions):
-            await self._label(partition)
+        behind = sum([await self._label(partition) for partition in range(self._ctx.partitions)])
         await self._sign()
+        return behind
 
     async def _sign(self) -> None:
         """What is stored now belongs to the topics that there are now."""
@@ -238,8 +242,8 @@ class _Rebuilder:
         """Take away what the store still has of a lane: it may be of other aggregates."""
         await clear_lane(self._worker.link, self._ctx.settings.redis.prefix, lane)
 
-    async def _label(self, partition: int) -> None:
-        """One label lane, in the order of the records' timestamps."""
+    async def _label(self, partition: int) -> int:
+        """One label lane, in the order of the records' timestamps; how many of its predictions others own now."""
         await self._forget(("label", partition))
         lane = self._host.label_lane(partition)
         await lane.open()
@@ -253,12 +257,15 @@ class _Rebuilder:
             async for step, piece in _steps(reader, topics.PREDICTIONS, partition, end):
                 newest = _time(piece)
                 if newest > until:
-                    break
+                    lane.reader.decode_step(step, piece)  # so that it is counted
+                    until = -math.inf  # nothing behind it either
+                    continue
                 while labels and _time(labels[0][1]) <= newest:
                     await lane.take_alone(*labels.popleft())
                 await lane.take_alone(step, piece)
                 self._progress(lane.name, step.stop, end)
         await lane.finish_alone()
+        return lane.reader.elsewhere
 
 
 async def _steps(reader: RangeReader, topic: str, partition: int, end: int) -> AsyncIterator[tuple[OffsetRange, Slice]]:

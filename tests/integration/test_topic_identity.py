@@ -153,6 +153,8 @@ def test_more_partitions_than_the_state_was_made_with_are_refused_and_a_rebuild_
     assert "have 4 partitions, the stored state was made with 2" in worker.log
     built = run_weir(deployment, "features", "rebuild", "--yes")
     assert built.status == 0, built.err
+    moved = int((partitions_of_text(USERS, 4) != partitions_of_text(USERS, 2)).sum())
+    assert f"{200 * moved // 20} predictions that Kafka still has are in partitions that own" in built.err
     assert counts(deployment) == before, "whoever's partition changed has the same windows there"
     assert run_weir(deployment, "worker", "--check").status == 0
     with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "after.log") as worker:

@@ -181,4 +181,9 @@ def rebuild_command(
         say("nothing done")
         return
     with bar_of_each(MofNCompleteColumn(), TimeRemainingColumn()) as progress:
-        rebuild(settings, found, progress)
+        behind = rebuild(settings, found, progress)
+    if behind:
+        say(
+            f"{behind:,} predictions that Kafka still has are in partitions that own their entities no longer: labels "
+            "that come for them from now on are not learned (OPERATIONS.md, More partitions)"
+        )

@@ -84,7 +84,7 @@ class LabelLane:
         self.partition, self.ctx, self.stages = partition, ctx, stages
         self.lane = topics.LABELS, partition
         self.name, self.ready = f"label-{partition}", False
-        self._steps, self._histories, self._reader, self._handed_over = steps, histories, reader, handed_over
+        self._steps, self._histories, self.reader, self._handed_over = steps, histories, reader, handed_over
         self.positions: dict[str, int] = {}
         """Next offset of each topic, as of the steps taken."""
         self._first_label = 0
@@ -107,9 +107,9 @@ class LabelLane:
     def _empty(self) -> None:
         """Nothing waits, before the lane or behind it."""
         self._inbox: asyncio.Queue[PendingStep] = asyncio.Queue()
-        self._handed = HandedPredictions(self._inbox, self._reader)
+        self._handed = HandedPredictions(self._inbox, self.reader)
         self._turns = LabelsFirst(self.ctx, self.partition)
-        self._out = StepPublisher(self.partition, self.ctx, self._steps, self._reader.features)
+        self._out = StepPublisher(self.partition, self.ctx, self._steps, self.reader.features)
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ class LabelLane:
         """Take a batch of labels or predictions; the consumer bounds how many wait."""
         if self.ctx.consumer.take(batch):
             try:
-                self._inbox.put_nowait(self._reader.decode(batch))
+                self._inbox.put_nowait(self.reader.decode(batch))
             except Exception as error:  # noqa: BLE001 - it is this partition's
                 self.ctx.fail((topics.LABELS, self.partition), error)
 
@@ -276,7 +276,7 @@ class LabelLane:
             async with asyncio.timeout(LOOK_S if self._turns else None):
                 return [await self._inbox.get()]
         if topics.LABELS not in self.positions:  # where all that there were are deleted, none ever comes
-            self._first_label = await self._reader.first_label()
+            self._first_label = await self.reader.first_label()
         return []
 
     def _turn(self, came: list[PendingStep]) -> list[PendingStep]:
@@ -295,7 +295,7 @@ class LabelLane:
         if self._blob is not None:
             self.positions = await asyncio.to_thread(self._restore, self._blob)
             self._number, self._blob = stored.snapshot_step, None  # it may be large
-        async for work in self._reader.again(stored.steps):
+        async for work in self.reader.again(stored.steps):
             # Outputs of steps that were acknowledged are there; of those behind, nobody knows.
             await self._take(work, publish=self._number >= stored.done)
         if stored.steps:
@@ -303,7 +303,7 @@ class LabelLane:
         # A lane that never took any begins with the first that is kept: nobody else says from where on they are its
         # own.
         if self._handed_over and topics.PREDICTIONS not in self.positions:
-            self.positions[topics.PREDICTIONS], _ = await self._reader.bounds()
+            self.positions[topics.PREDICTIONS], _ = await self.reader.bounds()
         self._snapshot_at = asyncio.get_running_loop().time() + self.ctx.settings.worker.snapshot_every_s
         self.ready = True
         self._handed.begin(self.positions.get(topics.PREDICTIONS, 0))
@@ -342,7 +342,7 @@ class LabelLane:
         for task, of in (work.scored | work.labels).items():
             wanted = self.stages[task].wanted(of)
             if len(wanted.rows):
-                self.stages[task].lend(*await self._reader.logged(task, wanted))
+                self.stages[task].lend(*await self.reader.logged(task, wanted))
                 self.ctx.metrics.inc("weir_logged_rows_read_total", len(wanted.rows), task=task)
 
     def _snapshot_if_due(self) -> Callable[[], bytes] | None:
@@ -369,7 +369,7 @@ class LabelLane:
 
     async def take_alone(self, step: OffsetRange, piece: Slice) -> None:
         """Take a step without publishing anything, where the lane is not started."""
-        await self._take(self._reader.decode_step(step, piece), publish=False)
+        await self._take(self.reader.decode_step(step, piece), publish=False)
         await self._steps.append(self._number, [step])
 
     async def move(self, offset: int) -> None:

@@ -49,6 +49,8 @@ class LaneReader:
         self._partition, self._ctx, self._shapes, self._points = partition, ctx, shapes, points
         self.features = {task: shape.features for task, shape in shapes.items()}
         """Names of each task's features."""
+        self.elsewhere = 0
+        """Predictions that a rebuild met in a partition that owns their entity no longer."""
         self._told = False
 
     def decode(self, batch: FetchedBatch) -> PendingStep:
@@ -83,6 +85,9 @@ class LaneReader:
             found, offsets = decode_scored(raw, self._shapes), np.asarray(piece.offsets, np.int64)
             own = {task: of for task, of in found.tasks.items() if len(of.scored)}
             work.scored = {task: replace(of.scored, offsets=offsets[of.index]) for task, of in own.items()}
+            if self._ctx.silent is not None:
+                ids = [entity for of in own.values() for entity in of.scored.predictions.entity_id]
+                self.elsewhere += len(self._ctx.placement.owners(ids, self._partition)[0])
             rejects, work.unknown = found.rejects, found.unknown
         decoded = [RefusedRecord(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
         work.refused = in_order(piece.refused, decoded)
