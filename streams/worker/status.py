@@ -11,6 +11,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from weir.online.stages.labelling import LabellingStage
+from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.model_replicas.follower import Follower
 from weir.streams.worker.context import Context
@@ -118,6 +119,7 @@ class WorkerStatus(ProcessStatus):
         super().measure()
         for task in self._ctx.tasks:
             self._measure_task(task.name)
+            self._tell_passed_over(task)
             self._ctx.metrics.set("weir_mature_only", float(task.labels.matures), task=task.name)
         lanes = [lane for lane in self._host.labels if lane.ready]
         self._horizon.look({t.name: [lane.stages[t.name].joiner for lane in lanes] for t in self._ctx.tasks})
@@ -192,6 +194,18 @@ class WorkerStatus(ProcessStatus):
                     "what is made of it stays missing. Correct its name in the events or in the task file",
                     name, _SEEN, column,
                 )  # fmt: skip
+
+    def _tell_passed_over(self, task: TaskSpec) -> None:
+        """Say once that no event is a task's: of other types, as a wrong case makes them, or without its key."""
+        m = self._ctx.metrics
+        events = m.counter("weir_events_total", topic=task.stream).value
+        none = m.counter("weir_passed_over_total", task=task.name).value >= events >= _SEEN
+        if none and self._new(f"{task.name}:passed over", 1.0):
+            log.warning(
+                "task %s: none of the first %d events of %s is of its types (%s) and has its entity: none is scored. "
+                "Correct `types` in the task file, or the events' type or key",
+                task.name, events, task.stream, ", ".join(map(str, task.types)) or "any",
+            )  # fmt: skip
 
     def _count_labels(self, name: str, stage: LabellingStage) -> None:
         """Count what became of labels since the last look; what a lane brought along was counted elsewhere."""

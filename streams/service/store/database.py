@@ -93,8 +93,8 @@ def migrate(engine: Engine) -> None:
         before = _revision(connection) or NEWEST  # of none nothing has to be changed
         if before > NEWEST:
             raise StateError(
-                f"[serve] database: Can't locate revision identified by {before!r}; a newer Weir has written it: start "
-                "that version"
+                f"[serve] database: its tables are of revision {before}, this version's of {NEWEST}; a newer Weir has "
+                "written it: start that version"
             )
         if before < "0003":
             case_work.upgrade(connection)
