@@ -75,7 +75,10 @@ def test_a_candidate_that_cannot_be_served_takes_no_number(registry: Registry) -
         ({"state": 9}, "has 4 floats of state, its description says 9"),
         ({"inputs": ("a", "b")}, "has 3 inputs, its description says 2"),
         ({"onnx": linear_graph(np.ones(3, np.float32))}, "has 0 floats of state, its description says 4"),
-        ({"metrics": {"roc_auc": float("nan")}}, "cannot be registered: metrics.roc_auc: got nan; give a number"),
+        (
+            {"metrics": {"roc_auc": float("nan")}},
+            "cannot be registered: metrics.roc_auc: got nan; give a finite number",
+        ),
         ({"files": {"../up": b""}}, "cannot be registered: files"),
         ({"files": {"model.onnx": b""}}, "the registry's own names"),
     ]

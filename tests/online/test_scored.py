@@ -104,8 +104,14 @@ def one(task: str, /, **changes: Any) -> bytes:
 MISFITS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "the record is empty"),
     "not json": (b"hello", "not JSON"),
-    "a feature is missing": (one("fraud", features={"count_1d": 1}), "features: ['mean_1d'] missing"),
-    "another feature": (one("churn", features={"count_1d": 1, "x": 2}), "['x'] unknown"),
+    "a feature is missing": (
+        one("fraud", features={"count_1d": 1}),
+        "features: 1 missing, as 'mean_1d': it was written before the task file was changed",
+    ),
+    "another feature": (
+        one("churn", features={"count_1d": 1, "x": 2}),
+        "features: 1 unknown, as 'x': it was written before",
+    ),
     "a feature is null": (one("churn", features={"count_1d": None}), "features.count_1d: got null; give a number"),
     "a feature is repeated": (one("churn").replace(b"1.5", b'1.5,"count_1d":1'), "given more than once"),
     "an infinite feature": (one("churn").replace(b"1.5", b"1e999"), "features.count_1d"),
