@@ -44,6 +44,7 @@ def browser(_chromium: Browser, served: Served) -> Iterator[Browser]:
     A test that provokes an error (a refusal, a service that is gone) reads ``errors()`` itself.
     """
     _chromium.base = served.url
+    _chromium.driver.get("about:blank")  # whatever a test left on its page is no page that is waited for
     _chromium.prefer("light")
     _chromium.size()
     _chromium.open(f"/?token={TOKEN}")

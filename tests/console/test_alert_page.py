@@ -65,7 +65,9 @@ def test_a_card_that_is_filled_later_says_so(browser: Browser, opened: str) -> N
         document.body.append(card);
         const empty = getComputedStyle(card, "::before").content;
         card.textContent = "filled";
-        return [empty, getComputedStyle(card, "::before").content];
+        const filled = getComputedStyle(card, "::before").content;
+        card.remove();
+        return [empty, filled];
     """)
     assert said == ['"Reading …"', "none"]
 
