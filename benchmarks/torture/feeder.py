@@ -88,7 +88,8 @@ class Feeder:
         await asyncio.gather(*waiting)
 
     def _producer(self, codec: str | None) -> BatchProducer:
-        fields = transport_settings(self._settings, "torture", compression=codec, max_record_bytes=_LARGEST)
+        kind = codec or "none"
+        fields = transport_settings(self._settings, "torture", compression_type=kind, max_record_bytes=_LARGEST)
         return BatchProducer(fields, link_security(self._settings.kafka))
 
     async def _send(

@@ -96,4 +96,4 @@ def transport_settings(
         "limits": settings.limits,
         "special_limits": special,
     }
-    return TransportSettings(group=group, instance_id=instance_id, **held, **further)
+    return TransportSettings(group=group, instance_id=instance_id, **held | further)
