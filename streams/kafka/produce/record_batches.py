@@ -31,7 +31,8 @@ RECORD_BYTES = 1 + 5 + 10 + 5 + 5 + 5 + 1
 # sequence, records. The CRC covers what is behind it.
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _CRC_AT, _CRC_FROM, _LENGTH_FROM = 17, 21, 12
-# The fastest levels: aiokafka's own (9, 9 and 3) take 5 to 30 times as long for a tenth less.
+# Fast levels: aiokafka's own take 12 (lz4, 9) and 25 times (gzip, 9) as long for a sixth and an eighth less, and 1.5
+# times (zstd, 3) for nothing.
 _CODECS: dict[str, tuple[int, Callable[[bytes], bytes] | None]] = {
     "none": (0, None),
     "gzip": (1, partial(codec.gzip_encode, compresslevel=1)),
