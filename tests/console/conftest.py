@@ -43,6 +43,7 @@ def browser(_chromium: Browser, served: Served) -> Iterator[Browser]:
 
     A test that provokes an error (a refusal, a service that is gone) reads ``errors()`` itself.
     """
+    served.ensure()
     _chromium.base = served.url
     _chromium.driver.get("about:blank")  # whatever a test left on its page is no page that is waited for
     _chromium.prefer("light")

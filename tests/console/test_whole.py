@@ -53,6 +53,20 @@ def test_a_page_that_is_open_gets_every_alert_over_a_kill(browser: Browser, serv
     assert [said for said in browser.errors() if not any(words in said for words in gone)] == []
 
 
+def test_a_page_says_live_once_the_tab_that_follows_has_the_feed(browser: Browser) -> None:
+    browser.open("/health")  # a page without the console's scripts
+    browser.run("navigator.locks.request('weir-feed', () => new Promise(() => {}))")  # which would follow, and does not
+    silent = browser.driver.current_window_handle
+    browser.driver.switch_to.new_window("tab")
+    browser.open("/console/alerts")
+    assert browser.text("#live") == "connecting"
+    shown = browser.driver.current_window_handle
+    browser.driver.switch_to.window(silent)
+    browser.driver.close()
+    browser.driver.switch_to.window(shown)
+    browser.until(lambda: browser.text("#live") == "live", "the feed")
+
+
 @pytest.fixture
 def other(served: Filled, client: Client) -> Iterator[Browser]:
     """The browser of an analyst beside the administrator's."""

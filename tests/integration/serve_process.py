@@ -50,6 +50,13 @@ class Served:
             time.sleep(0.02)
         self.up.set()
 
+    def ensure(self) -> None:
+        """Start it again after a test that ended it and failed; fail where it ended by itself."""
+        if not self.up.is_set():
+            self.start()
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+
     def __enter__(self) -> Self:
         return self
 

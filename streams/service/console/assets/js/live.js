@@ -5,6 +5,7 @@ const GATHER_MS = 250;
 const channel = new BroadcastChannel("weir-feed");
 let waiting = [];
 let timer = 0;
+let led = null; // the state that this tab told last, where it is the one that follows
 
 function state(name, text) {
   const shown = document.getElementById("live");
@@ -27,6 +28,7 @@ function give(message) {
 }
 
 function tell(message) {
+  if (message.state) led = message.state;
   channel.postMessage(message);
   give(message);
 }
@@ -50,8 +52,12 @@ function open(lost) {
 
 export function follow() {
   if (document.body.dataset.page === "problem") return;
-  channel.onmessage = (event) => give(event.data);
+  state("wait", "connecting");
+  channel.onmessage = (event) => {
+    if (!event.data.ask) give(event.data);
+    else if (led) channel.postMessage({ state: led });
+  };
+  channel.postMessage({ ask: true }); // "live" is said once the tab that follows has said so
   if (!navigator.locks) { open(() => {}); return; } // an insecure address that is not this machine's
   navigator.locks.request("weir-feed", () => new Promise(open));
-  state("on", "live");
 }
