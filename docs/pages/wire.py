@@ -22,7 +22,7 @@ _HEAD: Final = f"""# What is in each topic
 
 Records are JSON, UTF-8, one object a record, except in `decisions`, `entity-updates` and the two `inference` topics.
 Times are epoch seconds; RFC 3339 with an offset is read, too. Numbers are finite; NaN is `null`, or left out. Texts
-hold no control characters. Unknown fields are ignored: a worker warns of a column of its tasks that no
+hold no control characters. Unknown fields are ignored: a host warns of a column of its tasks that no
 event has. `v` is {wire.VERSION}: a record of another version is refused.
 Settings bound some numbers; what happens beyond a bound is in [LIMITS.md](LIMITS.md), who may write what in
 [SECURITY.md](SECURITY.md).

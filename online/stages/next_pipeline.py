@@ -7,6 +7,7 @@ import numpy as np
 from weir.online.batch import EventBatch, RankedBatch
 from weir.online.errors import TaskError
 from weir.online.ranking.next_ranker import NextRanker
+from weir.online.stages.input_watch import InputWatch
 from weir.online.stages.stateful import Anew, restore_fitting, restore_parts, snapshot_parts
 from weir.online.task.next_spec import NextTask
 
@@ -19,6 +20,7 @@ class NextPipeline:
 
     def __init__(self, task: NextTask) -> None:
         self.task, self.columns, self.told = task, task.columns, 0
+        self.watch = InputWatch(task.name, task.stream, task.types)
         try:
             self.ranker = NextRanker(task.model, task.k, task.remember, task.most_items, task.ttl)
         except ValueError as error:
@@ -45,6 +47,10 @@ class NextPipeline:
             scores.append(score)
             versions.append(ranker.learned)
         self.told += len(rows)
+        if self.watch.open:
+            # Without columns: an event that tells something has all that the task reads.
+            mine = [batch.event_id[row] for row in rows], batch.ts[rows], [batch.type[row] for row in rows]
+            self.watch.came(len(batch), EventBatch(*mine, {}, {}, {}))
         if not rows:
             return None
         who = [str(entities[row]) for row in rows]

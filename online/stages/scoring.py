@@ -34,6 +34,7 @@ from weir.online.labels.repeated_silence import EVENT_MARK, timers_of
 from weir.online.labels.silence import TimerOutput
 from weir.online.learners.online_model import OnlineModel
 from weir.online.stages.full_states import score_full
+from weir.online.stages.input_watch import InputWatch
 from weir.online.stages.merge import insert_timers
 from weir.online.task.column_plan import columns_of
 from weir.online.task.full_spec import FullScorer, columns, full_matrix, logged_matrix, usable
@@ -131,6 +132,7 @@ class ScoringStage:
     full : the full model of a task with ``[full]``; without one its columns are 0, and scores the online model's alone.
         Its state is in the table ``<task>.full``.
     max_step : how far one event moves the time of timers, in seconds, as in ``IntakePolicy``.
+    watch : shared as ``model`` is; its host asks it for news.
 
     Raises
     ------
@@ -147,8 +149,10 @@ class ScoringStage:
         model: OnlineModel | None = None,
         full: FullScorer | None = None,
         max_step: float = MAX_STEP,
+        watch: InputWatch | None = None,
     ) -> None:
         self.task, self.columns, self._key = task, columns_of(task), task.key
+        self.watch = watch or InputWatch(task.name, task.stream, task.types)
         self.engine = engine_of(task, store, side=side)
         self.shape = shape_with(task, self.engine)
         self.features = self.shape.features
@@ -171,7 +175,9 @@ class ScoringStage:
 
     def prepare(self, batch: EventBatch) -> PreparedBatch:
         """Choose this task's rows and columns, and put the timers that they make due between them."""
-        batch = self._mine(batch)
+        came, batch = len(batch), self._mine(batch)
+        if self.watch.open:
+            self.watch.came(came, batch)
         if self.timers is None or len(batch) == 0:
             modes = np.zeros(len(batch), dtype=np.uint8)  # `kernel.EVENT`; `np.full` takes several times as long
             return PreparedBatch(batch, modes, self.engine.group(batch), None, None)
@@ -355,8 +361,8 @@ class ScoringStage:
 
     def _own_columns(self, batch: EventBatch) -> EventBatch:
         """Leave out what other tasks on the stream asked for: they may read a name as text that is a number here."""
-        c = self.columns
-        if len(c.numbers) == len(batch.numbers) and len(c.texts) == len(batch.texts):
+        c, entities = self.columns, len(self.columns.entities)
+        if (entities, len(c.numbers), len(c.texts)) == (len(batch.entities), len(batch.numbers), len(batch.texts)):
             return batch
         return EventBatch(
             batch.event_id,

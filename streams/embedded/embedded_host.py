@@ -8,6 +8,7 @@ again; with a log of their own only outputs, which follow from the inputs that a
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -39,6 +40,8 @@ from weir.streams.offline_models.serving import FullModels
 from weir.streams.outputs import dead_letter, ranked_records, records_of
 from weir.streams.records import RefusedRecord, oversized
 from weir.streams.reject_limit import RejectLimit, RejectPolicy
+
+log = logging.getLogger(__name__)
 
 READ = (*topics.INPUTS, topics.MODEL_UPDATES, topics.TICKS)
 """What the host reads, in the order of the log."""
@@ -105,6 +108,8 @@ class EmbeddedHost:
         self._columns = {
             s: union([p.columns for p in self._all.values() if p.task.stream == s]) for s in self._of_stream
         }
+        self._watches = [p.scoring.watch for p in self.pipelines.values()]
+        self._watches += [p.watch for p in self.recommenders.values()]
         self.intake: dict[str, Admission] = {}
         self._input_limits = limits
         self._limit = RejectLimit(rejects or RejectPolicy())
@@ -175,6 +180,9 @@ class EmbeddedHost:
             if told is not None:
                 self.outputs.append(topics.PREDICTIONS, ranked_records(told, name, now))
                 self.stats.predictions += len(told)
+        for watch in self._watches:
+            for words in watch.news() if watch.open else ():
+                log.warning("%s", words)
         return outcome
 
     def _labels(self, batch: LoggedBatch, now: float, decoded: Decoded | None) -> Outcome:

@@ -126,16 +126,6 @@ class Metrics(Registry):
                 if part:
                     self._inputs[task, name, outcome].inc(part)
 
-    def never_known(self, task: str, least: int) -> list[str]:
-        """The raw columns of a task that none of ``least`` events or more had a value of."""
-        return [
-            name
-            for (of, name, outcome), counted in self._inputs.items()
-            if (of, outcome) == (task, "missing")
-            and counted.value >= least
-            and (task, name, "known") not in self._inputs
-        ]
-
     def refused(self, topic: str, reasons: Iterable[tuple[str, int]]) -> None:
         """Records of a topic went to the dead letters: why, and how many."""
         own, tally = self._own(topic) or topic, Tally[LetterClass]()

@@ -14,6 +14,7 @@ from weir.online.batch import ScoredBatch
 from weir.online.codec.predictions import ScoredShape
 from weir.online.features.store import FeatureStore
 from weir.online.stages.dedupe import bytes_for
+from weir.online.stages.input_watch import InputWatch
 from weir.online.stages.labelling import LabellingStage
 from weir.online.stages.scoring import ScoringStage
 from weir.online.stages.seen import REMEMBERED as PREDICTIONS
@@ -73,6 +74,8 @@ class LaneHost(LaneTable):
         self._of_stream: dict[str, list[TaskSpec]] = {}
         for task in ctx.tasks:
             self._of_stream.setdefault(task.stream, []).append(task)
+        self.watches = {task.name: InputWatch(task.name, task.stream, task.types) for task in ctx.tasks}
+        """By task, over all its lanes: one partition alone may never have an event of a task."""
         self._side = {task.name: self._stage(task) for task in ctx.tasks}
         self._shapes = {name: stage.shape for name, stage in self._side.items()}
 
@@ -318,8 +321,8 @@ class LaneHost(LaneTable):
         """A stage of a task, over the worker's store or ``rows``."""
         full, model = self.ctx.full.scorer(task.name), self.follower.model(task.name)
         store = self.ctx.store if rows is None else rows
-        step = self.ctx.settings.worker.intake.max_step
-        return ScoringStage(task, store, side=True, model=model, full=full, max_step=step)
+        step, watch = self.ctx.settings.worker.intake.max_step, self.watches[task.name]
+        return ScoringStage(task, store, side=True, model=model, full=full, max_step=step, watch=watch)
 
     def _labelling(self, task: TaskSpec, partition: int, history: ModelHistory) -> LabellingStage:
         shape = self._shapes[task.name]

@@ -11,7 +11,6 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from weir.online.stages.labelling import LabellingStage
-from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.model_replicas.follower import Follower
 from weir.streams.worker.context import Context
@@ -21,8 +20,6 @@ from weir.streams.worker.scoring.event_partition import ScoreLane
 
 log = logging.getLogger(__name__)
 
-_SEEN: Final = 1_000
-"""Fewer events say nothing of a column that none of them has."""
 _OUTCOMES: Final = {
     "joined": "joined", "corrections": "corrected", "repeated_labels": "repeated", "unmatched": "unmatched",
     "lost": "lost",
@@ -119,11 +116,12 @@ class WorkerStatus(ProcessStatus):
         super().measure()
         for task in self._ctx.tasks:
             self._measure_task(task.name)
-            self._tell_passed_over(task)
             self._ctx.metrics.set("weir_mature_only", float(task.labels.matures), task=task.name)
         lanes = [lane for lane in self._host.labels if lane.ready]
         self._horizon.look({t.name: [lane.stages[t.name].joiner for lane in lanes] for t in self._ctx.tasks})
         self._measure_store()
+        for words in (words for watch in self._host.watches.values() for words in watch.news()):
+            log.warning("%s", words)
         if self._ctx.remote is not None:
             for name, waits in self._ctx.remote.waiting().items():
                 self._ctx.metrics.set("weir_full_waits", waits, task=name)
@@ -167,7 +165,6 @@ class WorkerStatus(ProcessStatus):
         self._told.setdefault(name, version)  # what was stored was learned by others
         m.inc("weir_examples_learned_total", self._new(name, version), task=name)
         self._count_readings(name)
-        self._tell_unknown(name)
         stages = [lane.stages[name] for lane in self._host.labels if lane.ready]
         m.set("weir_open_alerts", sum(len(stage.book) for stage in stages), task=name)
         for stage in stages:
@@ -184,28 +181,6 @@ class WorkerStatus(ProcessStatus):
         for column, count in taken.items():
             grown = self._new(f"{name}:{column}", count)
             self._ctx.metrics.inc("weir_no_readings_total", grown, task=name, column=column)
-
-    def _tell_unknown(self, name: str) -> None:
-        """Say once of each raw column that no event has: a misspelt field is taken without a word."""
-        for column in self._ctx.metrics.never_known(name, _SEEN):
-            if self._new(f"{name}:{column}:unknown", 1.0):
-                log.warning(
-                    "task %s: none of the first %d events that were looked at has a value of %s (of the right kind): "
-                    "what is made of it stays missing. Correct its name in the events or in the task file",
-                    name, _SEEN, column,
-                )  # fmt: skip
-
-    def _tell_passed_over(self, task: TaskSpec) -> None:
-        """Say once that no event is a task's: of other types, as a wrong case makes them, or without its key."""
-        m = self._ctx.metrics
-        events = m.counter("weir_events_total", topic=task.stream).value
-        none = m.counter("weir_passed_over_total", task=task.name).value >= events >= _SEEN
-        if none and self._new(f"{task.name}:passed over", 1.0):
-            log.warning(
-                "task %s: none of the first %d events of %s is of its types (%s) and has its entity: none is scored. "
-                "Correct `types` in the task file, or the events' type or key",
-                task.name, events, task.stream, ", ".join(map(str, task.types)) or "any",
-            )  # fmt: skip
 
     def _count_labels(self, name: str, stage: LabellingStage) -> None:
         """Count what became of labels since the last look; what a lane brought along was counted elsewhere."""

@@ -10,6 +10,7 @@ import pytest
 from tests.streams.host_runs import CHURN, FRAUD, host_on, outputs, values
 from weir.online.codec.wire import Alert, Example, Prediction
 from weir.online.intake_policy import IntakePolicy
+from weir.online.task.next_spec import NextTask
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import EmbeddedHost
@@ -144,3 +145,23 @@ def test_a_label_of_a_time_to_come_is_refused() -> None:
     host.run_pending()
     assert (host.stats.labels, host.stats.dead_letters) == (1, 1)
     assert values(outputs(log)[topics.DEAD_LETTERS])[0]["reason"].startswith("ahead: ")
+
+
+@pytest.mark.parametrize("cut", [1, 700, 2_000])
+def test_what_a_task_never_gets_is_told_once(cut: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A misspelt field or type is no error of any record; a worker tells it by the same code."""
+    shop = 'kind = "next"\nname = "shop"\nentity = "user_id"\nitem = "sku"\ntypes = ["Purchase"]\n'
+    log = EmbeddedLog(max_batch=cut)
+    other = FRAUD.replace('name = "fraud"', 'name = "refunds"', 1).replace('["purchase"]', '["refund"]')
+    tasks = [TaskSpec.from_toml(FRAUD), TaskSpec.from_toml(other), NextTask.from_toml(shop)]
+    host = EmbeddedHost(tasks, log)
+    log.append(topics.USER_EVENTS, [event(n, amuont=5, amount=None) for n in range(2_000)])
+    host.run_pending()
+    said = [record.getMessage() for record in caplog.records if record.name == "weir.streams.embedded.embedded_host"]
+    fraud = [words for words in said if words.startswith("task fraud: ")]
+    assert [words.partition("has a value of ")[2].split()[0] for words in fraud] == ["amount", "merchant_id"]
+    (refunds,) = [words for words in said if words.startswith("task refunds: ")]
+    assert "events of user-events is of its types (refund)" in refunds
+    (shop_,) = [words for words in said if words.startswith("task shop: ")]
+    assert "is of its types (Purchase)" in shop_
+    assert len(said) == 4  # no column that only another task reads

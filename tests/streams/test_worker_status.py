@@ -42,56 +42,6 @@ def test_a_lane_that_went_is_counted_to_its_end_and_then_forgotten() -> None:
     assert held() is None
 
 
-def test_a_column_that_no_event_has_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    metrics = Metrics()
-    ctx = SimpleNamespace(settings=Settings(), metrics=metrics)
-    status = WorkerStatus(cast(Any, ctx), cast(Any, None), cast(Any, None))
-
-    def events(n: int, tip: float, country: str | None) -> EventBatch:
-        numbers = {"amount": np.full(n, np.nan), "tip": np.full(n, tip)}
-        return EventBatch(
-            ["e"] * n, np.ones(n), ["buy"] * n, {"user_id": ["u"] * n}, numbers, {"country": [country] * n}
-        )
-
-    metrics.inputs("fraud", events(999, np.nan, None))
-    status._tell_unknown("fraud")
-    assert not caplog.messages  # few yet
-    metrics.inputs("fraud", events(1, 2.0, "DE"))
-    for _ in range(2):
-        status._tell_unknown("fraud")
-    (told,) = caplog.messages
-    assert told.startswith("task fraud: none of the first 1000 events that were looked at has a value of amount")
-    assert "Correct its name in the events or in the task file" in told
-
-
-def test_a_task_that_passes_all_events_over_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    metrics = Metrics()
-    ctx = SimpleNamespace(settings=Settings(), metrics=metrics)
-    status = WorkerStatus(cast(Any, ctx), cast(Any, None), cast(Any, None))
-    task = TaskSpec.model_validate(
-        {
-            "name": "fraud", "entity": "user", "inputs": ["amount"], "numbers": ["amount"], "types": ["purchase"],
-            "entities": [{"name": "user", "key": "user_id"}], "model": {"kind": "logistic"},
-        }
-    )  # fmt: skip
-
-    def came(events: int, passed: int) -> None:
-        metrics.inc("weir_events_total", events, topic=task.stream)
-        metrics.inc("weir_passed_over_total", passed, task="fraud")
-        status._tell_passed_over(task)
-
-    came(999, 999)
-    assert not caplog.messages  # few yet
-    came(1, 1)
-    came(500, 500)
-    (told,) = caplog.messages
-    assert told.startswith("task fraud: none of the first 1000 events of user-events is of its types (purchase)")
-    assert "Correct `types` in the task file" in told
-    status._told.clear()
-    came(10, 9)  # one was its own
-    assert len(caplog.messages) == 1
-
-
 def test_a_topic_whose_lanes_have_all_gone_counts_none() -> None:
     read = [topics.USER_EVENTS, topics.ENTITY_UPDATES, topics.LABELS]
     host = SimpleNamespace(topics=read, lanes={(topics.USER_EVENTS, 3): None, (topics.LABELS, 3): None})
