@@ -10,7 +10,7 @@ import base64
 import json
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from weir.online.mistakes import name_of, near, shown
 
@@ -39,20 +39,22 @@ _TEXT: Final = (
     ),
     (r"(?:---\s+)?[\w.-]+\s*[:=]", "names and values without braces (YAML, a form, logfmt)", "send one JSON object"),
 )
-# Keys that all are there, what has them, and what the sender can set.
+# Keys that all are there, what has them, and what the sender can set: to send what is inside alone, which helps where
+# that is a whole record, and otherwise.
 _ENVELOPES: Final = (
-    ({"before", "after", "op"}, "a change event of Debezium", "use its transform ExtractNewRecordState"),
-    ({"database", "table", "data"}, "a change event of Maxwell or Canal", ""),
-    ({"specversion"}, "a structured CloudEvent", "use its binary mode"),
-    ({"schema", "payload"}, "JSON with its schema, of Kafka Connect", "set value.converter.schemas.enable=false"),
-    ({"TopicArn", "Message"}, "a notification of SNS", "turn on raw message delivery"),
-    ({"message", "subscription"}, "a push message of Pub/Sub", ""),
-    ({"Records"}, "a batch of an AWS service", ""),
-    ({"detail-type", "detail"}, "an event of EventBridge", ""),
-    ({"fields", "tags"}, "a metric of Telegraf", "rename its fields to metrics"),
-    ({"resourceMetrics"}, "metrics of OpenTelemetry", ""),
-    ({"@timestamp", "@version"}, "an event of Logstash", ""),
-)
+    ({"before", "after", "op"}, "a change event of Debezium", "use its transform ExtractNewRecordState", ""),
+    ({"database", "table", "data"}, "a change event of Maxwell or Canal", "", ""),
+    ({"specversion"}, "a structured CloudEvent", "use its binary mode",
+     "send it to weir serve as application/cloudevents+json"),
+    ({"schema", "payload"}, "JSON with its schema, of Kafka Connect", "set value.converter.schemas.enable=false", ""),
+    ({"TopicArn", "Message"}, "a notification of SNS", "turn on raw message delivery", ""),
+    ({"message", "subscription"}, "a push message of Pub/Sub", "", ""),
+    ({"Records"}, "a batch of an AWS service", "", ""),
+    ({"detail-type", "detail"}, "an event of EventBridge", "", ""),
+    ({"fields", "tags"}, "a metric of Telegraf", "", "rename its fields to metrics"),
+    ({"resourceMetrics"}, "metrics of OpenTelemetry", "", ""),
+    ({"@timestamp", "@version"}, "an event of Logstash", "", ""),
+)  # fmt: skip
 # Other names, without ``_`` and case; a label's may also begin with ``is_``.
 _SYNONYMS: Final[dict[str, str]] = {
     "ts": "timestamp @timestamp time eventtime createdat occurredat date datetime unix epoch",
@@ -122,11 +124,12 @@ def recognise_value(value: Any, fields: Collection[str]) -> str | None:
         return f"{shown(value)}, not a JSON object; send an object with {', '.join(fields)}"
     if any(field in value for field in fields if field not in ("v", "type", "ts", "metrics")):
         return None
-    path = _inside(value, fields)
-    inside = f"the record is inside {path}; send that object alone" if path else None
-    for keys, what, remedy in _ENVELOPES:
+    found = _inside(value, fields)
+    inside = None if found is None else f"the record is inside {found}"
+    for keys, what, unwraps, otherwise in _ENVELOPES:
         if keys <= value.keys():
             told = f"{what}; {inside or 'send one object with ' + ', '.join(fields)}"
+            remedy = unwraps if found is not None and found.whole else otherwise
             return told + (f", or {remedy}" if remedy else "")
     return inside
 
@@ -140,19 +143,38 @@ def other_name(field: str, document: Any, known: Collection[str]) -> str:
     return f"; rename {name_of(like[0])!r}, if that is it" if like else ""
 
 
-def _inside(value: Mapping[Any, Any], fields: Collection[str], depth: int = 3) -> str | None:
-    """The path of the object inside ``value`` that has most of ``fields``, itself or as JSON in a text."""
+class _Inner(NamedTuple):
+    """Where a record is inside another object."""
+
+    path: str
+    lacks: tuple[str, ...]
+    """Fields that it does not have itself: envelopes have an id and a time of their own."""
+    depth: int = 1
+
+    def __str__(self) -> str:
+        lacks = f" with {', '.join(self.lacks)} added" if self.lacks else ""
+        return f"{self.path}; send that object alone{lacks}"
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all that is needed, and one envelope is around it."""
+        return not self.lacks and self.depth == 1
+
+
+def _inside(value: Mapping[Any, Any], fields: Collection[str], depth: int = 3) -> _Inner | None:
+    """The object inside ``value`` that has most of ``fields``, itself or as JSON in a text."""
     for key, held in list(value.items())[:_KEYS]:
         first = isinstance(held, list) and bool(held)  # a batch: its first item is like the others
         name, held = name_of(key) + ("[0]" if first else ""), held[0] if first else held
         inner = _parsed(held) if isinstance(held, str) else held
         if not isinstance(inner, Mapping):
             continue
-        if sum(field in inner for field in fields) > len(fields) // 2:
-            return name + (" (as a text)" if inner is not held else "")
+        lacks = tuple(field for field in fields if field not in inner)
+        if len(lacks) < (len(fields) + 1) // 2:
+            return _Inner(name + (" (as a text)" if inner is not held else ""), lacks)
         deeper = _inside(inner, fields, depth - 1) if depth else None
         if deeper is not None:
-            return f"{name}.{deeper}"
+            return deeper._replace(path=f"{name}.{deeper.path}", depth=deeper.depth + 1)
     return None
 
 
