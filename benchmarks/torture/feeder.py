@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.torture.good import GoodTraffic, Shot
 from benchmarks.torture.hostile import CODECS, HostileTraffic
 from weir.streams.config.settings import Settings
+from weir.streams.errors import in_words
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import link_security, transport_settings
 from weir.streams.records import Record
@@ -55,8 +56,12 @@ class Feeder:
     def stop(self) -> None:
         """Send the labels that are left, and wait until all is acknowledged; raises what sending raised."""
         self.__exit__()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what ended the sending, if anything did; from any thread."""
         if self._failed:
-            raise self._failed[0]
+            raise AssertionError(f"the feeder could not deliver: {in_words(self._failed[0])}") from self._failed[0]
 
     def _run(self) -> None:
         try:

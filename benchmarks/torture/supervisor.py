@@ -87,6 +87,7 @@ class Supervisor:
         self.slots = [_Slot(n, folder / f"worker-{n}.log") for n in range(count)]
         self._lock, self._enough = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="supervisor")
+        self._needs: list[Callable[[], None]] = []
 
     def __enter__(self) -> Supervisor:
         self._thread.start()
@@ -166,11 +167,21 @@ class Supervisor:
         ends = ["\n".join(log.read_text(errors="replace").splitlines()[-lines:]) for log in there]
         return "\n".join(f"{log}:\n{end}" for log, end in zip(there, ends, strict=True))
 
+    def needs(self, check: Callable[[], None]) -> None:
+        """Let waiting end with what ``check`` raises: without a feeder, say, the workers make nothing true."""
+        self._needs.append(check)
+
+    def check(self) -> None:
+        """Raise what makes it vain to wait; see `needs`."""
+        for check in self._needs:
+            check()
+
     def until(self, what: Callable[[], object], why: str, timeout_s: float) -> None:
-        """Wait for something that the workers will make true; fails with the end of their logs."""
+        """Wait for something that the workers will make true; fails with the end of their logs, or see `needs`."""
         began = time.monotonic()
         deadline = began + timeout_s
         while not what():
+            self.check()
             now = time.monotonic()
             if now > deadline:
                 raise AssertionError(f"not within {timeout_s:g} s: {why}\n{self.tail()}")

@@ -122,6 +122,7 @@ def torture(place: Place, plan: Plan, tell: Callable[[str], None], logs: Path | 
         with Supervisor(place.command, plan.workers, logs or Path(folder), dict(place.environment)) as workers:
             feeder = Feeder(place.settings, good, hostile, rate=plan.rate, share=plan.share)
             with feeder:
+                workers.needs(feeder.check)
                 tell(f"{plan.workers} workers start; good events at {plan.rate:g}/s, {plan.share:.0%} hostile records")
                 started(deployment, workers)
                 tell(f"workers are killed every {plan.kill_every_s[0]:g} to {plan.kill_every_s[1]:g} s")
@@ -152,5 +153,6 @@ def _kill(workers: Supervisor, plan: Plan) -> None:
     while (left := until - time.monotonic()) > 0.0:
         pause = rng.uniform(*plan.kill_every_s)
         time.sleep(min(pause, left))  # the pace of the trouble, not a wait for anything
+        workers.check()
         if pause < left:
             workers.kill_random(rng)

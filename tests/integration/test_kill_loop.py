@@ -51,6 +51,7 @@ def survive(
     plan = StreamPlan(seed=SEED)
     with Supervisor(lambda n: deployment.command("--instance-id", f"w{n}"), WORKERS, folder, start=start) as workers:
         with Feeder(deployment.direct, deployment.settings.topics.name, plan, RATE) as feeder:
+            workers.needs(feeder.check)
             started(deployment, workers)
             with Chaos(troubles(workers), SEED) as chaos:
                 chaos.run_for(seconds)

@@ -84,7 +84,8 @@ def test_a_store_that_is_slow_hung_cut_off_and_away(
             worker_redis_url=f"redis://{proxy.address}/0",
         )  # fmt: skip
         with run_workers(deployment, tmp_path) as workers:
-            with Feeder(deployment.direct, deployment.settings.topics.name, PLAN, RATE):
+            with Feeder(deployment.direct, deployment.settings.topics.name, PLAN, RATE) as feeder:
+                workers.needs(feeder.check)
                 started(deployment, workers)
                 proxy.delay(there_ms=40, back_ms=40, jitter_ms=40)
                 flows_again(deployment, workers, "through a slow network")
@@ -137,7 +138,8 @@ def test_a_broker_that_is_slow_cut_off_and_away(
     (kafka, proxy), store = proxied_kafka, new_redis(aof=True)
     deployment = Deployment.create(tmp_path, kafka, store.url, prefix=f"broker-{os.urandom(3).hex()}")
     with run_workers(deployment, tmp_path) as workers:
-        with Feeder(kafka.direct, deployment.settings.topics.name, PLAN, RATE):
+        with Feeder(kafka.direct, deployment.settings.topics.name, PLAN, RATE) as feeder:
+            workers.needs(feeder.check)
             started(deployment, workers)
             proxy.delay(there_ms=30, back_ms=30, jitter_ms=30)
             flows_again(deployment, workers, "through a slow network")

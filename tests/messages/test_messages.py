@@ -156,8 +156,14 @@ LETTERS: dict[str, tuple[type[WireModel], bytes]] = {
     "Debezium": wrapped({"before": None, "after": EVENT, "op": "c", "source": {}}),
     "Debezium in Connect": wrapped({"schema": {}, "payload": {"before": None, "after": EVENT, "op": "c"}}),
     "CloudEvents, id and time outside": wrapped(
-        {"specversion": "1.0", "id": "1", "source": "/", "type": "x", "time": "2026-01-01T00:00:00Z",
-         "data": {key: held for key, held in EVENT.items() if key not in ("event_id", "ts")}}
+        {
+            "specversion": "1.0",
+            "id": "1",
+            "source": "/",
+            "type": "x",
+            "time": "2026-01-01T00:00:00Z",
+            "data": {key: held for key, held in EVENT.items() if key not in ("event_id", "ts")},
+        }
     ),
     "CloudEvents, no whole event": wrapped(
         {"specversion": "1.0", "id": "1", "source": "/", "type": "x", "subject": "u1", "data": {"amount": 5}}

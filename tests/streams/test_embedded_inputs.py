@@ -153,7 +153,7 @@ def test_what_a_task_never_gets_is_told_once(cut: int, caplog: pytest.LogCapture
     shop = 'kind = "next"\nname = "shop"\nentity = "user_id"\nitem = "sku"\ntypes = ["Purchase"]\n'
     log = EmbeddedLog(max_batch=cut)
     other = FRAUD.replace('name = "fraud"', 'name = "refunds"', 1).replace('["purchase"]', '["refund"]')
-    tasks = [TaskSpec.from_toml(FRAUD), TaskSpec.from_toml(other), NextTask.from_toml(shop)]
+    tasks: list[TaskSpec | NextTask] = [TaskSpec.from_toml(FRAUD), TaskSpec.from_toml(other), NextTask.from_toml(shop)]
     host = EmbeddedHost(tasks, log)
     log.append(topics.USER_EVENTS, [event(n, amuont=5, amount=None) for n in range(2_000)])
     host.run_pending()

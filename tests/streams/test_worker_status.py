@@ -7,12 +7,7 @@ import weakref
 from types import SimpleNamespace
 from typing import Any, cast
 
-import numpy as np
-import pytest
-
-from weir.online.batch import EventBatch
 from weir.online.labels.join_policy import JoinStats
-from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.ops.metrics import Metrics

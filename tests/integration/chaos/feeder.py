@@ -191,6 +191,10 @@ class Feeder:
         self._enough.set()
         self._thread.join()
         _CLIENT.setLevel(self._loud)
+        self.check()
+
+    def check(self) -> None:
+        """Raise what ended the sending, if anything did; from any thread."""
         if self._failed is not None:
             raise AssertionError(f"the feeder could not deliver: {self._failed}") from self._failed
 
