@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, text
 
+from tests.integration.postgres_server import postgres_server
 from tests.service.memory_log import MemoryServiceLog
 from tests.service.notify import test_outbox
 from tests.service.running import TASKS
@@ -57,35 +54,14 @@ from weir.streams.service.views.sampling import add_samples, alerts_by_day, seri
 from weir.streams.task_files import load_task
 
 pytestmark = pytest.mark.integration
-BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
 ALERTS = 400
 
 
-def _run(*command: str | Path) -> None:
-    """As the user of Debian's package where we are root, which PostgreSQL refuses to be."""
-    head = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    subprocess.run([*head, *command], check=True, stdout=subprocess.DEVNULL, cwd="/")
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """The URL of a server of its own."""
-    assert BIN is not None, "install Debian's postgresql"
-    directory = Path(subprocess.check_output(["mktemp", "-d", "/tmp/weir-postgres-XXXXXX"], text=True).strip())
-    if os.geteuid() == 0:
-        shutil.chown(directory, "postgres")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data = directory / "data"
-    _run(BIN / "initdb", "-D", data, "-U", "weir", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={directory} -c fsync=off"
-    _run(BIN / "pg_ctl", "-D", data, "-o", options, "-l", directory / "log", "-w", "start")
-    try:
-        yield f"postgresql+psycopg://weir@127.0.0.1:{port}/postgres"
-    finally:
-        _run(BIN / "pg_ctl", "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(directory)
+    with postgres_server() as url:
+        yield url
 
 
 def opened(directory: Path, url: str | None) -> Engine:

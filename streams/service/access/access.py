@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from weir.streams.service.access.roles import INGEST, ROLES
 from weir.streams.service.access.scopes import Caller, Visit, administrator, limited
 from weir.streams.service.access.users import administrators_token, link_to, refuse_nobody, sign_on_of
 from weir.streams.service.parts import DatabaseAway, Problem
-from weir.streams.service.store.database import access_database
+from weir.streams.service.store.database import access_database, in_thread
 from weir.streams.text import printable
 
 if TYPE_CHECKING:
@@ -213,9 +212,7 @@ class Access:
         age_s = self._settings.session_age
         old = self.cookies.get(request)
         now = time.time()
-        cookie = await asyncio.to_thread(
-            self.sessions.begin, who.subject, who.name, who.via, who.groups, now, now + age_s, old
-        )
+        cookie = await in_thread(self.sessions.begin, who.subject, who.name, who.via, who.groups, now, now + age_s, old)
         self.cookies.put(request, response, cookie, age_s)
         # A sign-on passes no check of a route, so that the audit would not hear of it by ``visited``: it is told here.
         self._note(request.scope, "login", caller, 200)
@@ -226,7 +223,7 @@ class Access:
     async def leave(self, request: Request, response: Response) -> None:
         """End the session of a browser."""
         if (cookie := self.cookies.get(request)) is not None:
-            await asyncio.to_thread(self.sessions.end, cookie)
+            await in_thread(self.sessions.end, cookie)
             self._known_sessions.forget(digest(cookie))
         self.cookies.drop(request, response)
 
@@ -327,7 +324,7 @@ class RecentlyRead(Generic[V]):
         if found is not None and now - found[0] < BELIEVED_S:
             return found[1]
         try:
-            value = await asyncio.to_thread(self._read, key)
+            value = await in_thread(self._read, key)
         except SQLAlchemyError as exc:
             raise DatabaseAway(exc, "who may do what is not known now") from exc
         # Out before it goes in again: what was read longest ago has to stand first.

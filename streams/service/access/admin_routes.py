@@ -16,6 +16,7 @@ from weir.streams.service.access.audit.audit_chain import ChainCheck
 from weir.streams.service.access.scopes import Caller, needs, tell_audit
 from weir.streams.service.parts import Problem, View
 from weir.streams.service.ports import every_record
+from weir.streams.service.store.database import in_thread
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -51,7 +52,7 @@ class AdminRoutes(View):
     async def keys(self) -> dict[str, Any]:
         """Every key there is and was, without its secret."""
         now = time.time()
-        return {"keys": [key.shown(now) for key in await asyncio.to_thread(self._service.access.keys.all)]}
+        return {"keys": [key.shown(now) for key in await in_thread(self._service.access.keys.all)]}
 
     async def create(self, request: Request, order: KeyOrder, caller: _Maker) -> dict[str, Any]:
         """Make a key; the answer holds it, this once. Nobody gives what they may not do themselves."""
@@ -60,14 +61,14 @@ class AdminRoutes(View):
                 403, "Not allowed", f"{caller.name} may not give {', '.join(sorted(more))}", value=sorted(more)
             )
         now, make = time.time(), self._service.access.keys.create
-        key, text = await asyncio.to_thread(lambda: make(**order.model_dump(), by=caller.name, now=now))
+        key, text = await in_thread(lambda: make(**order.model_dump(), by=caller.name, now=now))
         tell_audit(request, subject=f"key:{key.id}")
         return {**key.shown(now), "key": text}
 
     async def revoke(self, key_id: str) -> dict[str, Any]:
         """End a key for good; every process refuses it within 5 seconds."""
         now = time.time()
-        return (await asyncio.to_thread(self._service.access.keys.revoke, key_id, now)).shown(now)
+        return (await in_thread(self._service.access.keys.revoke, key_id, now)).shown(now)
 
     async def audit(self, limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000) -> dict[str, Any]:
         """The newest records of who did what, oldest first; ``weir audit`` has them all, and verifies them."""
@@ -77,7 +78,7 @@ class AdminRoutes(View):
     async def verify(self) -> dict[str, Any]:
         """Check the chains of the audit: that no record was changed, added or removed since it was written."""
         # The anchors first: what is written meanwhile is after them, and no chain ends too early for it.
-        check = ChainCheck(await asyncio.to_thread(self._service.access.audit.anchors))
+        check = ChainCheck(await in_thread(self._service.access.audit.anchors))
         async for partition, offset, record in every_record(self._service.log, topics.AUDIT):
             check.add(f"{topics.AUDIT}-{partition} at {offset}", record.value)
             if offset % _AT_ONCE == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 import time
@@ -23,6 +22,7 @@ from weir.streams.service.ports import ServiceLog
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import find_rows, list_alerts, outcomes_of, standing_values
 from weir.streams.service.store.case_rules import VALUES, AlertRow
+from weir.streams.service.store.database import in_thread
 from weir.streams.service.store.projector import Projector
 
 _T = TypeVar("_T")
@@ -55,7 +55,7 @@ class Cases:
             with self._engine.begin() as connection:
                 return what(connection, *given)
 
-        return await asyncio.to_thread(run)
+        return await in_thread(run)
 
     async def judge(
         self,

@@ -1,11 +1,18 @@
-"""The service's database: SQLite in the directory, or PostgreSQL. Opening it brings its tables up to date."""
+"""The service's database: SQLite in the directory, or PostgreSQL. Opening it brings its tables up to date.
+
+A question is asked in threads of its own and has an end, whatever the server does: one that hangs must not take those
+that decode events, and who asks is told so.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -25,6 +32,19 @@ _PRAGMAS: Final = (
 """With a write-ahead log readers never wait for the writer; after a power cut the newest transactions may be missing,
 which the projector makes again from the log. It is written back at 32 MB, as that waits for the
 disk."""
+_LINK: Final = {
+    "connect_timeout": 5, "tcp_user_timeout": 10_000,
+    "keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+}  # fmt: skip
+"""What libpq is told unless the URL says otherwise: a server whose machine is gone is noticed within some 10 s."""
+_LOCK_TIMEOUT: Final = "5s"
+"""So long a statement waits for a lock of somebody else, such as a person at psql."""
+_READ_ONLY: Final = "25006"
+"""PostgreSQL's code for a write to a server that only reads: a standby, or a primary that became one."""
+PATIENCE_S: Final = 20.0
+"""So long an answer of the database is waited for."""
+_threads: Final = ThreadPoolExecutor(8, "weir-database")
+_T = TypeVar("_T")
 _MIGRATING: Final = 0x77656972
 """Key of PostgreSQL's advisory lock: two replicas that start together bring the tables up to date one by one."""
 
@@ -42,9 +62,14 @@ def open_database(settings: ServeSettings) -> Engine:
     url = url_of(settings)
     try:
         # A server may have closed what waited in the pool; a file does not.
-        engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
-        if engine.dialect.name == "sqlite":
+        if url.get_backend_name() == "sqlite":
+            engine = create_engine(url)
             event.listen(engine, "connect", _tune)
+        else:
+            link = {name: value for name, value in _LINK.items() if name not in url.query}
+            engine = create_engine(url, pool_pre_ping=True, connect_args=link)
+            event.listen(engine, "connect", _bound_locks)
+            event.listen(engine, "handle_error", _elsewhere)
         migrate(engine)
     except DBAPIError as exc:
         why = str(exc.orig).strip().splitlines()[0]
@@ -71,6 +96,37 @@ def url_of(settings: ServeSettings) -> URL:
     )
 
 
+async def in_thread(what: Callable[..., _T], *given: Any, within_s: float | None = PATIENCE_S) -> _T:
+    """What a function of the database gives; raises one of ``AWAY`` where that takes longer than ``within_s``.
+
+    The function goes on then: whether it had an effect is not known.
+    """
+    running = asyncio.get_running_loop().run_in_executor(_threads, what, *given)
+    try:
+        async with asyncio.timeout(within_s):
+            return await running
+    except TimeoutError:
+        raise PoolTimeoutError(f"no answer within {within_s:g} s") from None
+
+
+def _bound_locks(connection: Any, _: object) -> None:
+    # Not among the options of the connection, which PgBouncer refuses.
+    connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'")
+    connection.commit()
+
+
+def _elsewhere(context: ExceptionContext) -> Exception | None:
+    """Drop the connections to a server that only reads: behind the same name another one may be the primary by now.
+
+    It answers what asks whether it is there, so that nothing else would ever drop them.
+    """
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) != _READ_ONLY:
+        return None
+    context.is_disconnect = context.invalidate_pool_on_disconnect = True
+    return OperationalError(context.statement, None, error, connection_invalidated=True)
+
+
 def _tune(connection: Any, _: object) -> None:
     for pragma in _PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
@@ -89,6 +145,8 @@ def migrate(engine: Engine) -> None:
 
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
+            # The one that is first may take its time, and the other waits for it.
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
         before = _revision(connection) or NEWEST  # of none nothing has to be changed
         if before > NEWEST:

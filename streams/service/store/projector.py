@@ -23,6 +23,7 @@ from weir.streams.errors import ShellError, WeirError, in_words
 from weir.streams.records import Record
 from weir.streams.service.parts import NoLongerKept, set_within
 from weir.streams.service.ports import ServiceLog, Span, within
+from weir.streams.service.store.database import in_thread
 from weir.streams.service.store.learned import REMEMBERED, RecentExamples
 from weir.streams.service.store.projection import ORDER, Piece, Projection
 
@@ -68,7 +69,7 @@ class Projector:
             try:
                 # While another process writes it is asked again: that one may be of another log by now.
                 if not self.leads:
-                    await asyncio.to_thread(self._projection.begin, self._log.epoch, self._rebuild)
+                    await in_thread(self._projection.begin, self._log.epoch, self._rebuild, within_s=None)
                     self._rebuild = False
                 if await self._leads():
                     await self.catch_up()
@@ -92,7 +93,7 @@ class Projector:
     async def stop(self) -> None:
         """Let another process write."""
         with suppress(SQLAlchemyError):
-            await asyncio.to_thread(self._projection.release, self._writer)
+            await in_thread(self._projection.release, self._writer)
 
     async def catch_up(self) -> None:
         """Write all that is in the log now.
@@ -106,14 +107,14 @@ class Projector:
                 await self._read(topic, partition, span)
         if time.monotonic() - self._forgot_at > _FORGET_EVERY_S:
             self._forgot_at = time.monotonic()
-            while await asyncio.to_thread(self._projection.forget, time.time() - self._keep_s):
+            while await in_thread(self._projection.forget, time.time() - self._keep_s, within_s=None):
                 pass
 
     async def _leads(self) -> bool:
         """Whether this process is the one that writes; half of the lease before its end it is renewed."""
         if time.time() > self._lease_until - _LEASE_S / 2:
             now = time.time()
-            leads = await asyncio.to_thread(self._projection.lease, self._writer, now, _LEASE_S)
+            leads = await in_thread(self._projection.lease, self._writer, now, _LEASE_S)
             if not leads or self._lease_until < now:
                 self._forget_places()  # another one may have written meanwhile
             self._lease_until = now + _LEASE_S if leads else 0.0
@@ -127,7 +128,7 @@ class Projector:
         """Write what one partition holds."""
         place = (topic, partition)
         if place not in self._at:
-            self._at[place] = await asyncio.to_thread(self._projection.position, topic, partition)
+            self._at[place] = await in_thread(self._projection.position, topic, partition)
         # Looked up anew, as another process may have written what came after the ends were looked up.
         if self._at[place] > span.end and self._at[place] > (end := (await self._log.spans(topic))[partition].end):
             raise CutLogError(
@@ -160,7 +161,7 @@ class Projector:
 
     async def _write(self, piece: Piece) -> None:
         recent = self._recent or RecentExamples()
-        told = await asyncio.to_thread(self._projection.write, piece, recent)
+        told = await in_thread(self._projection.write, piece, recent)
         if told is None:
             raise OvertakenError(f"{piece.topic}-{piece.partition}: another process has written offset {piece.start}")
         self._at[piece.topic, piece.partition] = piece.end

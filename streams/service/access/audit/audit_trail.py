@@ -23,6 +23,7 @@ from weir.streams.service.access.audit.audit_chain import AT_ONCE, Link, chained
 from weir.streams.service.access.scopes import Caller
 from weir.streams.service.parts import set_within
 from weir.streams.service.ports import every_record
+from weir.streams.service.store.database import in_thread
 from weir.streams.service.store.tables import AUDIT_ANCHORS, AUDIT_OUTBOX, execute, fetched
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Audit:
         """What commands did to the database meanwhile."""
         held = set(self._of_commands.values())
         try:
-            for row, body in await asyncio.to_thread(_left_in, self._engine):
+            for row, body in await in_thread(_left_in, self._engine):
                 if row not in held:
                     self._waiting.append(body)
                     self._of_commands[id(body)] = row
@@ -177,7 +178,7 @@ class Audit:
         """Let what commands did go from the database: only now is it in the log, and a crash before tells it again."""
         try:
             if rows:
-                await asyncio.to_thread(execute, self._engine, delete(AUDIT_OUTBOX).where(AUDIT_OUTBOX.c.id.in_(rows)))
+                await in_thread(execute, self._engine, delete(AUDIT_OUTBOX).where(AUDIT_OUTBOX.c.id.in_(rows)))
         except SQLAlchemyError as exc:
             logger.warning("what commands did will be in the audit twice: %s", type(exc).__name__)
 
@@ -185,7 +186,7 @@ class Audit:
         """Keep where the chain has come to outside of it: an end that is cut off leaves no other trace."""
         row = {"writer": self.writer, "seq": last.seq, "hash": last.hash, "at": time.time()}
         try:
-            await asyncio.to_thread(_keep, self._engine, row)
+            await in_thread(_keep, self._engine, row)
         except SQLAlchemyError as exc:
             logger.warning("the audit's anchor is not kept (%s): record %s", type(exc).__name__, last)
         if time.monotonic() - self._anchored_at >= _DAY_S or not self._anchored_at:
@@ -203,7 +204,7 @@ class Audit:
             if found is not None:
                 return found
         # Retention removed it from the log, and it goes on.
-        return (await asyncio.to_thread(anchors_in, self._engine)).get(self.writer)
+        return (await in_thread(anchors_in, self._engine)).get(self.writer)
 
 
 def _keep(engine: Engine, row: dict[str, Any]) -> None:
