@@ -18,6 +18,8 @@ from weir.models.types import Progress
 
 STOPPED: Final = 75
 """Exit status of a child that was asked to stop (``EX_TEMPFAIL``: the same call may succeed later)."""
+UNABLE: Final = 74
+"""Exit status of a child that could not read or write a file (``EX_IOERR``): the same call may succeed later."""
 STOP_S: Final = 30.0
 """Seconds a child may take to write its checkpoint before it ends itself."""
 
@@ -50,8 +52,18 @@ def tell_progress(what: str, done: int, of: int) -> None:
         os.write(1, json.dumps([what, done, of]).encode() + b"\n")
 
 
-def read_progress(lines: Iterable[bytes], progress: Progress) -> None:
-    """Pass the progress among the ``lines`` of a child's standard output on, until its output ends."""
+def tell_unable(error: OSError) -> None:
+    """Tell the parent which file could not be read or written: not by a file, as the disk may be full."""
+    with suppress(BrokenPipeError):  # as above
+        os.write(1, json.dumps(["unable", str(error)]).encode() + b"\n")
+
+
+def read_progress(lines: Iterable[bytes], progress: Progress) -> str | None:
+    """Pass the progress among the ``lines`` of a child's standard output on, until its output ends.
+
+    Returns why it was unable to read or write a file, where it said so.
+    """
+    unable = None
     for line in lines:
         # Whatever else is JSON was printed by a library, such as a number alone on its line. An error here would end
         # the reader, and with it the training: the child waits in its next write once the pipe is full.
@@ -62,3 +74,6 @@ def read_progress(lines: Iterable[bytes], progress: Progress) -> None:
         match told:
             case [str(what), int(done), int(of)]:
                 progress(what, done, of)
+            case ["unable", str(words)]:
+                unable = words
+    return unable

@@ -15,8 +15,9 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from weir.models.durable import write_durably
 from weir.models.errors import ModelError
-from weir.models.training.child_process import read_progress, stop_with_parent, tell_progress
+from weir.models.training.child_process import read_progress, stop_with_parent, tell_progress, tell_unable
 from weir.models.training.encoder_builder import EncoderBuilder
 from weir.models.training.training_settings import EncoderSettings
 from weir.models.types import Built, Progress, TrainingSet, TrainingStoppedError
@@ -33,6 +34,8 @@ def run_job(job: Path) -> None:
         built = EncoderBuilder(settings).build(
             data, job, seed, warm_start=warm_start, progress=tell_progress, stop=stop.is_set
         )
+        if first:
+            write_durably(job / _BUILT, lambda file: pickle.dump(built, file))
     except TrainingStoppedError as stopped:
         if first:
             (job / _STOPPED).write_text(str(stopped))
@@ -41,8 +44,9 @@ def run_job(job: Path) -> None:
         if first:
             (job / _FAILED).write_text(str(failed))
         raise  # torchrun then ends the other processes, which would wait for this one
-    if first:
-        (job / _BUILT).write_bytes(pickle.dumps(built))
+    except OSError as unable:
+        tell_unable(unable)
+        raise
 
 
 def launch(
@@ -63,6 +67,8 @@ def launch(
         When a process failed; the text ends with what it said.
     TrainingStoppedError
         When ``stop`` said so.
+    OSError
+        When a process could not read or write a file.
     """
     job = work / "job"
     job.mkdir(parents=True, exist_ok=True)
@@ -71,7 +77,9 @@ def launch(
         (job / name).unlink(missing_ok=True)
     warm = dict(warm_start) if warm_start is not None else None  # read-only views cannot be pickled
     (job / _JOB).write_bytes(pickle.dumps((settings, data, seed, warm), protocol=5))
-    status = _run(processes, job, progress, stop)
+    status, unable = _run(processes, job, progress, stop)
+    if status and unable:
+        raise OSError(unable)
     if (job / _STOPPED).exists():
         raise TrainingStoppedError((job / _STOPPED).read_text())
     if (job / _FAILED).exists():
@@ -83,8 +91,11 @@ def launch(
     return built
 
 
-def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]) -> int:
-    """Start the processes, pass their steps on, and return their exit status; none is left behind."""
+def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]) -> tuple[int, str | None]:
+    """Start the processes, and pass their steps on; none is left behind.
+
+    Returns their exit status, and which file one of them could not read or write.
+    """
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "weir.models.training.ddp", str(job)]
     # Nor may what torchrun starts import a folder `models` of the current directory.
@@ -104,11 +115,11 @@ def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]
                 stdin.close()
 
         try:
-            read_progress(stdout, passed_on)
+            unable = read_progress(stdout, passed_on)
         except BaseException:  # also Ctrl-C: nothing trains on without us
             running.terminate()
             raise
-    return running.returncode
+    return running.returncode, unable
 
 
 if __name__ == "__main__":

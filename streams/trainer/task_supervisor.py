@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from weir.models.errors import ModelError
 from weir.models.types import TrainingStoppedError
@@ -22,6 +23,8 @@ from weir.streams.trainer.task_trainer import Publish, TaskMeasures, TaskTrainer
 from weir.streams.trainer.trainer_errors import PASSING, LeaseLostError
 
 log = logging.getLogger(__name__)
+_LONGEST_REST: Final = 128
+"""Beats between two tries, some ten minutes."""
 
 
 class TaskSupervisor:
@@ -58,7 +61,9 @@ class TaskSupervisor:
         self._jobs = JobRunner(self.trainer, shop, time or clock, self._stopping.is_set)
         self._thread: threading.Thread | None = None
         self._resting = False
-        """Whether the job waits for the next beat: a link was missing, or it ended in an error nobody expected."""
+        """Whether the job waits: a link was missing, or it ended in an error nobody expected."""
+        self._failures = self._beats_left = 0
+        """How often it did so in a row, and how many beats it still waits for that."""
         self.held = False
         """Whether this trainer holds the task, as of the last beat."""
         self.on_idle: Callable[[], None] = lambda: None
@@ -91,7 +96,8 @@ class TaskSupervisor:
 
     def beat(self) -> None:
         """Take the lease where there is something to do, or say that we are alive; see to the schedule."""
-        self._resting = False
+        self._beats_left -= 1
+        self._resting = self._resting and self._beats_left > 0
         try:
             self.trainer.tick()
             if not self.held:
@@ -132,7 +138,8 @@ class TaskSupervisor:
     def start(self) -> None:
         """Begin to work in a thread, where there is something to do and nobody at it.
 
-        After a stage that failed for want of a link nothing begins before the next beat.
+        After a stage that failed for want of a link or of room nothing begins before the next beat, and ever more of
+        them where it fails again: each try may train for long before it fails.
         """
         if self.held and self.has_work and not self.working and not self._resting and not self._stopping.is_set():
             # A daemon: a training that does not stop in time must not keep the process from ending.
@@ -153,6 +160,10 @@ class TaskSupervisor:
             self._resting = False
             log.info("task %s: %s", self.name, stopped)
         finally:
+            self._failures = self._failures + 1 if self._resting else 0
+            # What is only to be told costs nothing to try, and workers wait for it.
+            trains = self._resting and not self.state.effects
+            self._beats_left = min(2 ** min(self._failures - 1, 30), _LONGEST_REST) if trains else 1
             self.on_idle()
 
     def _lost(self, lost: LeaseLostError) -> None:

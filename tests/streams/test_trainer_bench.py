@@ -76,22 +76,30 @@ def test_a_bench_outlives_a_registry_that_is_away(tmp_path: Path) -> None:
 
 
 def test_a_job_that_lacks_a_link_waits_for_the_next_beat(tmp_path: Path) -> None:
-    """Its thread ends at once and wakes the host: without a wait three tries would be over in no time."""
+    """Its thread ends at once and wakes the host; each time that it fails again it waits for twice as many."""
+
+    tried = 0
 
     def away(*_: Any) -> Any:
+        nonlocal tried
+        tried += 1
         raise BrokerError("k:9092: no answer")
 
     world = World(tmp_path)
     world.trainer.desk.release()
     ours = bench(world, data=away)
     ours.trainer.ask(request(1))
-    for beats in (1, 2):
+    after = []
+    for _ in range(300):
         ours.beat()
         for _ in range(5):
             ours.start()
             ours.join()
-        assert ours.state.job is not None
-        assert (ours.state.job.stage, ours.state.job.tries) == ("accepted", beats)
+        after.append(tried)
+    assert ours.state.job is not None
+    assert (ours.state.job.stage, ours.state.job.tries) == ("accepted", 0)
+    begun = [1 + after.index(n) for n in range(1, tried + 1)]
+    assert begun == [1, 2, 4, 8, 16, 32, 64, 128, 256], "by the number of the beat"
 
 
 def test_a_bench_that_cannot_give_its_task_back_stops_all_the_same(tmp_path: Path) -> None:

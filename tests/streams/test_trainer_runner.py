@@ -13,6 +13,7 @@ from weir.models.types import TrainingStoppedError
 from weir.online.task.full_spec import FullSpec
 from weir.streams.errors import UsageError
 from weir.streams.trainer.job.job_runner import InlineRunner, SubprocessRunner
+from weir.streams.trainer.job.job_stages import PATIENT_S, TRIES
 from weir.streams.trainer.job.job_steps import BuildWork, get, own_directory, put
 from weir.streams.trainer.trainer_errors import WorkDiedError
 
@@ -45,6 +46,30 @@ def test_a_training_that_is_killed_does_not_take_the_trainer_with_it(tmp_path: P
 def test_what_a_training_says_of_its_failure_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="labels are all alike"):
         SubprocessRunner().run(build(tmp_path, "badly"), tmp_path / "b", lambda: False, silent)
+
+
+def test_a_training_that_finds_no_room_says_so_though_it_can_write_nothing_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "full"
+    with pytest.raises(OSError, match=r"No space left on device.*checkpoint"):
+        SubprocessRunner().run(build(tmp_path, "full"), folder, lambda: False, silent)
+    assert not (folder / "error.txt").exists(), "the disk is full"
+
+
+def test_a_job_waits_for_room_and_then_goes_on(tmp_path: Path) -> None:
+    world = World(tmp_path, builders={"trees": SkillBuilder(2.0, mood="full")})
+    world.ask(1)
+    for _ in range(2 * TRIES):
+        assert world.job.work(), "it is to be tried again"
+    job = world.trainer.state.job
+    assert job is not None
+    assert (job.stage, job.tries) == ("data", 0)
+    assert "No space left on device" in job.reason
+    world.builders["trees"] = SkillBuilder(2.0)
+    world.restart()
+    world.job.work()
+    assert world.shelf.shadows == 1
 
 
 def test_a_training_that_is_stopped_writes_its_checkpoint(tmp_path: Path) -> None:
@@ -96,10 +121,14 @@ def test_a_stage_that_never_ends_is_given_up(tmp_path: Path) -> None:
 
     world = World(tmp_path, runner=Away())
     world.ask(1)
+    for _ in range(10):
+        world.job.work()
+    assert world.stages() == [], "brokers and disks come back"
+    world.clock.now += PATIENT_S + 1.0
     for _ in range(4):
         world.job.work()
     assert world.stages() == ["failed"]
-    assert "begun 3 times" in world.trainer.state.ended[-1].reason
+    assert "begun 3 times and never ended: OSError: the disk is away" in world.trainer.state.ended[-1].reason
 
 
 def test_what_lies_in_the_work_of_a_trainer_is_its_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ A fake model is a *skill*: its logit is ``skill * truth + noise``. Its "graph" i
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -115,6 +116,8 @@ class SkillBuilder:
     ) -> Built:
         if self.mood == "badly":
             raise ModelError("the labels are all alike")
+        if self.mood == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(work / "checkpoint"))
         if self.mood == "bug":
             raise ZeroDivisionError("by zero")
         if self.mood == "killed":

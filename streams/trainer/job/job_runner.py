@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from weir.models.errors import ModelError
-from weir.models.training.child_process import STOPPED, read_progress, stop_with_parent, tell_progress
+from weir.models.training.child_process import (
+    STOPPED,
+    UNABLE,
+    read_progress,
+    stop_with_parent,
+    tell_progress,
+    tell_unable,
+)
 from weir.models.types import Progress, TrainingStoppedError
 from weir.online.errors import WeirError
 from weir.streams.trainer.job.job_steps import JobSteps, get, put
@@ -45,6 +52,8 @@ class Runner(Protocol):
             It was asked to stop.
         WorkDiedError
             Its process was killed, or ended without a word.
+        OSError
+            A file could not be read or written, such as for want of space: the same work may succeed later.
         """
 
 
@@ -84,12 +93,23 @@ class SubprocessRunner:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
                 start_new_session=True,  # Ctrl-C is for the trainer, which asks it to stop
             )  # fmt: skip
-            status = self._follow(process, stop, progress)
+            unable: list[str] = []
+            status = self._follow(process, stop, progress, unable)
+        if status == UNABLE:
+            raise OSError("".join(unable))
         return self._result(folder, status)
 
-    def _follow(self, process: subprocess.Popen[bytes], stop: Callable[[], bool], progress: Progress) -> int:
-        """Pass its progress on until it ends."""
-        reader = threading.Thread(target=read_progress, args=(process.stdout, progress), daemon=True)
+    def _follow(
+        self, process: subprocess.Popen[bytes], stop: Callable[[], bool], progress: Progress, unable: list[str]
+    ) -> int:
+        """Pass its progress on until it ends; its exit status. ``unable`` gets why it could not go on."""
+
+        def read() -> None:
+            assert process.stdout is not None
+            if words := read_progress(process.stdout, progress):
+                unable.append(words)
+
+        reader = threading.Thread(target=read, daemon=True)
         reader.start()
         try:
             while not stop():
@@ -148,6 +168,9 @@ def main(folder: Path) -> int:
     except TrainingStoppedError as stopped:
         _say(folder, str(stopped))
         return STOPPED
+    except OSError as failed:
+        tell_unable(failed)
+        return UNABLE
     except WeirError as failed:
         _say(folder, str(failed))
         return _FAILED

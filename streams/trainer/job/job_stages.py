@@ -35,7 +35,9 @@ log = logging.getLogger(__name__)
 
 
 TRIES: Final = 3
-"""How often a stage is begun that ends with the trainer, or for want of a link."""
+"""How often a stage is begun that ends with the trainer."""
+PATIENT_S: Final = 86_400.0
+"""So long a job waits for brokers, storage or room on a disk; then each try counts, too."""
 
 
 class JobRunner:
@@ -60,8 +62,8 @@ class JobRunner:
     def work(self) -> bool:
         """Do everything there is to do now; returns when the job waits for labels, failed, or was asked to stop.
 
-        A stage that failed for want of a link is left for the next call, which should come later: returns whether there
-        is one.
+        A stage that failed for want of a link or of room is left for the next call, which should come later: returns
+        whether there is one.
 
         Raises
         ------
@@ -121,8 +123,9 @@ class JobRunner:
         except LeaseLostError:
             raise
         except PASSING as error:
-            words = str(error)
-            self._task.desk.change(lambda state: state.with_job(reason=words))
+            words, waited_s = in_words(error), self._clock() - job.began_at
+            tries = job.tries + (waited_s > PATIENT_S)
+            self._task.desk.change(lambda state: state.with_job(reason=words, tries=tries))
             raise
         except Exception as error:  # whatever it is, the job ends and says so; the trainer goes on
             words = str(error)
