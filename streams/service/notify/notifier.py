@@ -212,19 +212,21 @@ class Notifier(Part):
         """Send one delivery, and note how it ended; whether the target took it."""
         answer = await self._deliver(target, delivery)
         now, (tries, _) = time.time(), link.later.pop(delivery.id, (0, 0.0))
+        ids = tuple(message.id for message in delivery.messages)
         if not answer.ok and now - delivery.since <= self._settings.give_up:
             link.later[delivery.id] = (tries + 1, now + max(_backoff(tries), min(answer.wait_s, 3_600.0)))
             if now - link.told_at >= _TOLD_EVERY_S:
                 words = "target %s: %s; it is tried again, each message for %s at most ([serve.notify] give_up)"
                 log.warning(words, target.name, answer.words, format_duration(self._settings.give_up))
                 link.told_at = now
+            often = "once" if tries == 0 else f"{tries + 1} times"
+            await self._ask(outbox.write_attempt, ids, now, f"{answer.words}; tried {often}, it is tried again")
             return False
         if answer.ok and link.told_at:
             log.info("target %s takes messages again", target.name)
             link.told_at = 0.0
         # Sent and only then written down: a crash in between sends it twice, under one id; the other way round, never.
         kind: Literal["sent", "failed"] = "sent" if answer.ok else "failed"
-        ids = tuple(message.id for message in delivery.messages)
         link.noted.add((delivery.id, delivery.since))
         await self._note(Entry(kind=kind, at=now, ids=ids, answer=answer.words))
         if answer.ok:

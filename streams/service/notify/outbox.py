@@ -77,6 +77,12 @@ def write_notifications(c: Connection, records: Sequence[tuple[int, Record]]) ->
             c.execute(of.values(status=entry.kind, changed_at=entry.at, answer=entry.answer))
 
 
+def write_attempt(c: Connection, ids: Sequence[str], at: float, answer: str) -> None:
+    """Note what came of an attempt after which messages still wait; of it no record is made, as the next one counts."""
+    of = update(notifications).where(_N.id.in_(ids), _N.status == "waiting")
+    c.execute(of.values(changed_at=at, answer=answer))
+
+
 def _write_decided(c: Connection, entry: Entry, offset: int) -> None:
     # Decided of another log, whose offsets mean other records.
     if entry.epoch != c.execute(select(t.projection_state.c.epoch)).scalar():

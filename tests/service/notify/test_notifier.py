@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,6 +160,33 @@ async def test_the_log_is_told_once_of_a_target_that_takes_nothing(
         "([serve.notify] give_up)",
         "target hook takes messages again",
     ]
+
+
+async def test_what_came_of_an_attempt_is_shown_while_it_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier, "_LONGEST_S", 0.0)
+    broken = True
+
+    async def shown() -> str:
+        return (await client.get("/console/notifications", headers={"Accept": "text/html"})).text
+
+    with Receiver(lambda _: 500 if broken else 200) as receiver:
+        async with service(tmp_path, notify=notify(receiver)) as client:
+            await send(client, event("u1", 1))
+            await asyncio.to_thread(receiver.wait, 2)
+            words = re.compile(r"HTTP 500 Internal Server Error; tried [0-9]+ times, it is tried again")
+            while not words.search(page := await shown()):
+                await asyncio.sleep(0)
+            assert 'hx-trigger="every 2s"' in page, "what comes next is seen without a reload"
+            (waiting,) = (await client.get("/v1/notifications?status=waiting")).json()["notifications"]
+            assert waiting["answer"].startswith("HTTP 500 Internal Server Error; tried ")
+            broken = False
+            await ends(client, "sent", 1)
+            page = await shown()
+            assert "HTTP 200 OK" in page
+            assert "tried" not in page
+            assert 'hx-trigger="every 2s"' not in page
 
 
 async def test_a_digest_gathers_what_comes_in_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

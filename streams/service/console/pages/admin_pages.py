@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Annotated, Any, Final, Literal, get_args
 
 from fastapi import Query, Request, Response
@@ -119,7 +120,10 @@ class NotifyPages(PageGroup):
     async def page(self, request: Request, status: str = "", caller: Caller = needs("alerts:read")) -> Response:
         """Rules, targets, and the newest messages."""
         found = await self._told.rules(caller) | await self._told.find(_LOOKS.get(status), 200, caller)
-        return self._pages.render(request, "notifications.html", status=status, looks=list(_LOOKS), **found)
+        under_way = any(each["status"] == "waiting" and each["due"] <= time.time() for each in found["notifications"])
+        return self._pages.render(
+            request, "notifications.html", status=status, looks=list(_LOOKS), under_way=under_way, **found
+        )
 
     async def make(self, request: Request, caller: Caller = needs("notify:write")) -> Response:
         """Make a rule."""
@@ -140,4 +144,4 @@ class NotifyPages(PageGroup):
     async def retry(self, notification_id: str, caller: Caller = needs("notify:write")) -> Response:
         """Send a message again."""
         await self._told.retry(notification_id, caller)
-        return done("The message is sent again.")
+        return done("The message is sent again; what comes of it is shown below.")
