@@ -219,8 +219,7 @@ class Notifier(Part):
                 words = "target %s: %s; it is tried again, each message for %s at most ([serve.notify] give_up)"
                 log.warning(words, target.name, answer.words, format_duration(self._settings.give_up))
                 link.told_at = now
-            often = "once" if tries == 0 else f"{tries + 1} times"
-            await self._ask(outbox.write_attempt, ids, now, f"{answer.words}; tried {often}, it is tried again")
+            await self._ask(outbox.write_attempt, target.name, ids, now, answer.words, tries + 1)
             return False
         if answer.ok and link.told_at:
             log.info("target %s takes messages again", target.name)

@@ -77,10 +77,17 @@ def write_notifications(c: Connection, records: Sequence[tuple[int, Record]]) ->
             c.execute(of.values(status=entry.kind, changed_at=entry.at, answer=entry.answer))
 
 
-def write_attempt(c: Connection, ids: Sequence[str], at: float, answer: str) -> None:
-    """Note what came of an attempt after which messages still wait; of it no record is made, as the next one counts."""
-    of = update(notifications).where(_N.id.in_(ids), _N.status == "waiting")
-    c.execute(of.values(changed_at=at, answer=answer))
+def write_attempt(c: Connection, target: str, ids: Sequence[str], at: float, words: str, tries: int) -> None:
+    """Note what came of an attempt after which messages still wait, also for those of the target that wait behind them.
+
+    No record is made of it: soon the next attempt counts, and a rebuild has nothing to tell of it.
+    """
+    often = "once" if tries == 1 else f"{tries} times"
+    waiting = update(notifications).where(_N.status == "waiting", _N.target == target)
+    told = {"changed_at": at, "answer": f"{words}; tried {often}, it is tried again"}
+    c.execute(waiting.where(_N.id.in_(ids)).values(told))
+    behind = waiting.where(_N.due_at <= at, _N.answer == "")
+    c.execute(behind.values(answer=f"not tried yet: the target answered {words} to another"))
 
 
 def _write_decided(c: Connection, entry: Entry, offset: int) -> None:
