@@ -12,22 +12,32 @@ It knows names and numbers, no graph.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AllowInfNan, BaseModel, ConfigDict, Field, field_validator
 
 from weir.models.errors import ModelError
 from weir.online.mistakes import did_you_mean
 
 
+def _not_infinite(value: float) -> float:
+    if math.isinf(value):
+        raise ValueError("give a finite number, or nan for a model that knows a missing value itself")
+    return value
+
+
+_Fill = Annotated[float, AllowInfNan(True), AfterValidator(_not_infinite)]
+
+
 class Column(BaseModel):
     """One column of an input: a logged feature, and how it is put."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     feature: str
-    missing: float | str | None = None
+    missing: _Fill | str | None = None
     """What the model sees where the feature is missing; that of the whole map when not given."""
     categories: tuple[str, ...] = ()
     """The text for each value 0, 1, 2, ... of the feature, for inputs that are texts; others are ``missing``."""
@@ -36,11 +46,12 @@ class Column(BaseModel):
 class InputMap(BaseModel):
     """All of it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     inputs: dict[str, tuple[Column, ...]] = Field(min_length=1)
     """The columns of each input of the graph; a name stands for a column, and a single one needs no list."""
-    missing: float = 0.0
+    missing: _Fill = 0.0
+    """What the model sees where a feature is missing; NaN for models that know a missing value themselves."""
     clip: float | None = Field(default=None, gt=0)
     """Numbers are cut to this on either side of 0, for models that overflow."""
     output: Literal["probability", "logit"] = "probability"

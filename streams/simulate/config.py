@@ -37,7 +37,7 @@ class SimulationConfig(BaseModel):
     10000
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = Field(default=7, ge=0)
     users: int = Field(default=2_000, ge=1, le=5_000_000)

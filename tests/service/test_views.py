@@ -146,3 +146,20 @@ async def test_an_entity_may_have_a_slash_in_its_name(tmp_path: Path) -> None:
         await client.post("/v1/events", json=event(1, user_id="shop/1"))
         found = (await client.get("/v1/entities/shop%2F1")).json()
     assert (found["entity"], len(found["scores"])) == ("shop/1", 1)
+
+
+async def test_a_number_of_a_query_has_an_end(tmp_path: Path) -> None:
+    """Databases have no one answer for NaN: as NULL it finds nothing, as a number it is larger than all."""
+    async with running(tmp_path) as (_, client):
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        asked = [
+            (path, given["name"])
+            for path, methods in paths.items()
+            for given in methods.get("get", {}).get("parameters", ())
+            if "number" in {each.get("type") for each in (given["schema"], *given["schema"].get("anyOf", ()))}
+        ]
+        assert len(asked) >= 3
+        for path, name in asked:
+            for value in ("nan", "inf", "-inf"):
+                answer = await client.get(path, params={name: value})
+                assert answer.status_code == 422, (path, name, value, answer.status_code)

@@ -42,7 +42,7 @@ def simulate_command(
         int, typer.Option(min=1, max=10**10, help="User and device events; labels come on top.")
     ] = 100_000,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Event time the stream covers.")] = 60,
-    users: Annotated[int, typer.Option(min=1, max=10**7, help="People who buy, log in and play.")] = 2_000,
+    users: Annotated[int, typer.Option(min=1, max=5_000_000, help="People who buy, log in and play.")] = 2_000,
     merchants: Annotated[int, typer.Option(min=4, max=10**6, help="Shops they buy from.")] = 300,
     devices: Annotated[int, typer.Option(min=0, max=10**6, help="Machines that send metrics.")] = 60,
     fraud_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Frauds among purchases.")] = 0.01,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -97,11 +96,6 @@ class NotifyRoutes(View):
         """Make a rule, or change one; of a rule of the settings only ``paused`` may differ."""
         if unknown := self._settings.unknown(rule.targets):
             raise Problem(422, "Not valid", f"targets: no target {', '.join(unknown)}; [serve.notify] names them")
-        if math.isinf(rule.min_loss):
-            # It is kept as JSON, which would make null of it: then no rule at all could be read any more.
-            raise Problem(
-                422, "Not valid", "min_loss: no alert is expected to lose that much; give a number", value="inf"
-            )
         held = next((each for each in self._settings.rules if each.name == rule.name), rule)
         if held.model_copy(update={"paused": rule.paused}) != rule:
             raise Problem(409, "Conflict", f"rule {rule.name} is of the settings: change it there, or pause it here")

@@ -52,7 +52,7 @@ class AdminPages(PageGroup):
         who: str | None = None,
         action: str | None = None,
         entity: str | None = None,
-        until: float | None = None,
+        until: Annotated[float | None, Query(allow_inf_nan=False)] = None,
     ) -> Response:
         """Who did what, the newest first."""
         asked = {"who": who or None, "action": action or None, "entity": entity or None}
