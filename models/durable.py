@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import threading
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-_UNFINISHED: Final = re.compile(r"\..+\.\d+-\d+\.tmp")
+_UNFINISHED: Final = re.compile(r"\.(.+)\.(\d+)-\d+\.tmp")
 _DEAD_S: Final = 86_400.0
 """A writer that added nothing for so long has died; clocks of machines that share a folder differ by less."""
 
@@ -24,7 +25,8 @@ def durable(path: Path, *, exclusive: bool = False, sweep: bool = True) -> Itera
     ----------
     path : its folder is made where there is none.
     exclusive : only make a file that does not exist; of several writers at one moment exactly one succeeds.
-    sweep : whether to clear away what killed writers left in the folder, which then has to be one of ours.
+    sweep : whether to clear away what killed writers left in the folder, which then has to be one of ours; else what
+        they left of ``path`` alone is cleared away, before it takes the room that is needed now.
 
     Raises
     ------
@@ -35,7 +37,11 @@ def durable(path: Path, *, exclusive: bool = False, sweep: bool = True) -> Itera
     beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         _make_lasting(path.parent)
+        if not sweep:
+            clear_left(path)
         with beside.open("wb") as file:
+            with suppress(OSError):  # on a file system without locks nothing is taken for left, see `clear_left`
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             os.fsync(file.fileno())  # before the name points to it: else a power loss leaves a name without content
@@ -58,6 +64,34 @@ def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool
     """Put what ``write`` writes, called once with the file, in the place of ``path``; all else is as `durable` says."""
     with durable(path, exclusive=exclusive, sweep=sweep) as file:
         write(file)
+
+
+def clear_left(path: Path) -> int:
+    """Remove what writers of ``path`` left beside it that were killed; how many files.
+
+    Only where no process has its number *and* nobody holds its lock: in another container, or on another machine, a
+    number says nothing.
+    """
+    cleared = 0
+    for entry in path.parent.iterdir() if path.parent.is_dir() else ():
+        made = _UNFINISHED.fullmatch(entry.name)
+        if made is None or made[1] != path.name or _runs(int(made[2])):
+            continue
+        with suppress(OSError), entry.open("rb") as file:  # somebody else may clear up, too
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            entry.unlink()
+            cleared += 1
+    return cleared
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # of another user; or no number that we gave
+        return True
+    return True
 
 
 def sweep_unfinished(folder: Path, before: float) -> int:

@@ -26,7 +26,7 @@ from weir.streams.demo.scenario import Scenario
 from weir.streams.demo.screen.snapshot import DemoSnapshot, Finding, TaskRow
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
-from weir.streams.whole_files import write_whole, written
+from weir.streams.whole_files import whole, write_whole
 
 MAIN_METRICS = {"fraud": "average_precision", "churn": "roc_auc", "device_failure": "average_precision"}
 """The metric of each task that the screen follows."""
@@ -241,7 +241,7 @@ def _task(name: str, host: EmbeddedHost) -> dict[str, Any]:
 
 
 def _lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with written(path), path.open("wb") as file:
+    with whole(path) as file:
         for row in rows:
             file.write(orjson.dumps(row) + b"\n")
 

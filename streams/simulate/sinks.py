@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from weir.streams.whole_files import whole, written
 
 TopicRecord = tuple[str, bytes, bytes, float]
 """Topic, key, value, and the event time at which the record can be read."""
@@ -37,7 +39,7 @@ _SCHEMAS: Final = {
 
 
 class Sink(ExitStack):
-    """Takes records in order; a context that leaves complete files however it ends."""
+    """Takes records in order; a context at whose end they are all there."""
 
     def write(self, records: Sequence[TopicRecord]) -> None:
         """Take ``records``."""
@@ -74,39 +76,43 @@ class LinesSink(Sink):
             self.flush()
 
 
-class JsonlSink(Sink):
+class FilesSink(Sink):
+    """A file a topic in a directory; each is in its place at the end, and none where writing fails.
+
+    Raises ``UsageError`` where a file cannot be written, as on a full disk.
+    """
+
+    def __init__(self, directory: Path, topics: Sequence[str], ending: str) -> None:
+        super().__init__()
+        self._paths = {topic: directory / f"{topic}.{ending}" for topic in topics}
+        self._files = {topic: self.enter_context(whole(path)) for topic, path in self._paths.items()}
+
+
+class JsonlSink(FilesSink):
     """``DIR/TOPIC.jsonl``: one value a line, in the order in which records become available."""
 
     def __init__(self, directory: Path, topics: Sequence[str]) -> None:
-        super().__init__()
-        self._files = {topic: self.enter_context((directory / f"{topic}.jsonl").open("wb")) for topic in topics}
+        super().__init__(directory, topics, "jsonl")
 
     def write(self, records: Sequence[TopicRecord]) -> None:
         """Append one line a record."""
         for topic, file in self._files.items():
-            file.write(b"".join(value + b"\n" for name, _, value, _ in records if name == topic))
-
-    def flush(self) -> None:
-        """Flush all files."""
-        for file in self._files.values():
-            file.flush()
+            with written(self._paths[topic]):
+                file.write(b"".join(value + b"\n" for name, _, value, _ in records if name == topic))
 
 
-class ParquetSink(Sink):
+class ParquetSink(FilesSink):
     """``DIR/TOPIC.parquet``: one column a field, also of ``metrics`` and ``properties``, and ``available_at``.
 
     ``available_at`` is the event time at which the record could be read: for a label, when it became known.
     """
 
     def __init__(self, directory: Path, topics: Sequence[str]) -> None:
-        super().__init__()
+        super().__init__(directory, topics, "parquet")
         self._rows: dict[str, list[dict[str, Any]]] = {topic: [] for topic in topics}
         self._schemas = {topic: pa.schema({**_SCHEMAS[topic], "available_at": _NUMBER}) for topic in topics}
-        self._writers = {
-            topic: pq.ParquetWriter(directory / f"{topic}.parquet", self._schemas[topic]) for topic in topics
-        }
-        # Also where the stream breaks off: without its end nobody can read a Parquet file.
-        self.callback(self._complete)
+        self._writers = {topic: pq.ParquetWriter(file, self._schemas[topic]) for topic, file in self._files.items()}
+        self.push(self._ended)
 
     def write(self, records: Sequence[TopicRecord]) -> None:
         """Collect rows; write a row group when enough of them are there."""
@@ -120,16 +126,23 @@ class ParquetSink(Sink):
             if len(rows) >= _ROW_GROUP:
                 self._write_rows(topic)
 
-    def _complete(self) -> None:
-        """Write what is left and the files' ends."""
+    def _ended(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write what is left and the files' ends; where they are not kept, let go of them."""
         for topic, writer in self._writers.items():
+            if kind is not None:
+                with suppress(OSError):  # the disk is as full as it was
+                    writer.close()
+                continue
             self._write_rows(topic)
-            writer.close()
+            with written(self._paths[topic]):
+                writer.close()
 
     def _write_rows(self, topic: str) -> None:
         if self._rows[topic]:
-            self._writers[topic].write_table(pa.Table.from_pylist(self._rows[topic], schema=self._schemas[topic]))
+            table = pa.Table.from_pylist(self._rows[topic], schema=self._schemas[topic])
             self._rows[topic].clear()
+            with written(self._paths[topic]):
+                self._writers[topic].write_table(table)
 
 
 def _with_topic(topic: str, value: bytes) -> bytes:

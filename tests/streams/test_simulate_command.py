@@ -90,6 +90,14 @@ def test_a_directory_that_holds_files_is_kept_unless_forced(tmp_path: Path) -> N
     assert kept.read_text() != "mine"
 
 
+def test_what_a_killed_run_left_needs_no_force(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(30)
+    (tmp_path / f".labels.jsonl.{ended.pid}-1.tmp").write_bytes(b"half")
+    assert run("--out", tmp_path).exit_code == 0
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl"] * 3
+
+
 def test_the_rate_is_kept(tmp_path: Path) -> None:
     started = time.monotonic()
     assert run("--out", tmp_path, "--rate", 4_000).exit_code == 0
@@ -103,7 +111,7 @@ def test_ctrl_c_leaves_complete_files_and_exits_with_130(form: str, tmp_path: Pa
     command = [sys.executable, "-c", code, "--rate", "2000", "--format", form, "--out", str(tmp_path / "out")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
         deadline = time.monotonic() + 30
-        while not (tmp_path / "out" / f"labels.{form}").exists() and time.monotonic() < deadline:
+        while not any((tmp_path / "out").glob(f".labels.{form}.*")) and time.monotonic() < deadline:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.1)
         with pytest.raises(subprocess.TimeoutExpired):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ from weir.models.durable import write_durably
 from weir.streams.backtest.alert_log import AlertLog
 from weir.streams.backtest.run_outputs import RowFile
 from weir.streams.errors import UsageError
+from weir.streams.simulate.sinks import JsonlSink, ParquetSink
 from weir.streams.whole_files import write_whole
 class Alerts(AlertLog):
     def lines(self):
@@ -33,6 +35,10 @@ def rows(path):
             file.write(pa.table({"x": [f"{i}" * 20]}))
     finally:  # as a run does, which leaves whole files however it ends
         file.close()
+def simulated(sink):
+    with sink(path.parent, ["labels", "user-events"]) as made:
+        for i in range(9):
+            made.write([("user-events", b"", b'{"user_id": "%040d"}' % i, 0.0)])
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 path = Path(sys.argv[1])
 try:
@@ -66,6 +72,47 @@ def test_whatever_is_written_takes_its_place_at_the_end_and_a_full_disk_is_told_
     target.write_bytes(b"before")
     assert re.search(said, with_little_space(target, write).strip())
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("kept", b"before")]
+
+
+@pytest.mark.parametrize(("sink", "form"), [("JsonlSink", "jsonl"), ("ParquetSink", "parquet")])
+def test_a_simulation_that_cannot_be_written_leaves_no_file_of_it(sink: str, form: str, tmp_path: Path) -> None:
+    before = tmp_path / f"labels.{form}"
+    before.write_bytes(b"before")
+    said = with_little_space(before, f"simulated({sink})")
+    assert re.search(r"cannot be written: File too large; check its rights and the free space$", said.strip())
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [(before.name, b"before")]
+
+
+_IS_KILLED = """
+import os, sys
+from pathlib import Path
+from weir.streams.whole_files import whole
+with whole(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_run_after_one_that_was_killed_takes_away_what_that_left(tmp_path: Path) -> None:
+    target, others = tmp_path / "scores.parquet", tmp_path / "alerts.jsonl"
+    for path in (target, others):
+        killed = subprocess.Popen([sys.executable, "-c", _IS_KILLED, str(path)])
+        assert killed.wait(60) == -9
+    # Of the other command; of a process that is at work; of one in another container, whose number is nobody's here.
+    (left,) = tmp_path.glob(".alerts.jsonl.*")
+    works = tmp_path / f".scores.parquet.{os.getppid()}-1.tmp"
+    works.touch()
+    elsewhere = tmp_path / f".scores.parquet.{killed.pid}-2.tmp"
+    swap = tmp_path / ".scores.parquet.swp"
+    swap.touch()
+    with elsewhere.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert len(list(tmp_path.iterdir())) == 5
+        write_whole(target, b"whole")
+        assert {*tmp_path.iterdir()} == {target, left, works, elsewhere, swap}
+    write_whole(target, b"whole")
+    assert {*tmp_path.iterdir()} == {target, left, works, swap}
 
 
 def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from weir.models.durable import clear_left
 from weir.streams.cli.console import bars, piped, say
 from weir.streams.cli.options import INTERRUPTED
 from weir.streams.ops.stop_request import interruptible
@@ -69,7 +70,8 @@ def simulate_command(
     three patterns, users churn, machines wear out and fail, and the fraud
     pattern changes once.
 
-    Ctrl-C ends the files properly and exits with status 130.
+    Files are in their place at the end. Ctrl-C ends them properly and exits
+    with status 130.
 
     For example:
 
@@ -113,6 +115,8 @@ def simulate_command(
 
 
 def _refuse(out: Path, form: Format, dirty: float, force: bool) -> None:
+    from weir.streams.simulate import TOPICS
+
     if str(out) == "-":
         if form == "parquet":
             raise typer.BadParameter("Parquet goes to files only: give --out DIR, or --format jsonl for lines.")
@@ -123,6 +127,8 @@ def _refuse(out: Path, form: Format, dirty: float, force: bool) -> None:
         )
     if out.exists() and not out.is_dir():
         raise typer.BadParameter(f"{out} is a file: give a directory with --out.")
+    for topic in TOPICS if out.is_dir() else ():
+        clear_left(out / f"{topic}.{form}")  # of a run that was killed
     if out.is_dir() and any(out.iterdir()) and not force:
         raise typer.BadParameter(f"{out} is not empty: give another directory, or --force to write into it.")
 
