@@ -14,6 +14,7 @@ import numpy as np
 from weir.online.batch import FloatVector, IntVector, LabelBatch, PredictionBatch
 from weir.online.decisions.alert_policy import AlertPolicy, AlertStats, BookDecision
 from weir.online.decisions.alert_state import SEVERITIES, AlertState, Reason, Verdict
+from weir.online.decisions.stored_book import BookEntry, StoredBook
 from weir.online.decisions.threshold import Decide
 from weir.online.errors import StateError, stored
 
@@ -23,28 +24,10 @@ Admit = Callable[[float, float, int], bool]
 """Whether an alert may open at a watermark, by a row of a time: `Threshold.admit`."""
 
 
-class _Entry(msgspec.Struct, array_like=True):
-    """An entity with an open alert, or in the cooldown after one."""
-
-    number: int
-    alert: AlertState
-    wake_at: float
-    """When the alert goes quiet, or the cooldown ends."""
-    cleared: set[str]
-    """Listed events whose label says that nothing was wrong."""
-    told_events: int = 1
-    told_at: float = -math.inf
-    """How many events the last record told of, and when."""
-
-    @property
-    def is_open(self) -> bool:
-        return self.alert.status != "resolved"
-
-
 class _Change(msgspec.Struct):
     """A state to be returned."""
 
-    entry: _Entry
+    entry: BookEntry
     alert: AlertState
     row: int = -1
     """Whose outcome it is, where it is that of a row."""
@@ -52,17 +35,6 @@ class _Change(msgspec.Struct):
     """Whether it carries the reasons of ``row``; else it keeps those it had."""
     told: bool = True
     """Whether it differs from the state before: one that does not is only for the row."""
-
-
-class _State(msgspec.Struct, array_like=True):
-    """A snapshot."""
-
-    task: str
-    watermark: float
-    number: int
-    entries: dict[str, _Entry]
-    seen: list[str]
-    stats: list[int]
 
 
 class AlertBook:
@@ -107,7 +79,7 @@ class AlertBook:
         self._admit = admit
         self.watermark = -math.inf
         self.stats = AlertStats()
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, BookEntry] = {}
         # Heaps of (when, entry number, entity). A repeat leaves its quiet timer alone; when that fires, it is set anew.
         self._quiet: list[tuple[float, int, str]] = []
         self._cooling: list[tuple[float, int, str]] = []
@@ -200,12 +172,12 @@ class AlertBook:
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""
         seen, stats = list(self._seen_order), list(astuple(self.stats))
-        held = _State(self.task, self.watermark, self._number, self._entries, seen, stats)
+        held = StoredBook(self.task, self.watermark, self._number, self._entries, seen, stats)
         return msgspec.msgpack.encode(held, order="deterministic")  # sets have no order, and equal books equal bytes
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another task."""
-        held = stored(state, _State, "an alert book")
+        held = stored(state, StoredBook, "an alert book")
         if held.task != self.task:
             raise StateError(f"the snapshot is of task {held.task!r}, this book of {self.task!r}; start it anew")
         self.watermark, self._number, self._entries = held.watermark, held.number, held.entries
@@ -258,7 +230,7 @@ class AlertBook:
             entry.told_events, entry.told_at = entry.alert.events, entry.alert.updated_at
         changed.append(_Change(entry, entry.alert, row, raised, told))
 
-    def _is_news(self, entry: _Entry) -> bool:
+    def _is_news(self, entry: BookEntry) -> bool:
         """Whether so much came since the last record that repeats alone are worth one."""
         more = entry.alert.events - entry.told_events
         if entry.alert.events == self.policy.max_event_ids:
@@ -268,7 +240,7 @@ class AlertBook:
 
     def _start(
         self, event_id: str, entity_id: str, ts: float, score: float, threshold: float, amount: float | None
-    ) -> _Entry:
+    ) -> BookEntry:
         alert = AlertState(
             alert_id=f"{self.task}:{entity_id}:{event_id}",
             task=self.task,
@@ -286,10 +258,10 @@ class AlertBook:
         self.stats.opened += 1
         return self._enter(alert, self._reached(ts))
 
-    def _enter(self, alert: AlertState, reached: float) -> _Entry:
+    def _enter(self, alert: AlertState, reached: float) -> BookEntry:
         """Keep an open alert, until it is quiet for long."""
         quiet_at = reached + self.policy.resolve_after_s
-        entry = _Entry(self._number, alert, quiet_at, set(), alert.events, alert.updated_at)
+        entry = BookEntry(self._number, alert, quiet_at, set(), alert.events, alert.updated_at)
         self._number += 1
         self._open += 1
         self._entries[alert.entity_id] = entry
@@ -297,7 +269,7 @@ class AlertBook:
         return entry
 
     def _repeat(
-        self, entry: _Entry, event_id: str, ts: float, score: float, threshold: float, amount: float | None
+        self, entry: BookEntry, event_id: str, ts: float, score: float, threshold: float, amount: float | None
     ) -> None:
         self.stats.repeats += 1
         alert, events = entry.alert, entry.alert.events + 1
@@ -334,7 +306,7 @@ class AlertBook:
         while self._cooling and self._cooling[0][0] <= watermark:
             self._forget()
 
-    def _quietest(self, until: float) -> _Entry | None:
+    def _quietest(self, until: float) -> BookEntry | None:
         """Take the open alert that is to resolve first off the heap, if that is by ``until``."""
         while self._quiet and self._quiet[0][0] <= until:
             at, number, entity_id = heapq.heappop(self._quiet)
@@ -351,7 +323,7 @@ class AlertBook:
         _, _, entity_id = heapq.heappop(self._cooling)
         del self._entries[entity_id]
 
-    def _resolve(self, entry: _Entry, at: float, verdict: Verdict) -> AlertState:
+    def _resolve(self, entry: BookEntry, at: float, verdict: Verdict) -> AlertState:
         entry.alert = msgspec.structs.replace(entry.alert, status="resolved", updated_at=at, verdict=verdict)
         self.stats.resolved += 1
         self._open -= 1

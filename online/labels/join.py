@@ -14,28 +14,13 @@ from weir.online.digests import Digests, digests, pair_digests
 from weir.online.errors import UNREADABLE, StateError
 from weir.online.labels.join_policy import JoinPolicy, JoinResult, JoinStats
 from weir.online.labels.logged_predictions import LoggedPredictions, RowsToRead
-from weir.online.labels.logged_rows import SCORE, StoredPiece, texts_at
+from weir.online.labels.logged_rows import SCORE, texts_at
 from weir.online.labels.prediction_index import NEVER_FULL, PredictionIndex
 from weir.online.labels.row_labels import NO_PAIRS, NO_ROWS, Pairs, RowLabels
 from weir.online.labels.seen_labels import SeenLabels
+from weir.online.labels.stored_join import StoredJoin
 from weir.online.labels.upgrade import is_old, upgraded
-from weir.online.labels.waiting import PendingLabels, StoredWaiting
-
-
-class _State(msgspec.Struct):
-    """A snapshot."""
-
-    shape: tuple[int, int, int, tuple[str, ...], bool]
-    watermark: float
-    last_mark: float
-    cut_mark: float
-    next_negative: int
-    stats: list[int]
-    first: int
-    columns: dict[str, bytes]
-    pieces: list[StoredPiece]
-    label_ids: bytes
-    waiting: StoredWaiting
+from weir.online.labels.waiting import PendingLabels
 
 
 class LabelJoiner:
@@ -358,7 +343,7 @@ class LabelJoiner:
         columns, pieces = index.packed(), self._logged.snapshot()
         waiting, next_negative = self._waiting.snapshot(), self._labels.next_negative
         return lambda: msgspec.msgpack.encode(
-            _State(self._shape, *marks, next_negative, stats, first, columns, pieces, label_ids.tobytes(), waiting)
+            StoredJoin(self._shape, *marks, next_negative, stats, first, columns, pieces, label_ids.tobytes(), waiting)
         )
 
     def snapshot(self) -> bytes:
@@ -374,7 +359,7 @@ class LabelJoiner:
         try:
             if is_old(state):
                 state = self.upgraded(state, None)
-            held = msgspec.msgpack.decode(state, type=_State)
+            held = msgspec.msgpack.decode(state, type=StoredJoin)
         except UNREADABLE as error:
             raise StateError(f"not a snapshot of a label join: {error}") from error
         if held.shape != self._shape:

@@ -46,7 +46,7 @@ class PredictionIndex(NumberedRows):
     def __init__(self, policy: JoinPolicy, unlogged: int, matures: bool) -> None:
         self.policy, self.ranged = policy, policy.match == "entity_range"
         self._unlogged, self._matures = unlogged, matures
-        super().__init__(_columns_of(unlogged, self.ranged, matures))
+        super().__init__(columns_of(unlogged, self.ranged, matures))
         self.stats = JoinStats()
         self.watermark = self.last_mark = self.cut_mark = -np.inf
         """That of now, of the newest row, and of the last row that had to leave early."""
@@ -168,7 +168,7 @@ class PredictionIndex(NumberedRows):
         """Replace all rows by those of a snapshot, numbered from ``first``."""
         # What waits is learned when it is mature, also where the task waits no more: nothing else would learn it.
         waits = bool((np.frombuffer(packed["state"], np.uint32) & WAITS).any())
-        super().__init__(_columns_of(self._unlogged, self.ranged, self._matures or waits))
+        super().__init__(columns_of(self._unlogged, self.ranged, self._matures or waits))
         columns = self.unpacked(packed)
         if self.matures and "weight" not in columns:  # of a task that did not wait: what was labelled is learned
             columns |= {"weight": np.ones(len(columns["ts"])), "ripens_s": np.zeros(len(columns["ts"]))}
@@ -192,7 +192,7 @@ def find_live(
         live[i] = rows[i] >= oldest and min(ts[at], mark[at]) >= marks[i] - keep_s
 
 
-def _columns_of(unlogged: int, ranged: bool, matures: bool) -> dict[str, tuple[Any, int]]:
+def columns_of(unlogged: int, ranged: bool, matures: bool) -> dict[str, tuple[Any, int]]:
     """The index: digest of entity and event id, time, the watermark at arrival, label state, where it was logged."""
     columns: dict[str, tuple[Any, int]] = {
         "digest": (np.uint64, 2),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from weir.online.batch import FloatMatrix
 from weir.online.digests import digests, pair_digests
 from weir.online.labels.prediction_index import UNLABELLED, States
-from weir.online.labels.waiting import _OF_ENTITY, StoredWaiting
+from weir.online.labels.waiting import StoredWaiting, awaited
 
 _TS, _SCORE, _MARK, _FEATURES = 0, 1, 2, 3
 
@@ -124,9 +124,8 @@ def _waiting(next_number: int, unmatched: int, labels: list[_OldWaiting]) -> Sto
     named = np.array([label.event_id is not None for label in labels], np.bool_)
     entity_ids = [label.entity_id for label in labels]
     events = pair_digests(entity_ids, [label.event_id or "" for label in labels])
-    owners = digests(entity_ids) ^ _OF_ENTITY
     columns = {
-        "digest": np.where(named[:, None], events, owners),
+        "digest": awaited(events, digests(entity_ids), named),
         "ts": np.array([label.ts for label in labels], np.float64),
         "weight": np.array([label.weight for label in labels], np.float64),
         "known_at": np.array([label.known_at for label in labels], np.float64),

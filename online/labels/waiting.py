@@ -19,7 +19,7 @@ _NOBODY: Final[IntVector] = np.empty(0, np.int64)
 _OF_ENTITY: Final = np.array([0x9E37_79B9_7F4A_7C15, 0], np.uint64)
 
 # ``named``: whether it names an event; ``before``: the label before it that waits for the same.
-_COLUMNS: Final[dict[str, tuple[Any, int]]] = {
+COLUMNS: Final[dict[str, tuple[Any, int]]] = {
     "digest": (np.uint64, 2),
     "ts": (np.float64, 0),
     "weight": (np.float64, 0),
@@ -29,6 +29,11 @@ _COLUMNS: Final[dict[str, tuple[Any, int]]] = {
     "named": (np.bool_, 0),
     "matched": (np.bool_, 0),
 }
+
+
+def awaited(events: Digests, owners: Digests, named: BoolVector) -> Digests:
+    """What labels wait for, as a digest ``(n, 2)``: those ``named`` for their event, the others for their entity."""
+    return np.where(named[:, None], events, owners ^ _OF_ENTITY)
 
 
 class StoredWaiting(msgspec.Struct, array_like=True):
@@ -49,7 +54,7 @@ class PendingLabels:
     def __init__(self, policy: JoinPolicy) -> None:
         self.policy = policy
         self.unmatched = 0
-        self._rows = NumberedRows(_COLUMNS)
+        self._rows = NumberedRows(COLUMNS)
         self._table = RowChains(self._rows)
 
     def __len__(self) -> int:
@@ -82,7 +87,7 @@ class PendingLabels:
             return
         columns = {"ts": labels.ts, "value": labels.value, "weight": labels.weight, "known_at": known}
         columns |= {"named": named, "matched": matched}
-        digest = np.where(named[at, None], events[at], owners[at] ^ _OF_ENTITY)
+        digest = awaited(events[at], owners[at], named[at])
         self._table.reserve(len(at))
         self._table.enter(self._rows.add(digest=digest, **{name: column[at] for name, column in columns.items()}))
 
