@@ -95,6 +95,11 @@ class SegmentedThreshold:
     ) -> None:
         """Take labelled scores in: budgets have no use for them."""
 
+    def thin(self, part: float) -> None:
+        """As ``Threshold.thin``."""
+        for each in self._parts:
+            each.thin(part)
+
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack, by the names of budgets."""
         return msgspec.msgpack.encode({n: part.snapshot() for n, part in zip(self._names, self._parts, strict=True)})

@@ -198,6 +198,10 @@ class Threshold:
         np.add.at(self._negatives, index, np.where(y, taken_back, weight))
         np.add.at(self._labels, index, np.where(redone, 0.0, 1.0))
 
+    def thin(self, part: float) -> None:
+        """From now on it sees only this part of the stream that it saw: so many scores a day less are expected."""
+        self._scores = self._scores * part
+
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""
         counts = [array.tobytes() for array in (self._pending, *(getattr(self, name) for name in _COUNTS))]

@@ -32,6 +32,8 @@ class HeldLane:
     """One lane of a task, and where what it holds belongs; all ``(n,)`` of partitions."""
 
     partition: int
+    of: int
+    """How many lanes there were when its parts were made."""
     parts: Mapping[str, bytes]
     """As `LabellingStage.parts` names them."""
     join: StoredJoin = field(init=False)
@@ -53,9 +55,15 @@ class HeldLane:
 
 
 def divide(
-    stage: LabellingStage, partition: int, lanes: Sequence[HeldLane], owners_of: OwnersOf, *, keep: bool = False
+    stage: LabellingStage,
+    partition: int,
+    of: int,
+    lanes: Sequence[HeldLane],
+    owners_of: OwnersOf,
+    *,
+    keep: bool = False,
 ) -> None:
-    """Bring a new stage to where the lane ``partition`` goes on, with what belongs there of all ``lanes``.
+    """Bring a new stage to where the lane ``partition`` of ``of`` goes on, with what belongs there of all ``lanes``.
 
     Parameters
     ----------
@@ -66,9 +74,14 @@ def divide(
     for name, part in parts.items():
         if name in like.parts and (own is not None or name in OF_THE_STREAM):
             part.restore(like.parts[name])
+    # A lane of more lanes has fewer entities, and fewer alerts are its share of a budget.
+    stage.threshold.thin(like.of / of)
 
     def here(owners: IntVector, lane: HeldLane) -> BoolVector:
-        return (owners == partition) | (keep and lane is own)
+        if keep and lane is own:
+            return np.ones(len(owners), np.bool_)
+        mine: BoolVector = owners == partition
+        return mine
 
     def takes(lane: HeldLane, entities: Sequence[str]) -> BoolVector:
         return here(owners_of(entities), lane)

@@ -66,6 +66,11 @@ class StoredIdentity:
             return int(await self._first(field, f"{schema if found is None else found:08x}"), 16)
         return int(await self._first(field, ""), 16)
 
+    async def partitions(self) -> int | None:
+        """The number that the state was made with; ``None`` where there is none yet."""
+        held = await self._link.execute("HGET", self._key, _PARTITIONS)
+        return None if held is None else int(held)
+
     async def check_partitions(self, partitions: int) -> None:
         """Raises ``UsageError`` where the state was made with another number; notes it where there is none yet."""
         if why := other_partitions(await self._first(_PARTITIONS, str(partitions)), partitions):

@@ -173,7 +173,7 @@ class LaneHost(LaneTable):
         partitions, of which the consumer may have read something by then, go on where the lanes say.
         """
         # Before any lane: a wrong number of partitions ends the worker with every lane as it was.
-        await self._check_partitions()
+        await self.check_partitions()
         # One that comes again without having gone has a lane of before.
         await self.revoked(tps)
         # A task of its own, which goes on where the rebalance does not wait for its end.
@@ -333,7 +333,7 @@ class LaneHost(LaneTable):
 
     # -- checks --------------------------------------------------------------------------------------------------
 
-    async def _check_partitions(self) -> None:
+    async def check_partitions(self) -> None:
         """Every topic keyed by entity has the same number of partitions; raises ``UsageError`` else.
 
         Asked at every rebalance, because a topic may be given more while workers run.

@@ -4,9 +4,10 @@ Each lane runs over what Kafka still has, up to where its group had committed, a
 in Kafka already. Label lanes take predictions and labels in the order of their timestamps and stop a minute before the
 newest prediction, so that whatever was not published before the loss is made again (repeats are known by their ids).
 
-A record in a partition that does not own its entity is taken by the lane that does, at its time: so a topic that was
-given more partitions can be rebuilt. Labels are joined where they are, as their predictions are there too; those that
-come later are sent to where their keys are now, so it is said how many predictions stay behind.
+A record in a partition that does not own its entity is taken by the lane that does, at its time: so topics may have
+more partitions than the state was made with. Label lanes that are there know more than the topics still have: they are
+not filled, but what they hold of an entity follows it (`LabelMove`). The number of partitions is written down in the
+end; until then workers refuse to start on another one, and a rebuild that was killed is run again.
 
 Side lanes come first, because score lanes read their rows. Where an aggregate of the stream's own entity depends on
 such a row (a ``where`` over a merchant's feature), it sees the row of now, not of then; all else is as it was.
@@ -30,6 +31,7 @@ from weir.online.task.spec import STREAM_KEYS, TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.errors import StateError, UsageError
+from weir.streams.kafka.admin.cluster import topic_limits
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from weir.streams.kafka.consume.offset_tracker import Ticket
 from weir.streams.kafka.consume.range_reader import RangeReader
@@ -43,6 +45,8 @@ from weir.streams.redis.stored_rows import lane_prefix
 from weir.streams.redis.topic_identity import StoredIdentity
 from weir.streams.worker.identity.partitioner import settle_partitioner
 from weir.streams.worker.identity.topic_check import active_members, committed_offsets
+from weir.streams.worker.label_move import LabelMove
+from weir.streams.worker.lanes.update_partition import SideLane
 from weir.streams.worker.partitions import LABELLED
 from weir.streams.worker.run import Worker
 from weir.streams.worker.scoring.misplaced import StrayReader, Strays
@@ -58,7 +62,7 @@ LEFT_S: Final = 60.0
 def rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Progress) -> int:
     """Fill the store; raises ``UsageError`` while workers run.
 
-    Returns how many predictions are in partitions that own their entities no longer.
+    Returns how many predictions that wait for labels went to other partitions, with their entities.
     """
     return asyncio.run(_rebuild(settings, tasks, progress))
 
@@ -72,9 +76,6 @@ async def _rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Prog
             # A deployment may have changed its roles: what any group took is in the rows.
             committed[tp] = max(offset, committed.get(tp, 0))
     worker = Worker(settings, tasks, "all")
-    silent = cast(Any, Silent())
-    # What lanes make is in Kafka already, so nothing is sent and no consumer is asked.
-    worker.ctx.records, worker.ctx.silent = silent, silent
     await worker.link.start()
     try:
         await worker.follower.catch_up()
@@ -82,6 +83,7 @@ async def _rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Prog
     finally:
         await worker.follower.stop()
         await worker.host.close()
+        await worker.app.records.stop()
         await worker.link.stop()
 
 
@@ -153,25 +155,37 @@ class _Rebuilder:
     async def run(self) -> int:
         """Everything; see `rebuild`."""
         read = self._host.topics
-        await self._ctx.topics.look(read)
+        await self._host.check_partitions()
+        if self._ctx.placement.partitioner is None:
+            self._ctx.placement.partitioner = await settle_partitioner(self._ctx)
+        moved = await self._labels(self._ctx.partitions)
+        self._silence(True)
         for topic in sorted((t for t in read if t not in LABELLED), key=lambda t: t != topics.ENTITY_UPDATES):
             async with self._reader(topic) as reader:
                 partitions = reader.partitions()
-                self._host.declare(len(partitions))
                 # Rows of before are cleared, so those of today's aggregates take the plain name.
                 await self._ctx.store.tables.settle((), anew=True)
-                if self._ctx.placement.partitioner is None:
-                    self._ctx.placement.partitioner = await settle_partitioner(self._ctx)
                 with Strays() as strays:
-                    if topic in STREAM_KEYS:
-                        # All of a topic before any lane of it: a lane takes strays at their times, among its own.
-                        for partition in partitions:
-                            await self._collect((topic, partition), reader, strays)
+                    # All of a topic before any lane of it: a lane takes strays at their times, among its own.
+                    for partition in partitions:
+                        await self._collect((topic, partition), reader, strays)
                     for partition in partitions:
                         await self._rows((topic, partition), reader, strays.of(partition))
-        behind = sum([await self._label(partition) for partition in range(self._ctx.partitions)])
         await self._sign()
-        return behind
+        return moved
+
+    def _silence(self, silent: bool) -> None:
+        """Whether what lanes make is in Kafka already, so that nothing is sent and no consumer is asked."""
+        stands_in: Any = Silent() if silent else None
+        self._ctx.silent, self._ctx.records = stands_in, stands_in or self._worker.app.records
+
+    async def _labels(self, now: int) -> int:
+        """Fill label lanes that are lost, and bring what all hold to the partitions of its entities."""
+        records = self._worker.app.records
+        await records.start()
+        records.limits = await asyncio.to_thread(topic_limits, self._ctx.settings.kafka)
+        before = await StoredIdentity(self._ctx.link).partitions() or now
+        return await LabelMove(self._host, self._reader, self._label, before, now, self._progress).run()
 
     async def _sign(self) -> None:
         """What is stored now belongs to the topics that there are now."""
@@ -183,8 +197,14 @@ class _Rebuilder:
 
     async def _collect(self, lane: Lane, reader: RangeReader, strays: Strays) -> None:
         """Find the records of a partition that others own."""
-        key, decode = STREAM_KEYS[lane[0]], DECODERS[lane[0]]
         first, end = await self._bounds(lane, reader)
+        if lane[0] == topics.ENTITY_UPDATES:
+            side = cast(SideLane, self._host.row_lane(lane))
+            async for batch in self._batches(reader, lane, first, end):
+                for owner, record in side.strays(batch.records):
+                    strays.add(owner, lane[1], record)
+            return
+        key, decode = STREAM_KEYS[lane[0]], DECODERS[lane[0]]
         async for batch in self._batches(reader, lane, first, end):
             raw = [record.value for record in batch.records]
             decoded = decode(raw, ColumnRequest(entities=(key,)), limits=self._ctx.settings.limits)
@@ -195,9 +215,12 @@ class _Rebuilder:
     async def _bounds(self, lane: Lane, reader: RangeReader) -> tuple[int, int]:
         """The offsets of a partition to take: from the first one that is kept to where workers go on.
 
-        The lane's own record tells that too, because brokers forget a group that stood still for a week.
+        The lane's own record tells that too, because brokers forget a group that stood still for a week. Updates of
+        rows are all taken: whoever applies them publishes nothing.
         """
-        first, _ = await reader.bounds(lane[1])
+        first, last = await reader.bounds(lane[1])
+        if lane[0] == topics.ENTITY_UPDATES:
+            return first, last
         end = max(first, self._committed.get(self._ctx.topic_partition(lane), 0))
         with suppress(StateError):  # the record is of a topic that is gone: its offsets mean nothing in this one
             await self._ctx.topics.check(lane)
@@ -242,8 +265,9 @@ class _Rebuilder:
         """Take away what the store still has of a lane: it may be of other aggregates."""
         await clear_lane(self._worker.link, self._ctx.settings.redis.prefix, lane)
 
-    async def _label(self, partition: int) -> int:
-        """One label lane, in the order of the records' timestamps; how many of its predictions others own now."""
+    async def _label(self, partition: int) -> None:
+        """One label lane, in the order of the records' timestamps, where they are."""
+        self._silence(True)
         await self._forget(("label", partition))
         lane = self._host.label_lane(partition)
         await lane.open()
@@ -257,15 +281,13 @@ class _Rebuilder:
             async for step, piece in _steps(reader, topics.PREDICTIONS, partition, end):
                 newest = _time(piece)
                 if newest > until:
-                    lane.reader.decode_step(step, piece)  # so that it is counted
-                    until = -math.inf  # nothing behind it either
-                    continue
+                    break
                 while labels and _time(labels[0][1]) <= newest:
                     await lane.take_alone(*labels.popleft())
                 await lane.take_alone(step, piece)
                 self._progress(lane.name, step.stop, end)
         await lane.finish_alone()
-        return lane.reader.elsewhere
+        self._silence(False)
 
 
 async def _steps(reader: RangeReader, topic: str, partition: int, end: int) -> AsyncIterator[tuple[OffsetRange, Slice]]:

@@ -163,7 +163,7 @@ def test_an_open_alert_goes_on_where_its_entity_is() -> None:
     ]  # fmt: skip
     taken = {"a", "b"}
     made = AlertBook(AlertPolicy(), task="t")
-    parts = [(book.snapshot(), lambda ids: np.array([i in taken for i in ids], np.bool_)) for book in (*books, books[0])]
+    parts = [(b.snapshot(), lambda ids: np.array([i in taken for i in ids], np.bool_)) for b in (*books, books[0])]
     made.restore(moved_alerts.joined(made.snapshot(), parts))
     assert [alert.alert_id for alert in made.open_alerts()] == ["t:a:e1", "t:b:e3"]
     assert over(made, [("a", "e1", 1.0)]) == [], "a prediction that comes again changes nothing"

@@ -162,7 +162,9 @@ def rebuild_command(
     Stop the workers first. It reads the events and updates that Kafka still
     has, oldest first, and writes rows and positions as the workers would
     have; windows that reach back further than the topics' retention stay
-    shorter until events fill them. Nothing is published.
+    shorter until events fill them. What waits for labels stays as it is, and
+    goes where its entity is by now; of it that is published which a worker
+    did not come to. All else is published already.
 
     For example:
 
@@ -181,9 +183,6 @@ def rebuild_command(
         say("nothing done")
         return
     with bar_of_each(MofNCompleteColumn(), TimeRemainingColumn()) as progress:
-        behind = rebuild(settings, found, progress)
-    if behind:
-        say(
-            f"{behind:,} predictions that Kafka still has are in partitions that own their entities no longer: labels "
-            "that come for them from now on are not learned (OPERATIONS.md, More partitions)"
-        )
+        moved = rebuild(settings, found, progress)
+    if moved:
+        say(f"{moved:,} predictions that wait for labels went to the partitions of their entities")

@@ -12,12 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-
-import msgspec
 
 from weir.online.batch import ScoredBatch
 from weir.online.stages.labelling import LabellingStage
@@ -31,6 +29,7 @@ from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
 from weir.streams.worker.labelling.handed_predictions import HandedPredictions
 from weir.streams.worker.labelling.labels_first import LabelsFirst
+from weir.streams.worker.labelling.lane_snapshot import captured, positions_of, restored
 from weir.streams.worker.labelling.publisher import Made, PendingStep, StepPublisher, together
 from weir.streams.worker.labelling.step_reader import LaneReader
 from weir.streams.worker.lanes.step_writer import DECIDED_S, MOST_S, Linger
@@ -42,19 +41,6 @@ LOOK_S = 0.05
 """How often a lane looks whether labels have come for which predictions wait."""
 CLOSE_S = 2.5
 """How long letting go may take in all; a rebalance waits for it, within its ``hook_timeout_s``."""
-
-
-class _Positions(msgspec.Struct):
-    """As much of a snapshot as says where the lane goes on."""
-
-    positions: dict[str, int]
-
-
-class _Snapshot(msgspec.Struct):
-    """A label lane as it was after a step."""
-
-    positions: dict[str, int]
-    stages: dict[str, bytes]
 
 
 class LabelLane:
@@ -87,6 +73,8 @@ class LabelLane:
         self._steps, self._histories, self.reader, self._handed_over = steps, histories, reader, handed_over
         self.positions: dict[str, int] = {}
         """Next offset of each topic, as of the steps taken."""
+        self.of = 0
+        """Of how many lanes it was one when it was stored; 0 where that is not known."""
         self._first_label = 0
         """No label before this one is kept, as far as was asked."""
         self._number = 0
@@ -135,10 +123,15 @@ class LabelLane:
         self._stored, self._blob = replace(stored, snapshot=None), stored.snapshot
         if self._blob is not None:
             # As much as the consumer has to know now; the stages are restored in a thread, behind the rebalance.
-            self.positions = msgspec.msgpack.decode(self._blob, type=_Positions).positions
+            self.positions, self.of = positions_of(self._blob)
         for step in self._stored.steps:
             if step.topic != TICK:
                 self.positions[step.topic] = step.stop
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing is stored of it, where it is open and not started."""
+        return self._blob is None and self._stored.next_step == 1
 
     async def take_up(self) -> bool:
         """Go on with a lane that was `let_go`, where nobody has had it since; else it has to be opened anew."""
@@ -293,7 +286,7 @@ class LabelLane:
         """From the snapshot and the steps since to where the lane was; outputs that may be missing are made again."""
         stored = self._stored
         if self._blob is not None:
-            self.positions = await asyncio.to_thread(self._restore, self._blob)
+            self.positions = await asyncio.to_thread(restored, self._blob, self.stages, self.name)
             self._number, self._blob = stored.snapshot_step, None  # it may be large
         async for work in self.reader.again(stored.steps):
             # Outputs of steps that were acknowledged are there; of those behind, nobody knows.
@@ -307,14 +300,6 @@ class LabelLane:
         self._snapshot_at = asyncio.get_running_loop().time() + self.ctx.settings.worker.snapshot_every_s
         self.ready = True
         self._handed.begin(self.positions.get(topics.PREDICTIONS, 0))
-
-    def _restore(self, snapshot: bytes) -> dict[str, int]:
-        """Put every task's stage back, in any thread; the positions of then."""
-        held = msgspec.msgpack.decode(snapshot, type=_Snapshot)
-        for task, state in held.stages.items():
-            for anew in self.stages[task].restore(state) if task in self.stages else ():
-                log.warning("%s: task %s was changed: %s", self.name, task, anew)
-        return held.positions
 
     async def _take(self, work: PendingStep, publish: bool = True) -> None:
         await self._bring(work)
@@ -359,30 +344,36 @@ class LabelLane:
 
     def _capture(self) -> Callable[[], bytes]:
         """Copy the state; the call of what it returns makes a snapshot of the copy, in any thread."""
-        # Copied here, where no step is half done; what it is encoded from must not change under the thread.
-        positions, stages = dict(self.positions), {task: stage.capture() for task, stage in self.stages.items()}
-
-        def encode() -> bytes:
-            return msgspec.msgpack.encode(_Snapshot(positions, {task: stage() for task, stage in stages.items()}))
-
-        return encode
+        return captured(self.positions, self.stages, self.ctx.partitions)
 
     async def take_alone(self, step: OffsetRange, piece: Slice) -> None:
-        """Take a step without publishing anything, where the lane is not started."""
+        """Take a step without publishing anything, where the lane is not started; nothing is stored of it yet."""
         await self._take(self.reader.decode_step(step, piece), publish=False)
-        await self._steps.append(self._number, [step])
 
     async def move(self, offset: int) -> None:
         """Go on with the label at ``offset``, where the lane is open and not started: what was taken is published."""
+        await self._publish_during(self._move(offset))
+
+    async def settle(self) -> None:
+        """Take and publish the predictions that are left, where the lane is open and not started."""
+        await self._publish_during(self._settle())
+
+    async def become(self, stages: dict[str, LabellingStage]) -> None:
+        """Go on with other stages, and store the lane so, where it is settled."""
+        self.stages = stages
+        await self._out.store(self._number, self._capture())
+        self._snapshot_step = self._number
+
+    async def _publish_during(self, work: Coroutine[None, None, None]) -> None:
         publishing = asyncio.ensure_future(self._out.run(self._stored))
-        moving = asyncio.ensure_future(self._move(offset))
+        working = asyncio.ensure_future(work)
         try:
-            await asyncio.wait({publishing, moving}, return_when=asyncio.FIRST_COMPLETED)
-            await (moving if moving.done() else publishing)  # publishing ends by an error only
+            await asyncio.wait({publishing, working}, return_when=asyncio.FIRST_COMPLETED)
+            await (working if working.done() else publishing)  # publishing ends by an error only
         finally:
             publishing.cancel()
-            moving.cancel()
-            await asyncio.gather(publishing, moving, return_exceptions=True)
+            working.cancel()
+            await asyncio.gather(publishing, working, return_exceptions=True)
 
     async def _move(self, offset: int) -> None:
         await self._recover()
@@ -390,8 +381,15 @@ class LabelLane:
         self.positions[topics.LABELS] = offset
         await self._out.store(self._number, self._capture())
 
+    async def _settle(self) -> None:
+        await self._recover()
+        _, end = await self.reader.bounds()
+        async for work in self.reader.rest(self.positions[topics.PREDICTIONS], end):
+            await self._take(work)
+        await self._out.until(self._number)
+
     async def finish_alone(self) -> None:
         """Store the lane as it is after `take_alone`, also where there was nothing to take: it goes on from there."""
-        if self._number:
-            await self._steps.done(self._number)
+        # It begins its life here: steps in its journal would be published by whoever takes them again.
+        self._number = 0
         await self._out.store(self._number, self._capture())

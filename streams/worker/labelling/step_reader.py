@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Final, TypeVar
 
 import numpy as np
@@ -15,13 +16,14 @@ from weir.online.batch import IntVector, ScoredBatch
 from weir.online.codec.decode import DecodedLabels
 from weir.online.codec.predictions import ScoredShape, decode_scored
 from weir.online.labels.logged_predictions import RowsToRead
+from weir.online.labels.places import records_at
 from weir.online.stages.admission import decode_labels_in_time
 from weir.streams.config import topics
 from weir.streams.errors import BrokerError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from weir.streams.kafka.consume.point_reader import PointReader
 from weir.streams.kafka.consume.range_reader import RangeReader
-from weir.streams.records import RefusedRecord
+from weir.streams.records import Record, RefusedRecord
 from weir.streams.redis.partitions.label_journal import TICK, OffsetRange
 from weir.streams.worker.context import Context
 from weir.streams.worker.labelling.publisher import PendingStep
@@ -46,11 +48,9 @@ class LaneReader:
     """
 
     def __init__(self, partition: int, ctx: Context, shapes: Mapping[str, ScoredShape], points: PointReader) -> None:
-        self._partition, self._ctx, self._shapes, self._points = partition, ctx, shapes, points
+        self._partition, self._ctx, self.shapes, self._points = partition, ctx, shapes, points
         self.features = {task: shape.features for task, shape in shapes.items()}
         """Names of each task's features."""
-        self.elsewhere = 0
-        """Predictions that a rebuild met in a partition that owns their entity no longer."""
         self._told = False
 
     def decode(self, batch: FetchedBatch) -> PendingStep:
@@ -65,7 +65,7 @@ class LaneReader:
             self._ctx.metrics.inc("weir_unknown_task_total", count, topic=own)
             if not self._told:
                 words = "%s: records of tasks that do not run here are passed over, such as %r; this worker runs %s"
-                log.warning(words, batch.topic, next(iter(work.unknown)), ", ".join(self._shapes))
+                log.warning(words, batch.topic, next(iter(work.unknown)), ", ".join(self.shapes))
                 self._told = True
         return work
 
@@ -79,15 +79,12 @@ class LaneReader:
             labels = decode_labels_in_time(raw, arrived, settings.worker.intake, settings.limits)
             labels = self._own(work, piece, labels)
             by_task, rejects = labels.by_task(), labels.rejects
-            work.labels = {task: of for task, of in by_task.items() if task in self._shapes}
-            work.unknown = {task: len(of) for task, of in by_task.items() if task not in self._shapes}
+            work.labels = {task: of for task, of in by_task.items() if task in self.shapes}
+            work.unknown = {task: len(of) for task, of in by_task.items() if task not in self.shapes}
         else:
-            found, offsets = decode_scored(raw, self._shapes), np.asarray(piece.offsets, np.int64)
+            found, offsets = decode_scored(raw, self.shapes), np.asarray(piece.offsets, np.int64)
             own = {task: of for task, of in found.tasks.items() if len(of.scored)}
             work.scored = {task: replace(of.scored, offsets=offsets[of.index]) for task, of in own.items()}
-            if self._ctx.silent is not None:
-                ids = [entity for of in own.values() for entity in of.scored.predictions.entity_id]
-                self.elsewhere += len(self._ctx.placement.owners(ids, self._partition)[0])
             rejects, work.unknown = found.rejects, found.unknown
         decoded = [RefusedRecord(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
         work.refused = in_order(piece.refused, decoded)
@@ -95,12 +92,12 @@ class LaneReader:
 
     def _own(self, work: PendingStep, piece: Slice, labels: DecodedLabels) -> DecodedLabels:
         """Without those that another partition owns, which the step passes on; others' tasks are left to others."""
-        if self._ctx.silent is not None:  # in a rebuild they are where their predictions were
+        if self._ctx.silent is not None:  # a rebuild joins them where their predictions were, then moves them
             return labels
         ids, tasks = labels.batch.entity_id, labels.tasks
         rows, owners = self._ctx.placement.owners(ids, self._partition)
         for row, owner in zip(rows.tolist(), owners.tolist(), strict=True):
-            if tasks[row] in self._shapes:
+            if tasks[row] in self.shapes:
                 work.astray.append(Astray(int(labels.index[row]), ids[row], owner))
         if not work.astray:
             return labels
@@ -148,10 +145,16 @@ class LaneReader:
 
     async def logged(self, task: str, wanted: RowsToRead) -> tuple[IntVector, ScoredBatch]:
         """Rows of a task as they were logged, ascending: those of ``wanted`` that Kafka still holds."""
-        offsets = wanted.offsets.tolist()
-        found = await self._patience().ask(lambda: self._points.read(self._partition, offsets))
-        at = [i for i, offset in enumerate(offsets) if offset in found]
-        decoded = decode_scored([found[offsets[i]].value for i in at], {task: self._shapes[task]}).tasks[task]
+        partitions, offsets = records_at(wanted.offsets, self._partition)
+        found: dict[int, Record] = {}
+        # Mostly the lane's own alone; of others, what came from there with its entity.
+        for partition in np.unique(partitions).tolist():
+            rows = np.flatnonzero(partitions == partition)
+            wished = dict(zip(rows.tolist(), offsets[rows].tolist(), strict=True))
+            held = await self._patience().ask(partial(self._points.read, partition, [*wished.values()]))
+            found |= {row: held[at] for row, at in wished.items() if at in held}
+        at = sorted(found)
+        decoded = decode_scored([found[i].value for i in at], {task: self.shapes[task]}).tasks[task]
         # Two steps from a place to its row: of those wanted some are gone, and of those found some do not decode.
         return wanted.rows[np.array(at, np.int64)[decoded.index]], decoded.scored
 

@@ -7,16 +7,20 @@ because a score or label lane was repeated after a crash, is known by its id and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from weir.online.batch import UpdateBatch
-from weir.online.codec.row_updates import DecodedUpdates, decode_updates
+import numpy as np
+
+from weir.online.batch import IntVector, UpdateBatch
+from weir.online.codec.row_updates import DecodedUpdates, decode_updates, encode_updates
 from weir.online.codec.wire import ID_CHARS, REASON_CHARS
 from weir.online.stages.scoring import ScoringStage
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.partitioners import partitions_of_text
+from weir.streams.records import Record
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
 from weir.streams.worker.lanes.lane import SerialLane
@@ -50,7 +54,7 @@ class SideLane(SerialLane):
         decoded = decode_updates([r.value for r in batch.records], self._widths)
         clock.lap("decode")
         at = batch.base_offset
-        fresh = [(t.task, t.table, self._fresh(t.task, t.table, t.batch, at)) for t in decoded.tables]
+        fresh = [(t.task, t.table, self._fresh(t.task, t.table, self._own(t.batch), at)) for t in decoded.tables]
         wanted: dict[str, list[str]] = {}
         for task, table, updates in fresh:
             # Only of what is fresh: the rows of repeats need not be read.
@@ -68,6 +72,23 @@ class SideLane(SerialLane):
         entries, drop = self.ids.entry(batch.next_offset)
         return PendingWrite(batch, self.next_offset, letters, writes, self.ids.key, entries, drop)
 
+    def _own(self, updates: UpdateBatch) -> UpdateBatch:
+        """Without those that another partition owns, which it takes by itself; they are met in a rebuild alone."""
+        if self.ctx.silent is None:
+            return updates
+        return updates.where(_owners(updates, self.ctx.partitions) == self.lane[1])
+
+    def strays(self, records: Sequence[Record]) -> Iterator[tuple[int, Record]]:
+        """What other partitions own of some records of this one: the owner, and a record of as much."""
+        decoded = decode_updates([record.value for record in records], self._widths)
+        for of in decoded.tables:
+            owners = _owners(of.batch, self.ctx.partitions)
+            away = np.flatnonzero(owners != self.lane[1])
+            for index, owner in dict.fromkeys(zip(of.index[away].tolist(), owners[away].tolist(), strict=True)):
+                rows = np.flatnonzero((of.index == index) & (owners == owner))
+                for block in encode_updates(of.batch.take(rows), of.task, of.table):
+                    yield owner, Record(b"", block, records[index].ts)
+
     def _fresh(self, task: str, table: str, updates: UpdateBatch, offset: int) -> UpdateBatch:
         """Without those that were applied before."""
         # By table, as one event updates several rows under the same id.
@@ -78,6 +99,11 @@ class SideLane(SerialLane):
         refused = refused_of(batch, [(r.index, r.reason) for r in decoded.rejects])
         pending = await self._letters.send(batch.topic, batch.partition, batch.count, refused)
         return pending[0] if pending else self._nothing
+
+
+def _owners(updates: UpdateBatch, partitions: int) -> IntVector:
+    # Weir alone writes the topic, by one partitioner, whichever producers of events have.
+    return partitions_of_text(updates.entity_id, partitions)
 
 
 def side_layouts(stage: ScoringStage) -> list[str]:

@@ -70,12 +70,16 @@ class Placement:
         self._since: dict[str, int] = {}
         """By topic, records found since then."""
 
+    def partitions_of(self, ids: Sequence[str]) -> IntVector:
+        """The partitions that own some entities, ``(n,)``."""
+        return partitions_of_text(ids, self._ctx.partitions, self.partitioner or "murmur2")
+
     def owners(self, ids: Sequence[str], at: IntVector | int) -> tuple[IntVector, IntVector]:
         """Rows of ``ids`` that are not ``at (n,)`` their owner, and the owners of those rows; both mostly empty."""
         none = np.empty(0, np.int64)
         if self._ctx.partitions <= 1 or not len(ids) or self._ctx.settings.topics.misplaced == "keep":
             return none, none
-        owners = partitions_of_text(ids, self._ctx.partitions, self.partitioner or "murmur2")
+        owners = self.partitions_of(ids)
         rows = np.flatnonzero(owners != at)
         return rows, owners[rows] if len(rows) else none
 
