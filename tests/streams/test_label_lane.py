@@ -24,6 +24,7 @@ from weir.online.labels.logged_predictions import RowsToRead
 from weir.online.stages.labelling import LabelOutput
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
+from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.produce.producer import Sent
 from weir.streams.redis.partitions.label_journal import OffsetRange, StoredLane
 from weir.streams.worker.labelling.label_partition import LabelLane
@@ -379,3 +380,52 @@ async def test_time_that_passed_without_records_is_a_step_in_its_place() -> None
     assert partition.stage.seen == expected
     assert partition.lane.positions == {topics.PREDICTIONS: 3}
     await partition.lane.close()
+
+
+async def unstarted(at: Partition) -> LabelLane:
+    """A lane of the partition that is open, as a rebuild has it."""
+    at.stage = Stage()
+    lane = LabelLane(
+        0, cast(Any, at.ctx), {TASK: cast(Any, at.stage)}, cast(Any, at.steps), cast(Any, {}), cast(Any, at.reader),
+        handed_over=True,
+    )  # fmt: skip
+    await lane.open()
+    return lane
+
+
+async def test_a_lane_is_settled_where_a_worker_was_killed_and_stored_as_what_it_becomes() -> None:
+    at = Partition(FarSteps())
+    at.ctx.settings = Settings.model_validate({"worker": {"decisions": True}})
+    await at.open()
+    await at.hand_over([at.append(3)])
+    await asyncio.sleep(0)
+    await at.kill()
+    at.append(4)  # sent, and no lane has come to take it
+    lane = await unstarted(at)
+    await lane.settle()
+    assert at.stage.seen == at.log
+    assert list(dict(at.decided())) == at.log, "each is published"
+    other = Stage()
+    other.seen = ["moved", "here"]
+    await lane.become({TASK: cast(Any, other)})
+    await lane.close()
+    lane = await unstarted(at)
+    await lane.settle()
+    assert at.stage.seen == ["moved", "here"], "nothing is taken again"
+    assert lane.positions == {topics.PREDICTIONS: 7}
+
+
+async def test_a_lane_that_was_being_filled_when_its_rebuild_was_killed_is_blank() -> None:
+    """Else what was taken in silence would be published by whoever opens it next, as steps that nobody has done."""
+    at = Partition()
+    at.append(2)
+    lane = await unstarted(at)
+    at.reader.decode_step = lambda step, _: PendingStep(step, at.reader._at(step.start, step.stop))  # type: ignore[attr-defined]
+    await lane.take_alone(OffsetRange(topics.PREDICTIONS, 0, 2), Slice((), ()))
+    assert (await unstarted(at)).blank
+    await lane.finish_alone()
+    lane = await unstarted(at)
+    assert not lane.blank
+    await lane.settle()
+    assert at.stage.seen == at.log
+    assert at.ctx.records.sent == {}

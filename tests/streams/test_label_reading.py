@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from tests.streams.lane_context import Context
-from weir.online.codec.encode import encode_model
+from weir.online.batch import PredictionBatch, ScoredBatch
+from weir.online.codec.encode import encode_model, encode_scored
 from weir.online.codec.predictions import ScoredShape
 from weir.online.codec.wire import Label
+from weir.online.labels.logged_predictions import RowsToRead
+from weir.online.labels.places import places_of
 from weir.streams.config import topics
 from weir.streams.errors import BrokerError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
@@ -86,3 +90,33 @@ async def test_a_long_recovery_outlives_brokers_that_are_away_now_and_then(monke
     steps = [OffsetRange(topics.LABELS, at, at + 1) for at in (0, 1, 2)]
     assert [work.step async for work in reader.again(steps)] == steps
     assert flaky.lost == [0, 1, 2]
+
+
+class Points:
+    """Predictions of two partitions: which event is at each offset that is still there."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, list[int]]] = []
+
+    async def read(self, partition: int, offsets: list[int]) -> dict[int, Record]:
+        self.asked.append((partition, offsets))
+        return {at: Record(b"", prediction(f"{partition}:{at}"), NOW) for at in offsets if at != 8}
+
+
+def prediction(event: str) -> bytes:
+    one = np.ones(1)
+    p = PredictionBatch([event], ["u"], NOW * one, 0.5 * one, np.zeros(1, np.int64), one[:, None])
+    scored = ScoredBatch(p, np.empty((1, 0)), np.empty((1, 0)), {})
+    shape = ScoredShape(("x",), 0, 0, ())
+    (value,) = encode_scored(scored, shape.features, "fraud", NOW)
+    return bytes(value)
+
+
+async def test_a_prediction_that_moved_is_read_from_the_partition_that_it_was_logged_in() -> None:
+    points = Points()
+    reader = LaneReader(3, cast("Any", Context()), {"fraud": ScoredShape(("x",), 0, 0, ())}, cast("Any", points))
+    places = places_of(np.array([7, 8, 7, 9]), np.array([3, 3, 1, 1]), own=3)
+    rows, found = await reader.logged("fraud", RowsToRead(np.array([10, 11, 12, 13]), places))
+    assert points.asked == [(1, [7, 9]), (3, [7, 8])]
+    assert dict(zip(rows.tolist(), found.predictions.event_id, strict=True)) == {10: "3:7", 12: "1:7", 13: "1:9"}
+    assert rows.tolist() == [10, 12, 13], "ascending, as they are lent"

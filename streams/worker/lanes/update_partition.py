@@ -84,10 +84,12 @@ class SideLane(SerialLane):
         for of in decoded.tables:
             owners = _owners(of.batch, self.ctx.partitions)
             away = np.flatnonzero(owners != self.lane[1])
-            for index, owner in dict.fromkeys(zip(of.index[away].tolist(), owners[away].tolist(), strict=True)):
-                rows = np.flatnonzero((of.index == index) & (owners == owner))
+            # By record, and by owner among those of one: each such run is a record of its own.
+            away = away[np.lexsort((owners[away], of.index[away]))]
+            runs = np.flatnonzero(np.diff(of.index[away]) | np.diff(owners[away])) + 1
+            for rows in np.split(away, runs) if len(away) else ():
                 for block in encode_updates(of.batch.take(rows), of.task, of.table):
-                    yield owner, Record(b"", block, records[index].ts)
+                    yield int(owners[rows[0]]), Record(b"", block, records[of.index[rows[0]]].ts)
 
     def _fresh(self, task: str, table: str, updates: UpdateBatch, offset: int) -> UpdateBatch:
         """Without those that were applied before."""
