@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from weir.models.registry.registry import Registry
+from weir.models.registry.stages import Stages
 from weir.online.errors import WeirError, stored
 from weir.online.stages.labelling import LabellingStage
 from weir.online.task.spec import TaskSpec
@@ -121,21 +122,30 @@ async def _check_models(settings: Settings, models: FullModels) -> list[Check]:
         await updates.stop()
     held = Registry(settings.models.registry)
     found = models.describe().items()
-    return [_told(task, cast("Mapping[str, Any]", said), held.champion(task)) for task, said in found]
+    return [_told(task, cast("Mapping[str, Any]", said), held.stages(task)) for task, said in found]
 
 
-def _told(task: str, said: Mapping[str, Any], registered: int | None) -> Check:
-    """What is told of a task's model; ``registered`` is the version that serves by the registry."""
+def _told(task: str, said: Mapping[str, Any], registered: Stages) -> Check:
+    """What is told of a task's model; ``registered`` is where its versions stand by the registry."""
     name = f"full model of {task}"
     if said["refused"]:
         version, why = next(iter(said["refused"].items()))
         return Check(name, "FAIL", f"version {version} cannot be used: {why}", "register it again, or promote another")
+    serving, shadow = said["champion"], said["shadow"]
     # A move is noted in the registry and then told: who was killed in between, or moved at the same moment, left this.
-    if registered is not None and said["champion"] != registered:
-        serves = "none serves" if said["champion"] is None else f"version {said['champion']} serves"
-        fix = f"tell the workers: weir models promote {task} {registered}"
-        return Check(name, "WARN", f"{serves}, and by the registry version {registered} does", fix)
-    if said["champion"] is None:
+    tell = f"tell the workers: weir models promote {task}"
+    if registered.champion is not None and serving != registered.champion:
+        serves = "none serves" if serving is None else f"version {serving} serves"
+        found = f"{serves}, and by the registry version {registered.champion} does"
+        return Check(name, "WARN", found, f"{tell} {registered.champion}")
+    if registered.champion is None and serving is not None and registered.of(serving) == "archived":
+        found = f"version {serving} serves, and by the registry it is archived"
+        return Check(name, "WARN", found, f"{tell} {serving} --to archived")
+    # Another one there is no fault: workers score a champion of before beside the new one until that is settled.
+    if registered.shadow is not None and shadow is None:
+        found = f"version {registered.shadow} is not in the shadow, and by the registry it is"
+        return Check(name, "WARN", found, f"{tell} {registered.shadow} --to shadow")
+    if serving is None:
         return Check(name, "OK", "none serves yet")
-    beside = f", version {said['shadow']} in its shadow" if said["shadow"] is not None else ""
-    return Check(name, "OK", f"version {said['champion']} on {said['provider']} in {said['precision']}{beside}")
+    beside = f", version {shadow} in its shadow" if shadow is not None else ""
+    return Check(name, "OK", f"version {serving} on {said['provider']} in {said['precision']}{beside}")

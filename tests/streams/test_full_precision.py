@@ -12,6 +12,7 @@ from tests.streams.full_events import START, events, feature, predictions
 from tests.streams.full_graphs import DATA, Models
 from weir.models.evaluation.quantise import FLOAT16, INT8, variants
 from weir.models.manifest import Precision, Variant
+from weir.models.registry.stages import Stages
 from weir.models.types import Built
 from weir.online.codec.wire import Prediction
 from weir.online.task.spec import TaskSpec
@@ -61,11 +62,17 @@ def test_the_graph_of_the_precision_asked_for_serves_and_predictions_say_so(
         assert {feature(p, "full.version") for p in made} == {float(recurrent)}
         assert full.describe()["spend"]["precision"] == precision
         assert full.metrics.gauge("weir_full_bits", task="spend").value == bits
-        assert f"in {precision}" in _told("spend", full.describe()["spend"], None).found
-        other = _told("spend", full.describe()["spend"], recurrent + 1)
-        assert other.status == "WARN"
-        assert other.found == f"version {recurrent} serves, and by the registry version {recurrent + 1} does"
-        assert other.fix == f"tell the workers: weir models promote spend {recurrent + 1}"
+        assert f"in {precision}" in _told("spend", full.describe()["spend"], Stages()).found
+        serves = f"version {recurrent} serves, and by the registry"
+        for stages, found, move in (
+            (Stages(champion=8), f"{serves} version 8 does", "8"),
+            (Stages(archived=(recurrent,)), f"{serves} it is archived", f"{recurrent} --to archived"),
+            (Stages(champion=recurrent, shadow=9), "version 9 is not in the shadow, and by the registry it is",
+             "9 --to shadow"),
+        ):  # fmt: skip
+            other = _told("spend", full.describe()["spend"], stages)
+            assert (other.status, other.found) == ("WARN", found)
+            assert other.fix == f"tell the workers: weir models promote spend {move}"
         logits[precision] = [feature(p, "full.logit") for p in made]
     for precision, limit in (("float16", 0.02), ("int8", 0.2)):
         gaps = [abs(a - b) for a, b in zip(logits["float32"], logits[precision], strict=True)]

@@ -169,8 +169,33 @@ def test_brokers_that_are_away_change_nothing_and_what_was_not_sent_can_be_sent_
     assert registry.champion("fraud") == 2
     brokers.lost = False
     _, notes = weir("promote", "fraud", "2", "--publish")
-    assert "nothing changed: it has that stage already" in notes
+    assert "nothing changed: it has that stage already; workers were told again" in notes
     assert [(u.action, u.version) for _, _, u in brokers.sent] == [("promote", "2")]
+    assert weir("promote", "fraud", "2", "--no-publish")[1].strip().endswith("it has that stage already")
+
+
+@pytest.mark.parametrize(
+    "move",
+    ["promote fraud 3", "promote fraud 3 --to shadow", "promote fraud 1 --to archived", "rollback fraud"],
+)
+def test_a_move_that_was_killed_before_it_was_told_is_told_by_promoting_again(
+    move: str, registry: Registry, brokers: Brokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers then have what they would have had: each move is killed right behind the registry's entry."""
+    weir("promote", "fraud", "2", "--publish")
+
+    def killed(*_: object) -> None:
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_moves, "_told", killed)
+        weir(*move.split(), "--publish", status=137)
+    moved = registry.history("fraud")[-1]
+    assert [update.action for _, _, update in brokers.sent] == ["promote"]
+    again = ["promote", "fraud", str(moved.version), *move.split()[3:]]
+    assert "workers were told again" in weir(*again, "--publish")[1]
+    assert registry.history("fraud")[-1] == moved
+    assert (brokers.sent[-1][2].action, brokers.sent[-1][2].version) == (moved.action, str(moved.version))
 
 
 def test_a_damaged_version_is_not_promoted(registry: Registry, brokers: Brokers, tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def promote_command(
     champion before is archived, and weir models rollback returns to it.
     Workers swap between two batches once they have read the record in
     model-updates. A version that has the stage already is only published
-    again: do that when the brokers were away.
+    again, as its last move was: do that when the brokers were away, or when
+    the command was killed before it had told them.
 
     For example:
 
@@ -73,8 +74,11 @@ def promote_command(
             # run.
             held.verify(task, number)
         after = held.set_stage(task, number, stage, at=time.time(), expect=before.seq, why=why)
-        _told(held, settings, sender, task, number, _ACTIONS[stage])
-    _report(task, before, after)
+        action = _ACTIONS[stage]
+        if after.seq == before.seq and stage == "champion" and held.history(task)[-1].action == "rollback":
+            action = "rollback"  # told as a promotion, it would leave the one that was rolled back in the shadow
+        _told(held, settings, sender, task, number, action)
+    _report(task, before, after, told=sender is not None)
 
 
 def rollback_command(
@@ -90,8 +94,10 @@ def rollback_command(
 ) -> None:
     """Return to the champion before; the one that serves now is archived.
 
-    Run it again, and it goes back one more. A version that was retired
-    (promote --to archived) since it served is not returned to.
+    Run it again, and it goes back one more: when it was killed before it had
+    told the workers, weir models promote with the version that serves now
+    tells them. A version that was retired (promote --to archived) since it
+    served is not returned to.
 
     For example:
 
@@ -106,7 +112,7 @@ def rollback_command(
         after = held.rollback(task, at=time.time(), to=number, expect=before.seq, why=why)
         assert after.champion is not None, "a rollback ends with a champion"
         _told(held, settings, sender, task, after.champion, "rollback")
-    _report(task, before, after)
+    _report(task, before, after, told=sender is not None)
 
 
 def _stage(name: str) -> Stage:
@@ -148,9 +154,9 @@ def publish_update(sender: Any, update: ModelUpdate, topic: str) -> None:
     sender.send(topic, value=encode_model(update), key=update.task.encode()).get()
 
 
-def _report(task: str, before: Stages, after: Stages) -> None:
+def _report(task: str, before: Stages, after: Stages, told: bool) -> None:
     serve = [("champion", before.champion, after.champion), ("shadow", before.shadow, after.shadow)]
     rows = [(task, what, *(f"v{v}" if v is not None else "-" for v in versions)) for what, *versions in serve]
     output().print(table("task", "", "before>", "now>", rows=rows))
     if before.seq == after.seq:
-        say("nothing changed: it has that stage already")
+        say(f"nothing changed: it has that stage already{'; workers were told again' if told else ''}")
