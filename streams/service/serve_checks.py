@@ -48,14 +48,17 @@ def _tls(serve: ServeSettings) -> list[Check]:
 
 
 def _database(serve: ServeSettings) -> list[Check]:
-    if serve.database is None:
-        return []
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
-    from weir.streams.service.store.database import url_of
+    from weir.streams.service.store.database import lock_of, sole_service, url_of
 
     try:
+        if (lock := lock_of(serve)) is not None and lock.exists():  # else to look would make it
+            with sole_service(serve):
+                pass
+        if serve.database is None:
+            return []
         url = url_of(serve)
     except UsageError as error:
         return [Check("database", "FAIL", str(error))]

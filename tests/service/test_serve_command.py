@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,10 @@ from tests.service.engine_runs import service_in
 from tests.streams.host_runs import CHURN, FRAUD, tasks
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
+from weir.streams.ops.fleet import WEIR
 from weir.streams.service.run import Server, configured, listening
 from weir.streams.service.serve_checks import check_serve
+from weir.streams.service.store.database import sole_service
 
 pytestmark = pytest.mark.anyio
 
@@ -45,6 +50,33 @@ def test_the_check_makes_nothing_and_tells_whose_directory_it_is(tmp_path: Path)
     service.log.engine.directory.close()  # type: ignore[attr-defined]
     assert f"epoch {service.log.epoch}" in check_serve(held, tasks(FRAUD), embedded=True)[-1].found
     assert "changed since: churn, fraud" in check_serve(held, tasks(CHURN), embedded=True)[-1].found
+
+
+@pytest.mark.parametrize("mode", [["--kafka"], []])
+def test_a_database_that_is_a_file_is_of_one_service(
+    mode: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way it runs; the second has changed nothing when it is refused. A server has replicas."""
+    monkeypatch.chdir(tmp_path)
+    Path("fraud.toml").write_text(FRAUD)
+    shared = settings_of(directory=str(tmp_path / "one"), database=f"sqlite:///{tmp_path}/shared.db", port=0)
+    for held, given in ((settings_of(directory="data"), {}), (shared, {"WEIR_SERVE__DATABASE": "sqlite:///shared.db"})):
+        with sole_service(held.serve):
+            (database,) = (c for c in check_serve(held, tasks(FRAUD), embedded=not mode) if c.name == "database")
+            assert (database.status, "is in use by process" in database.found) == ("FAIL", True)
+            for name, value in given.items():
+                monkeypatch.setenv(name, value)
+            command = ["serve", "fraud.toml", "--dir", "data", "--port", "0", *mode]
+            refused = subprocess.run([*WEIR, *command], capture_output=True, text=True, check=False, timeout=60)
+            assert refused.returncode == 2, refused.stderr
+            words = rf"\.db is in use by process {os.getpid()}; stop that one, or give another directory by --dir"
+            assert re.search(words, " ".join(refused.stderr.split()))
+            assert not [*tmp_path.rglob("*.db"), *tmp_path.rglob("service.json")]
+        with sole_service(held.serve), sole_service(settings_of(directory=str(tmp_path / "other")).serve):
+            pass
+    server = settings_of(database="postgresql+psycopg://weir@127.0.0.1:1/weir").serve
+    with sole_service(server), sole_service(server):
+        pass
 
 
 def test_a_database_is_looked_at_and_not_made(tmp_path: Path) -> None:

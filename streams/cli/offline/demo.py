@@ -6,9 +6,9 @@ It knows arguments, signals and the terminal; what runs is ``weir.streams.demo``
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weir.streams.errors import UsageError
+from weir.streams.ops.file_lock import lock_file
 from weir.streams.ops.stop_request import StopRequest, interruptible
 
 if TYPE_CHECKING:
@@ -229,10 +230,8 @@ def _only_one(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise UsageError(f"--dir {directory}: cannot be made ({exc.strerror})") from exc
-    with (directory / "lock").open("w") as lock:
-        try:
-            # Of the open file: the kernel lets go of it when the process ends, also by kill -9.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise UsageError(f"another demo is running in {directory}; stop it, or give another --dir") from exc
+    held = lock_file(directory / "lock", directory, "give another directory by --dir")
+    try:
         yield
+    finally:
+        os.close(held)

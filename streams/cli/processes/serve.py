@@ -40,7 +40,8 @@ def serve_command(
     [serve] directory). What was acknowledged survives kill -9 and power cuts;
     a start goes on where the process before ended, with the same outputs.
 
-    With --kafka it serves a fleet of workers, and any number may run.
+    With --kafka it serves a fleet of workers, and any number may run: over
+    one PostgreSQL ([serve] database), or each in a directory of its own.
 
     Ctrl-C or SIGTERM answers what was asked and writes a checkpoint, a second
     Ctrl-C does not wait; nothing is lost by it. Exit status: 0 told to stop,
@@ -69,10 +70,12 @@ def serve_command(
     process.log_to_stderr(log_level)
     for line in _banner(settings, found, kafka):
         say(line)
-    service = _service(settings, found, kafka)
     from weir.streams.service.run import run_service
+    from weir.streams.service.store.database import sole_service
 
-    status = run_service(service, settings.serve)
+    with sole_service(settings.serve):
+        service = _service(settings, found, kafka)
+        status = run_service(service, settings.serve)
     if not service.fault:
         say(_goodbye(service, settings, kafka))
     if status:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -19,6 +18,7 @@ from weir.models.durable import write_durably
 from weir.online.errors import UNREADABLE
 from weir.online.task.spec import TaskSpec
 from weir.streams.errors import LogFull, StateError, UsageError
+from weir.streams.ops.file_lock import lock_file
 
 log = logging.getLogger(__name__)
 FILE: Final = "service.json"
@@ -69,9 +69,8 @@ class DataDirectory:
         self.path, self._file = path, path / FILE
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)  # what people did is in it
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            self._lock = lock_file(path / "lock", path, "give another directory by --dir")
             try:
-                self._acquire()
                 self._about = self._read({task.name: _digest(task) for task in tasks})
             except BaseException:
                 os.close(self._lock)
@@ -79,19 +78,6 @@ class DataDirectory:
         except OSError as error:
             why = f"{path}: {error.strerror}; free some, or give a directory that can be written, by --dir"
             raise UsageError(why) from error
-
-    def _acquire(self) -> None:
-        try:
-            # The kernel lets go of it when the process ends, however that happens: no stale lock stays.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise UsageError(
-                f"{self.path} is in use by process {holder}; stop that one, or give another directory by --dir"
-            ) from error
-        # Only for the words to the one that is refused: the lock itself is the kernel's, and needs no content.
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def _read(self, tasks: dict[str, str]) -> _About:
         if not self._file.exists():

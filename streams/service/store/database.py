@@ -7,8 +7,11 @@ that decode events, and who asks is told so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
@@ -18,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import StateError, UsageError
+from weir.streams.ops.file_lock import lock_file
 from weir.streams.service.store.tables import metadata
 
 NEWEST: Final = "0005"
@@ -77,6 +81,37 @@ def open_database(settings: ServeSettings) -> Engine:
         fix = "look at its rights and the free space" if file else "correct it, or start it"
         raise UsageError(f"[serve] database {url.render_as_string()}: {why}; {fix}") from exc
     return engine
+
+
+def lock_of(serve: ServeSettings) -> Path | None:
+    """The file by which one process has the database, where that is a file; of a server there is none."""
+    if serve.database is None:
+        return serve.directory / f"{SQLITE_FILE}.lock"
+    url = url_of(serve)
+    return Path(f"{url.database}.lock") if url.get_backend_name() == "sqlite" and url.database else None
+
+
+@contextmanager
+def sole_service(serve: ServeSettings) -> Iterator[None]:
+    """Keep a second service from a database that is a file; replicas of one have a server between them.
+
+    Raises ``UsageError`` where another service has it, before anything of it is read or changed.
+    """
+    lock = lock_of(serve)
+    if lock is None:
+        yield
+        return
+    file, fix = lock.with_suffix(""), "give another directory by --dir; replicas share a PostgreSQL, [serve] database"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = lock_file(lock, file, fix)
+    except OSError as error:
+        why = f"{lock}: {error.strerror}; free some, or give a directory that can be written, by --dir"
+        raise UsageError(why) from error
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def url_of(settings: ServeSettings) -> URL:
