@@ -157,8 +157,13 @@ def _concatenated(tables: Sequence[Mapping[str, NDArray[Any]]]) -> Table:
 
 def _first_of(rows: NDArray[np.uint64]) -> IntVector:
     """The places of the first of each row of numbers, ascending."""
-    order: IntVector = np.sort(np.unique(rows, axis=0, return_index=True)[1])
-    return order
+    # Faster than NumPy's own for rows. It is stable, so of those that are the same the first leads.
+    order = np.lexsort(rows.T)
+    ordered = rows[order]
+    again = np.zeros(len(rows), np.bool_)
+    again[1:] = (ordered[1:] == ordered[:-1]).all(axis=1)
+    first: IntVector = np.sort(order[~again])
+    return first
 
 
 def _once(ids: Digests) -> Digests:

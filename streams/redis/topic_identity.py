@@ -3,6 +3,7 @@
 Kept in one hash, ``<prefix>:{identity}``: ``partitions`` is the number that keys were spread over, and a place such as
 ``user-events-3`` has the id (a UUID of Kafka's) of the topic that the positions of that partition are in. A field such
 as ``table:fraud.user`` is the schema of the rows that have the table's plain name; rows of another lie beside them.
+While a rebuild is under way, or was killed, ``rebuild:user-events-3`` is the offset up to which it fills a partition.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from weir.streams.redis.client import RedisClient
 from weir.streams.redis.stored_rows import Lane, place_of
 
 _PARTITIONS: Final = "partitions"
+_REBUILD: Final = "rebuild:"
 _ANEW: Final = {
     topics.PREDICTIONS: "stop the workers and run 'weir features rebuild'",
     topics.EXAMPLES: "delete the stored models (keys PREFIX:{models}:*), which learn anew, then weir topics accept "
@@ -83,6 +85,19 @@ class StoredIdentity:
             return
         if why := other_topic(lane, name, await self._first(place_of(lane), identity.id), identity.id):
             raise StateError(why)
+
+    async def fill_up_to(self, lane: Lane, offset: int) -> int:
+        """Note where a rebuild ends; where one that was killed was to end, if that is further."""
+        field = f"{_REBUILD}{place_of(lane)}"
+        held = await self._link.execute("HGET", self._key, field)
+        further = max(offset, int(held or 0))
+        await self.store({field: str(further)})
+        return further
+
+    async def filled(self) -> None:
+        """The rebuild is done."""
+        for field in [field for field in await self.load() if field.startswith(_REBUILD)]:
+            await self._link.execute("HDEL", self._key, field)
 
     async def accept(self, lane: Lane, identity: TopicIdentity) -> None:
         """From now on the positions of a partition are of this topic."""

@@ -194,6 +194,7 @@ class _Rebuilder:
             for partition in range(identity.partitions):
                 await topic_check.accept((own, partition))
         await StoredIdentity(self._ctx.link).accept_partitions(self._ctx.partitions)
+        await StoredIdentity(self._ctx.link).filled()
 
     async def _collect(self, lane: Lane, reader: RangeReader, strays: Strays) -> None:
         """Find the records of a partition that others own."""
@@ -215,8 +216,9 @@ class _Rebuilder:
     async def _bounds(self, lane: Lane, reader: RangeReader) -> tuple[int, int]:
         """The offsets of a partition to take: from the first one that is kept to where workers go on.
 
-        The lane's own record tells that too, because brokers forget a group that stood still for a week. Updates of
-        rows are all taken: whoever applies them publishes nothing.
+        The lane's own record tells that too, because brokers forget a group that stood still for a week. It is noted,
+        because the record is gone where a rebuild was killed. Updates of rows are all taken: whoever applies them
+        publishes nothing.
         """
         first, last = await reader.bounds(lane[1])
         if lane[0] == topics.ENTITY_UPDATES:
@@ -226,6 +228,7 @@ class _Rebuilder:
             await self._ctx.topics.check(lane)
             value = await self._worker.link.execute("GET", f"{lane_prefix(self._worker.link.prefix, lane)}lane")
             end = max(end, decode_position((value or b"")[POSITION_AND_NONCE]) or 0)
+            end = await StoredIdentity(self._worker.link).fill_up_to(lane, end)
         return first, end
 
     def _reader(self, own: str) -> RangeReader:

@@ -74,6 +74,19 @@ def moments(store: redis.Redis, prefix: str) -> list[Moment]:
     ]
 
 
+def predictions(deployment: Deployment) -> dict[tuple[str, str], list[dict[str, float]]]:
+    """Features of the predictions of each task and event, the first one first.
+
+    A timer that had fired fires again where its new partition is not so far; so does an event that was not completed.
+    """
+    logs = deployment.read(topics.PREDICTIONS).values()
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for stored in sorted((stored for log in logs for stored in log), key=lambda stored: stored.record.ts):
+        prediction = orjson.loads(stored.record.value)
+        found.setdefault((prediction["task"], prediction["event_id"]), []).append(prediction["features"])
+    return found
+
+
 def examples(deployment: Deployment) -> list[tuple[str, str, int, bool, dict[str, float]]]:
     """Task, event, number, value and features of each."""
     log = [orjson.loads(stored.record.value) for stored in deployment.read(topics.EXAMPLES)[0]]
@@ -139,26 +152,54 @@ def test_labels_that_come_after_more_partitions_are_learned_once_though_the_rebu
             watcher.send(topics.USER_EVENTS, events[last:])
             watcher.settle(worker)
             assert worker.end() == 0
-    predicted: dict[tuple[str, str], dict[str, float]] = {}
-    for log in deployment.read(topics.PREDICTIONS).values():
-        for stored in log:
-            prediction = orjson.loads(stored.record.value)
-            known = prediction["task"], prediction["event_id"]
-            # A timer that had fired fires again where its new partition was not so far: the first counts.
-            assert known not in predicted or known[0] == "quiet"
-            predicted.setdefault(known, prediction["features"])
+    predicted = predictions(deployment)
+    assert all(len(features) == 1 for (task, _), features in predicted.items() if task == "fraud")
     made = examples(deployment)
     assert {tuple(k) for k, count in Counter((t, e, n) for t, e, n, *_ in made).items() if count > 1} == set()
     scored = {event for task, event in predicted if task == "fraud"}
     late = said(labels, scored) - said(labels[:half], scored)
     assert len(late) > 50, "labels were to come"
     assert {(e, n, y) for t, e, n, y, _ in made if t == "fraud"} == said(labels, scored)
-    assert all(features == predicted[t, e] for t, e, _, _, features in made if t == "fraud"), "as logged"
+    assert all(features == predicted[t, e][0] for t, e, _, _, features in made if t == "fraud"), "as logged"
     fraud = {event for event, _, value in said(labels, scored) if value}
     assert confirmed >= {alert for alert in opened if alert.rsplit(":", 1)[1] in fraud}, "each ends where its label is"
     assert opened & confirmed
     begun = Counter(a["alert_id"] for a in alerts(deployment) if a["events"] == 1 and a["status"] == "open")
     assert set(begun.values()) == {1}, "none opens again"
+
+
+def test_what_a_killed_worker_had_not_done_is_done_after_more_partitions(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+) -> None:
+    deployment = Deployment.create(
+        tmp_path, kafka, redis_server.url, prefix=unique("cut"), partitions=BEFORE, tasks=("fraud",),
+        worker={"web_port": "auto"},
+    )  # fmt: skip
+    records = simulated(DAY)
+    labels = [record for record in records[topics.LABELS] if orjson.loads(record[1])["task"] == "fraud"]
+    half, events = len(labels) // 2, records[topics.USER_EVENTS]
+    with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "killed.log") as worker:
+        worker.until(worker.ready, "it is ready")
+        watcher.send(topics.LABELS, labels[:half])
+        watcher.send(topics.USER_EVENTS, events[: len(events) // 2])
+        worker.until(lambda: sum(deployment.ends(topics.EXAMPLES).values()) > 0, "it has begun to learn")
+        worker.process.kill()
+        worker.process.wait()
+        assert watcher.behind(), "it has not done all"
+    raise_partitions(deployment)
+    built = run_weir(deployment, "features", "rebuild", "--yes")
+    assert built.status == 0, built.err
+    with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "after.log") as worker:
+        watcher.send(topics.LABELS, labels[half:])
+        watcher.send(topics.USER_EVENTS, events[len(events) // 2 :])
+        watcher.settle(worker)
+        assert worker.end() == 0
+    predicted = predictions(deployment)
+    of = {orjson.loads(value)["event_id"] for _, value in events if orjson.loads(value)["type"] == "purchase"}
+    assert {event for _, event in predicted} == of, "every event is scored"
+    made = examples(deployment)
+    assert {(e, n, y) for _, e, n, y, _ in made} == said(labels, of), "what is published again says the same"
+    assert all(features == predicted[t, e][0] for t, e, _, _, features in made), "the first prediction counts"
 
 
 def rows_of(watcher: Watcher) -> dict[str, tuple[int, bytes]]:

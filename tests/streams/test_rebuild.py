@@ -15,6 +15,8 @@ from weir.streams.config.settings import Settings
 from weir.streams.errors import TooManyRejects
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from weir.streams.records import Record, RefusedRecord
+from weir.streams.redis.partitions.partition_record import CLEARING, LaneRecord, encode_record
+from weir.streams.redis.topic_identity import StoredIdentity
 from weir.streams.worker.lanes.lane_outputs import DeadLetters
 from weir.streams.worker.rebuild import _Rebuilder
 from weir.streams.worker.scoring.misplaced import Strays
@@ -43,12 +45,24 @@ class Reader:
 
 
 class Store:
-    """A Redis that has nothing."""
+    """A Redis that has nothing but what a rebuild notes, and ``record``, of the lane."""
 
     prefix = "w"
 
-    async def execute(self, command: str, *_: object, **__: object) -> Any:
-        return {"SCAN": (b"0", []), "UNLINK": 0}.get(command)
+    def __init__(self, record: bytes | None = None) -> None:
+        self.record = record
+        self.noted: dict[str, bytes] = {}
+
+    async def execute(self, command: str, *of: Any, **__: object) -> Any:
+        if command == "HSET":
+            self.noted[of[1]] = of[2].encode()
+        if command == "HDEL":
+            del self.noted[of[1]]
+        if command == "HGETALL":
+            return [word for field, value in self.noted.items() for word in (field.encode(), value)]
+        if command == "HGET":
+            return self.noted.get(of[1])
+        return {"SCAN": (b"0", []), "UNLINK": 0, "GET": self.record}.get(command)
 
 
 class Lane:
@@ -86,6 +100,20 @@ async def test_a_fetch_of_which_nothing_can_be_used_ends_no_rebuild() -> None:
         strays.add(0, 1, record(b"stray", 20.0))
         await rebuilder._rows(LANE, cast(Any, Reader()), strays.of(0))
     assert lane.run == [[b"a"], [b"oversized"], [b"stray"], [b"c"]]
+
+
+async def test_a_rebuild_after_one_that_was_killed_fills_as_much_though_the_brokers_forgot_the_group() -> None:
+    """The lane's record alone said how far the workers were, and it was cleared first."""
+    ctx = SimpleNamespace(topic_partition=lambda key: TP(*key), topics=SimpleNamespace(check=checked))
+    store = Store(encode_record(LaneRecord(next_offset=3)))
+    ends = []
+    for record in (store.record, None, CLEARING):
+        store.record = record
+        worker = SimpleNamespace(ctx=ctx, host=None, link=store, settings=Settings())
+        ends.append(await _Rebuilder(cast(Any, worker), {}, lambda *_: None)._bounds(LANE, cast(Any, Reader())))
+    assert ends == [(0, 3)] * 3
+    await StoredIdentity(cast(Any, store)).filled()
+    assert store.noted == {}, "the next one asks anew"
 
 
 async def test_a_rebuild_gets_over_what_was_mostly_bad() -> None:
