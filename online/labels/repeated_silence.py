@@ -7,17 +7,33 @@ from __future__ import annotations
 
 import heapq
 import math
+from typing import Final
 
 import msgspec
 
 from weir.online.batch import FloatVector
 from weir.online.errors import stored
 from weir.online.event_time import EventTime
-from weir.online.labels.silence import LABEL, SCORE, FiredRows, SilencePolicy, SilenceStats, SilenceTimers, TimerOutput
+from weir.online.labels.silence import (
+    ENTITY_BYTES,
+    LABEL,
+    SCORE,
+    TIMER_BYTES,
+    FiredRows,
+    SilencePolicy,
+    SilenceStats,
+    SilenceTimers,
+    TimerOutput,
+)
 
 DAY_S = 86_400.0
 EVENT_MARK = "\n"
 """Between entity and event where each event is scored: no id holds a control character."""
+
+
+_OPEN_BYTES: Final = 215
+"""Of a score that waits, with the id of its event, about."""
+_QUIET_BYTES: Final = 60
 
 
 class OpenScore(msgspec.Struct, array_like=True):
@@ -83,13 +99,19 @@ class RepeatedSilence:
         self._time = EventTime(max_step)
         self._entities: dict[str, WatchedEntity] = {}
         self._timers: list[tuple[float, int, int, str]] = []
-        self._made = 0
+        self._made = self._open = 0
         # Of each entity the open scores that no event has come after yet: of thousands of a busy one the last few.
         self._quiet: dict[str, list[OpenScore]] = {}
 
     def __len__(self) -> int:
         """Entities held."""
         return len(self._entities)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is held, about."""
+        held = ENTITY_BYTES * len(self._entities) + TIMER_BYTES * len(self._timers)
+        return held + _OPEN_BYTES * self._open + _QUIET_BYTES * len(self._quiet)
 
     def advance(self, entity_ids: list[str], ts: FloatVector) -> TimerOutput:
         """Take in events in order, ``ts (n,) float64``, and return what fired before each.
@@ -202,6 +224,7 @@ class RepeatedSilence:
             self.stats.too_late += 1
             return
         watched.open.append(score)
+        self._open += 1
         if not score.returned:
             self._quiet.setdefault(entity_id, []).append(score)
         self._push(end, LABEL, score.number, entity_id)
@@ -209,6 +232,7 @@ class RepeatedSilence:
     def _close(self, entity_id: str, watched: WatchedEntity, number: int, at: float, fired: FiredRows) -> None:
         score = next(score for score in watched.open if score.number == number)
         watched.open.remove(score)
+        self._open -= 1
         if not score.returned:
             self._quiet[entity_id] = [each for each in self._quiet[entity_id] if each is not score]
         self.stats.returned += score.returned
@@ -235,6 +259,7 @@ class RepeatedSilence:
         held = stored(state, _State, "timers of repeated silence", "replay the events instead")
         self.watermark, self._entities, self._timers = held.watermark, held.entities, held.timers
         self._made, self.stats = held.made, SilenceStats(*held.stats)
+        self._open = sum(len(watched.open) for watched in held.entities.values())
         quiet = {of: [score for score in watched.open if not score.returned] for of, watched in held.entities.items()}
         self._quiet = {of: scores for of, scores in quiet.items() if scores}
         self._time.restore(held.time)

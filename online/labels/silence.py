@@ -145,6 +145,11 @@ class _State(msgspec.Struct, array_like=True):
     """Of `EventTime`; absent where the largest time so far was the watermark."""
 
 
+ENTITY_BYTES: Final = 200
+TIMER_BYTES: Final = 155
+"""What an entity that is held, and a timer, take in memory, about: most of it are Python's own objects."""
+
+
 @dataclass(slots=True)
 class FiredRows:
     """Output in the making, as columns."""
@@ -216,6 +221,11 @@ class SilenceTimers:
     def __len__(self) -> int:
         """Entities held."""
         return len(self._entities)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is held, about."""
+        return ENTITY_BYTES * len(self._entities) + TIMER_BYTES * len(self._timers)
 
     def advance(self, entity_ids: list[str], ts: FloatVector) -> TimerOutput:
         """Take in events in order, ``ts (n,) float64``, and return what fired before each."""

@@ -151,6 +151,8 @@ class WorkerStatus(ProcessStatus):
         m.set("weir_memory_bytes", seen + sum(lane.id_bytes for lane in lanes), part="ids")
         m.set("weir_memory_bytes", self._ctx.store.cached_bytes(), part="rows")
         m.set("weir_memory_bytes", sum(stage.joiner.nbytes for stage in labels), part="label_rows")
+        timers = [stage.timers for lane in lanes if isinstance(lane, ScoreLane) for stage in lane.stages]
+        m.set("weir_memory_bytes", sum(each.nbytes for each in timers if each is not None), part="silence")
 
     def _new(self, of: Hashable, total: float) -> float:
         """By how much a count has grown since the last look."""
