@@ -21,6 +21,8 @@ from weir.online.codec.wire import RetrainRequest
 from weir.online.mistakes import did_you_mean
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
+from weir.streams.errors import BrokerError
+from weir.streams.offline_models.model_updates import UpdateFold, decode_updates
 from weir.streams.ops.instruments import Gauge
 from weir.streams.records import Record
 from weir.streams.service.access.scopes import Caller, needs
@@ -94,7 +96,10 @@ class Models(View):
         }  # fmt: skip
 
     async def models(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
-        """Versions of the full models, with their stages and what the gate measured."""
+        """Versions of the full models, with their stages and what the gate measured.
+
+        The champion has ``told``: whether the workers were told that it serves.
+        """
         names = [t.name for t in self._service.seen_by(caller) if task in (None, "", t.name)]
 
         def find() -> list[dict[str, Any]]:
@@ -115,7 +120,22 @@ class Models(View):
                         found.append({"task": name, "version": version, "unusable": str(error)})
             return found
 
-        return {"models": await asyncio.to_thread(find)}  # it may be an object store, for which no loop waits
+        found = await asyncio.to_thread(find)  # it may be an object store, for which no loop waits
+        champions = [model for model in found if model.get("stage") == "champion"]
+        if champions:
+            with suppress(BrokerError):  # then it is not known
+                told = await self._told()
+                for model in champions:
+                    model["told"] = _number(told, model["task"]) == model["version"]
+        return {"models": found}
+
+    async def _told(self) -> UpdateFold:
+        """What the workers were told to serve."""
+        fold = UpdateFold()
+        async for placed in every_record(self._service.log, topics.MODEL_UPDATES):
+            for update in decode_updates([placed.record.value]).updates:
+                fold.apply(update)
+        return fold
 
     async def model(self, task: str, version: int, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """One version: its manifest, the job that trained it, what serves beside it, and the moves of its task."""
@@ -154,11 +174,18 @@ class Models(View):
         return await self._moved(task, change)
 
     async def rollback(self, task: str, order: RollbackOrder, caller: Caller = needs("models:write")) -> dict[str, Any]:
-        """Return to the champion before; the one that serves now is archived."""
+        """Return to the champion before; the one that serves now is archived.
+
+        Of a rollback that the workers were not told of, they are told, and no version more is gone back.
+        """
         self._task(caller, task)
-        why = f"{order.why} ({caller.name})".strip()
+        why, told = f"{order.why} ({caller.name})".strip(), _number(await self._told(), task)
 
         def change(held: Registry) -> tuple[int, Action]:
+            champion, moves = held.champion(task), held.history(task)
+            untold = bool(moves) and moves[-1].action == "rollback" and champion not in (None, told)
+            if champion is not None and untold and order.to in (None, champion):
+                return champion, "rollback"
             after = held.rollback(task, at=time.time(), to=order.to, expect=held.stages(task).seq, why=why)
             assert after.champion is not None, "a rollback ends with a champion"
             return after.champion, "rollback"
@@ -166,7 +193,10 @@ class Models(View):
         return await self._moved(task, change)
 
     async def _moved(self, task: str, change: Callable[[Registry], tuple[int, Action]]) -> dict[str, Any]:
-        """Change a stage and tell the workers; what was not told is told by the same request again."""
+        """Change a stage and tell the workers; what was not told is told by the same request again.
+
+        Raises ``Problem`` (503) where the stage is changed, and the workers may not know it.
+        """
 
         def act() -> tuple[Record, dict[str, Any]]:
             held = Registry(self._registry)
@@ -181,7 +211,12 @@ class Models(View):
 
         # The stage first, and then the word to the workers: these look the version up where they are told of it.
         record, document = await asyncio.to_thread(act)
-        await self._service.log.append(topics.MODEL_UPDATES, [record])
+        try:
+            await self._service.log.append(topics.MODEL_UPDATES, [record])
+        except (BrokerError, Problem) as error:
+            words = f"the stage is changed, and the workers may not know it: {error}"
+            fix = "ask for the same once more; GET /v1/models says by `told` whether they know which version serves"
+            raise Problem(503, "Workers not told", f"{words}; {fix}", fix=fix, headers={"Retry-After": "2"}) from error
         return document
 
     async def champions(self, caller: Caller) -> dict[str, int | None]:
@@ -246,6 +281,11 @@ class Models(View):
         if name not in seen:
             raise Problem(404, "Not found", f"no task {name!r}; {did_you_mean(name, list(seen))}", value=name)
         return seen[name]
+
+
+def _number(of: UpdateFold, task: str) -> int | None:
+    champion = of.versions(task).champion
+    return None if champion is None else champion.version
 
 
 def _version(held: Registry, task: str, version: int, stage: str) -> dict[str, Any]:

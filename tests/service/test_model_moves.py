@@ -1,0 +1,85 @@
+"""A move of a full model that the workers were not told of: it is said, shown, told later, and not made twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from httpx import AsyncClient
+
+from tests.models.registering import register
+from tests.service.engine_runs import rows
+from tests.service.running import running
+from weir.models.registry.registry import Registry
+from weir.streams.config import topics
+from weir.streams.errors import BrokerError
+from weir.streams.records import Record
+from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
+from weir.streams.service.service import Service
+
+pytestmark = pytest.mark.anyio
+
+
+@contextmanager
+def away(service: Service) -> Iterator[None]:
+    """Brokers that take no update of a model."""
+    append = service.log.append
+
+    async def lost(topic: str, records: Sequence[Record], decoded: Any = None) -> Any:
+        if topic == topics.MODEL_UPDATES:
+            raise BrokerError("the brokers did not acknowledge within 10 s")
+        return await append(topic, records, decoded)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service.log, "append", lost)
+        yield
+
+
+async def told(service: Service) -> list[tuple[str, str]]:
+    assert isinstance(service.log, EmbeddedServiceLog)
+    found = [msgspec.json.decode(record.value) for _, record in await rows(service.log, topics.MODEL_UPDATES)]
+    return [(update["action"], update["version"]) for update in found]
+
+
+async def page(client: AsyncClient) -> str:
+    return (await client.get("/console/models", headers={"Accept": "text/html"})).text
+
+
+async def test_a_rollback_that_was_not_told_goes_back_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, client):
+        registry = Registry(service.settings.models.registry)
+        for seed in range(3):
+            register(registry, seed=seed)
+            await client.post(f"/v1/models/fraud/{seed + 1}/stage", json={"to": "champion"})
+        with away(service):
+            refused = await client.post("/v1/models/fraud/rollback", json={"why": "worse"})
+        assert (refused.status_code, refused.json()["title"]) == (503, "Workers not told")
+        assert "the stage is changed" in refused.json()["detail"]
+        assert registry.champion("fraud") == 2
+        assert "workers not told" in await page(client)
+        again = await client.post("/v1/models/fraud/rollback", json={"why": "worse"})
+        assert (again.status_code, again.json()["champion"]) == (200, 2), "the same once more, and not one more"
+        assert (await told(service))[3:] == [("rollback", "2")]
+        assert "workers not told" not in await page(client)
+        another = await client.post("/v1/models/fraud/rollback", json={})
+        assert another.json()["champion"] == 1
+
+
+async def test_a_promotion_that_was_not_told_is_shown_and_can_be_told(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, client):
+        registry = Registry(service.settings.models.registry)
+        register(registry)
+        with away(service):
+            await client.post("/v1/models/fraud/1/stage", json={"to": "champion"})
+        (model,) = (await client.get("/v1/models")).json()["models"]
+        assert (model["stage"], model["told"]) == ("champion", False)
+        assert 'id="champion-fraud-1"' in await page(client), "there is a button that tells them"
+        await client.post("/console/models/fraud/1/stage", data={"to": "champion"})
+        (model,) = (await client.get("/v1/models")).json()["models"]
+        assert (model["stage"], model["told"]) == ("champion", True)
+        assert 'id="champion-fraud-1"' not in await page(client)
+        assert await told(service) == [("promote", "1")]
