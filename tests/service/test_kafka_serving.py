@@ -10,6 +10,9 @@ import pytest
 
 from tests.service.memory_log import MemoryServiceLog
 from tests.service.running import TASKS
+from weir.online.codec.encode import encode_model
+from weir.online.codec.wire import Example
+from weir.online.task.task_shape import shape_of
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.errors import BrokerError
@@ -76,6 +79,21 @@ async def test_a_reading_that_failed_is_begun_again(counted: list[bytes]) -> Non
     counted.clear()
     await serving.metrics("fraud")
     assert sorted(map(int, counted)) == list(range(log.written))
+
+
+async def test_what_a_lane_publishes_again_counts_once() -> None:
+    task = load_task(TASKS / "fraud.toml")
+    about = {"task": task.name, "features": dict.fromkeys(shape_of(task).features, 0.0), "ts": 1.7e9, "entity_id": "u1"}
+    made = [Example.model_validate({**about, "event_id": f"e{n}", "score": 0.5, "value": n % 2}) for n in range(6)]
+    records = [Record(b"u1", encode_model(each), 1.7e9) for each in made]
+    log = MemoryServiceLog()
+    await log.append(topics.EXAMPLES, records)
+    serving = KafkaServing(Settings(), cast(Any, log), [task])
+    assert (await serving.metrics(task.name))["cumulative"]["n"] == 6
+    corrected = made[0].model_copy(update={"n": 1, "value": 1, "correction": True})
+    await log.append(topics.EXAMPLES, [*records, Record(b"u1", encode_model(corrected), 1.7e9)])
+    now = (await serving.metrics(task.name))["cumulative"]
+    assert (now["n"], round(now["positive_rate"] * 6)) == (6, 4), "a correction is no repeat"
 
 
 async def test_a_body_that_is_larger_than_what_may_wait_is_taken_where_nothing_waits() -> None:

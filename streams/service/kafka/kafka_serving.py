@@ -17,7 +17,7 @@ from weir.streams.checks.entity_rows import TableRow, TaskRows
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.model_replicas.explanation import row_of
-from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.fold import ExampleFold, Identities
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
 from weir.streams.model_replicas.refold import rebuild
 from weir.streams.records import RecordBatch
@@ -50,6 +50,8 @@ class KafkaServing:
         self._features = {task.name: shape_of(task).features for task in tasks}
         self._metrics = {task.name: task.metrics for task in tasks}
         self._evaluations: dict[str, Evaluation] = {}
+        self._seen: dict[str, Identities] = {}
+        """A label lane that starts again publishes examples again; here they count once, as in the models."""
         self._filling = asyncio.Lock()
         self._models: dict[str, ExampleFold] = {}
         """As of the newest question: the next one learns what has come since."""
@@ -80,6 +82,7 @@ class KafkaServing:
 
     async def _fill(self) -> dict[int, int]:
         self._evaluations = {name: Evaluation(metrics) for name, metrics in self._metrics.items()}
+        self._seen = {name: Identities() for name in self._metrics}
         self._arrived, places, values = [], dict[int, int](), list[bytes]()
         async for placed in every_record(self._log, topics.EXAMPLES, newest=_BACK):
             places[placed.partition] = placed.offset + 1
@@ -105,7 +108,8 @@ class KafkaServing:
         for task, found in decode_example_log(values, self._features).tasks.items():
             # Workers know the thresholds, and this process does not: none is reached, so nothing is counted as an
             # alert.
-            self._evaluations[task].update(found.batch, np.full(len(found.batch), np.inf))
+            fresh = found.batch.where(self._seen[task].keep(found.batch.event_id, found.batch.n))
+            self._evaluations[task].update(fresh, np.full(len(fresh), np.inf))
 
     async def rows(self, task: str, entity: str) -> Sequence[TableRow]:
         """See ``Serving``; looked for in every partition that may own the entity."""
