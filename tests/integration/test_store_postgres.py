@@ -25,6 +25,7 @@ from tests.service.store_records import NOW, contents, project, some
 from tests.service.test_store_database import UPGRADED, upgraded
 from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
+from weir.streams.records import Record
 from weir.streams.service.access.api_keys import KeyStore, digest
 from weir.streams.service.access.audit.audit_chain import Link
 from weir.streams.service.access.audit.audit_trail import _keep, _left_in, anchors_in, leave
@@ -33,6 +34,7 @@ from weir.streams.service.access.scopes import Caller
 from weir.streams.service.console.alert_lists import mark_of, new_since, shown_alerts
 from weir.streams.service.notify import notifier, outbox
 from weir.streams.service.notify.outbox import Entry
+from weir.streams.service.store import owed_labels
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import (
     Sort,
@@ -249,6 +251,20 @@ def test_keys_sessions_and_anchors_are_the_same_on_it(tmp_path: Path, server: st
     assert anchors_in(engine) == {"a:80": Link(2, "0" * 64)}
     assert key.split("_", 2)[2] not in repr(keys.all())
     engine.dispose()
+
+
+def test_labels_that_are_owed_are_the_same_on_it(postgres: Engine, tmp_path: Path) -> None:
+    label = Record("ü".encode(), '{"entity_id":"ü"}'.encode(), NOW)
+    for engine in (opened(tmp_path, None), postgres):
+        project(engine, some(1, ALERTS))
+        with engine.begin() as c:
+            (counts, refused), alert_id = ("c0", "unknown"), "fraud:u0:e0"
+            owed_labels.note(c, {counts: (alert_id, [label]), refused: (alert_id, [label])}, NOW)
+            assert owed_labels.owed_of(c, [alert_id], NOW) == ([label], [counts])
+            assert owed_labels.left_behind(c, NOW) == ([], [])
+            assert owed_labels.left_behind(c, NOW + 1e6).settled == [counts, refused], "it never got into the log"
+            owed_labels.forget(c, [counts, refused])
+            assert owed_labels.owed_of(c, [alert_id], NOW) == ([], [])
 
 
 def test_messages_are_decided_and_found_alike(

@@ -38,6 +38,7 @@ class Store(View, Part):
         self.projector = Projector(service.log, self.engine, serve.alerts_kept, serve.rebuild)
         self.cases = Cases(service.log, self.engine, self.projector, service.tasks)
         self._running: asyncio.Task[None] | None = None
+        self._sending: asyncio.Task[None] | None = None
         read, judge, work = ([needs(scope)] for scope in ("alerts:read", "alerts:write", "cases:write"))
         self.router.get("/alerts", dependencies=read)(self.find)
         self.router.get("/happenings", dependencies=read)(self.happenings)
@@ -65,6 +66,7 @@ class Store(View, Part):
         """Write what is in the log, which is open now."""
         self._running = asyncio.create_task(self.projector.run())
         self._running.add_done_callback(self._ended)
+        self._sending = asyncio.create_task(self.cases.send_what_is_owed())
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """What the projector cannot deal with ends the process: alerts would be missing, and nobody would know it."""
@@ -73,6 +75,7 @@ class Store(View, Part):
 
     async def stop(self) -> None:
         """Close the database; what is not written yet is in the log."""
+        await ended(self._sending)
         await ended(self._running)
         await self.projector.stop()
         self.engine.dispose()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -11,23 +13,29 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from weir.online.codec.encode import encode_model
 from weir.online.codec.wire import ID_CHARS, VERSION, CaseEvent, Label
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
+from weir.streams.errors import WeirError, in_words
 from weir.streams.records import Record
 from weir.streams.service.parts import Problem, set_within
 from weir.streams.service.ports import ServiceLog
+from weir.streams.service.store import owed_labels
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import find_rows, list_alerts, outcomes_of, standing_values
 from weir.streams.service.store.case_rules import VALUES, AlertRow
 from weir.streams.service.store.database import in_thread
+from weir.streams.service.store.owed_labels import Owed
 from weir.streams.service.store.projector import Projector
 
+log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 PATIENCE_S: Final = 1.0
 """So long an answer waits for its own effect."""
+_LOOK_FOR_OWED_S: Final = 10.0
 _CANDIDATES: Final = 20
 _LOOK_EVERY_S: Final = 0.05
 """Where another process writes the database, it cannot wake this one."""
@@ -68,8 +76,7 @@ class Cases:
     ) -> dict[str, str | None]:
         """Give alerts a verdict: by id, why it did not count, ``None`` where it did. An id may be absent for now.
 
-        The case event goes out first, and labels only of what counted. A process that dies in between leaves a verdict
-        without labels; the caller has no answer then, and the same verdict given again sends the same labels.
+        The case event goes out first, and labels only of what counted (``owed_labels``).
         """
         value, now = VALUES.get(verdict), time.time()
         for row in rows:
@@ -85,33 +92,47 @@ class Cases:
                         reason=reason or None, note=note or None)
             for row in rows
         ]  # fmt: skip
-        outcomes = await self.happen(made)
-        labels: list[Record] = []
-        for row in rows:
-            if value is not None and outcomes.get(row.alert_id) is None:
-                # The same verdict again changes nothing, so it has the labels of the one that stands.
-                generation = row.generation + (row.verdict != verdict)
-                labels += verdict_labels(row, self._task_of(row), value, generation, f"case:{by}", time.time())
-        await self._say(labels)
-        return outcomes
+        labels = [[] if value is None else self._labels_of(row, verdict, value, by, now) for row in rows]
+        return await self._happen_with(made, labels)
+
+    def _labels_of(self, row: AlertRow, verdict: str, value: int, by: str, now: float) -> list[Record]:
+        # The same verdict again changes nothing, so it has the labels of the one that stands.
+        generation = row.generation + (row.verdict != verdict)
+        return verdict_labels(row, self._task_of(row), value, generation, f"case:{by}", now)
 
     async def undo(self, rows: Sequence[AlertRow], by: str, expects: int | None = None) -> dict[str, str | None]:
-        """Take the newest verdict of each alert back; answers as ``judge`` does.
-
-        Who expects no version cannot be refused while there is a verdict: then the labels go out first, so that a
-        process that dies in between leaves a verdict that can be undone once more, by the same labels.
-        """
+        """Take the newest verdict of each alert back; answers as ``judge`` does."""
         standing, now = await self.ask(standing_values, [row.alert_id for row in rows]), time.time()
         labels = [
-            label for row in rows if (values := standing.get(row.alert_id))
-            for label in undone_labels(row, self._task_of(row), values, by, now)
-        ]  # fmt: skip
-        if expects is None:
-            await self._say(labels)
-        outcomes = await self.happen([self._event(row, "undo", by, now, expects) for row in rows])
-        if expects is not None and not any(outcomes.values()):
-            await self._say(labels)
+            undone_labels(row, self._task_of(row), values, by, now) if (values := standing.get(row.alert_id)) else []
+            for row in rows
+        ]
+        return await self._happen_with([self._event(row, "undo", by, now, expects) for row in rows], labels)
+
+    async def _happen_with(self, made: Sequence[CaseEvent], labels: Sequence[list[Record]]) -> dict[str, str | None]:
+        """Let case events happen, and send the labels of each that counts."""
+        paired = zip(made, labels, strict=True)
+        owed = {event.case_event_id: (event.alert_id, records) for event, records in paired if records}
+        await self.ask(owed_labels.note, owed, time.time())
+        outcomes = await self.happen(made)
+        await self._send(await self.ask(owed_labels.owed_of, [event.alert_id for event in made], time.time()))
         return outcomes
+
+    async def send_what_is_owed(self) -> None:
+        """Send, until cancelled, the labels that somebody left behind, where this process writes the tables."""
+        while True:
+            await asyncio.sleep(_LOOK_FOR_OWED_S)
+            try:
+                # What is not in the tables yet is not known to count.
+                if self._projector.leads and self._projector.trouble is None:
+                    await self._send(await self.ask(owed_labels.left_behind, time.time()))
+            except (SQLAlchemyError, WeirError) as exc:
+                log.warning("labels of verdicts still wait to be sent: %s", in_words(exc).splitlines()[0])
+
+    async def _send(self, owed: Owed) -> None:
+        await self._say(owed.labels)
+        if owed.settled:
+            await self.ask(owed_labels.forget, owed.settled)
 
     async def claim_next(self, of: AlertFilter, by: str, for_s: float) -> str | None:
         """Claim the first alert of the queue that nobody has, the largest expected loss first; its id.

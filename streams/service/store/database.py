@@ -24,9 +24,9 @@ from weir.streams.errors import StateError, UsageError
 from weir.streams.ops.file_lock import lock_file
 from weir.streams.service.store.tables import metadata
 
-NEWEST: Final = "0005"
+NEWEST: Final = "0006"
 """Revision of the tables that this version has: the first were of alerts, 0002 brought keys and sessions, 0003 case
-work, 0004 samples, 0005 notifications."""
+work, 0004 samples, 0005 notifications, 0006 labels that are on their way."""
 SQLITE_FILE: Final = "alerts.db"
 AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError)
 """What says that the database does not answer now, and may answer the same question later."""

@@ -177,6 +177,11 @@ AUDIT_ANCHORS = Table(
 AUDIT_OUTBOX = Table("audit_outbox", metadata, *_keys(id=Integer), *_facts(body=sa.JSON))
 """What commands did beside the service, which alone writes the audit: it takes them from here."""
 
+owed_labels: Final = Table(
+    "owed_labels", metadata, *_keys(case_event_id=Text), *_facts(alert_id=Text, at=Double, labels=sa.JSON)
+)
+"""Labels of verdicts that are on their way to the log. A rebuild leaves them."""
+
 notifications: Final = Table(
     "notifications",
     metadata,
