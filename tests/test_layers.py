@@ -267,3 +267,13 @@ def test_the_core_and_the_embedded_host_need_no_heavy_package(name: str) -> None
     """Nothing on the way of ``weir backtest`` imports what the embedded host does not use."""
     wanted = {p for layer in ("online", "streams/embedded", "streams/embedded") for p in (ROOT / layer).rglob("*.py")}
     assert not [p for p in wanted if name in {n.split(".")[0] for n in facts_of(p).imports}]
+
+
+def test_what_the_service_answers_and_its_client_reads_is_declared_once() -> None:
+    def classes(folder: str) -> set[str]:
+        trees = [ast.parse(path.read_text()) for path in (ROOT / folder).rglob("*.py")]
+        return {node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+
+    client, service = classes("streams/client"), classes("streams/service")
+    assert len(client) > 4
+    assert {name for name in client & service if not name.startswith("_")} == set()

@@ -16,6 +16,7 @@ import msgspec
 
 from weir.online.errors import UNREADABLE
 from weir.streams.errors import ShellError, UsageError
+from weir.streams.service.intake.record_results import IntakeAnswer
 
 T = TypeVar("T")
 Verdict = Literal["confirmed", "false_alarm", "unsure"]
@@ -134,25 +135,6 @@ def alert_path(alert_id: str, *rest: str) -> str:
 
 def _ndjson(records: Records) -> bytes:
     return records if isinstance(records, bytes) else b"\n".join(map(msgspec.json.encode, records))
-
-
-class RecordResult(msgspec.Struct):
-    """What became of one record of a body."""
-
-    index: int
-    status: str
-    """``accepted``, ``repeat`` or ``refused``."""
-    reason: str = ""
-
-
-class IntakeAnswer(msgspec.Struct):
-    """What became of the records that were sent."""
-
-    accepted: int
-    repeats: int
-    refused: int
-    results: list[RecordResult] = []
-    """Those that were not accepted."""
 
 
 class FeedEvent(msgspec.Struct):

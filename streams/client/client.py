@@ -14,7 +14,8 @@ from typing import Any, Final, Self
 import httpx
 
 from weir.streams.client import calls
-from weir.streams.client.calls import Call, EventLines, FeedEvent, IntakeAnswer, Records, ServiceError, T, Verdict
+from weir.streams.client.calls import Call, EventLines, FeedEvent, Records, ServiceError, T, Verdict
+from weir.streams.service.intake.record_results import IntakeAnswer
 
 _TRIES: Final = 5
 _SILENT_S: Final = 60.0

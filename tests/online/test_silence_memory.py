@@ -59,11 +59,9 @@ def test_what_it_says_is_about_what_it_takes(policy: dict[str, Any], rounds: int
 
 
 def test_what_is_over_takes_nothing() -> None:
-    for policy in (
-        {"observe_s": 5.0, "horizon_s": 60.0, "remember_s": 1.0},
-        {"score": "each event", "horizon_s": 60.0},
-    ):
-        timers = filled(SilencePolicy(**policy), 1)  # type: ignore[arg-type]
+    once = SilencePolicy(observe_s=5.0, horizon_s=60.0, remember_s=1.0)
+    for policy in (once, SilencePolicy(score="each event", horizon_s=60.0)):
+        timers = filled(policy, 1)
         held = timers.nbytes
         timers.flush(1e9)
         assert timers.nbytes < held / 50

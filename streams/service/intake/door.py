@@ -15,7 +15,8 @@ from weir.streams.service.access.scopes import Caller, needs
 from weir.streams.service.intake import cloud_events
 from weir.streams.service.intake.bodies import LARGE, read_body, split_array, split_body, warm_up
 from weir.streams.service.intake.decoding import Group, InputDecoder
-from weir.streams.service.intake.intake_answers import EVENTS, LABELS, IntakeAnswer, RecordResult
+from weir.streams.service.intake.intake_answers import EVENTS, LABELS
+from weir.streams.service.intake.record_results import IntakeAnswer, RecordResult
 from weir.streams.service.parts import Part, Problem, View, answer
 from weir.streams.service.ports import Outcome
 from weir.streams.worker.warmup import warm_up_structs

@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from weir.online.codec.wire import DeviceEvent, Label, UserEvent, WireModel
 from weir.online.decisions.alert_state import Status
+from weir.streams.service.intake.record_results import IntakeAnswer, RecordResult
 
 _EVENT: Final = {
     "v": 1, "event_id": "e-1", "type": "purchase", "user_id": "u-7", "ts": "2026-11-28T12:00:00Z", "amount": 42.5
@@ -19,23 +20,6 @@ _CLOUD_EVENT: Final = {
     "specversion": "1.0", "id": "e-1", "source": "/shop", "type": "purchase", "subject": "u-7",
     "time": "2026-11-28T12:00:00Z", "data": {"amount": 42.5},
 }  # fmt: skip
-
-
-class RecordResult(msgspec.Struct, omit_defaults=True):
-    """What became of one record of a body; the reason of a refused one has the words of its dead letter."""
-
-    index: int
-    status: Literal["accepted", "repeat", "refused"]
-    reason: str = ""
-
-
-class IntakeAnswer(msgspec.Struct):
-    """What became of a body."""
-
-    accepted: int
-    repeats: int
-    refused: int
-    results: list[RecordResult]
 
 
 class TaskDecision(msgspec.Struct):
