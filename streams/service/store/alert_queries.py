@@ -30,7 +30,7 @@ _A: Final = alerts.c
 
 
 @dataclass(frozen=True, slots=True)
-class AlertPage:
+class ListPart:
     """A part of a list."""
 
     rows: list[AlertRow]
@@ -40,7 +40,7 @@ class AlertPage:
     """Of the whole list, at most ``COUNTED``; told with its first page only."""
 
 
-def list_alerts(c: Connection, of: AlertFilter, sort: Sort, cursor: str | None, limit: int, now: float) -> AlertPage:
+def list_alerts(c: Connection, of: AlertFilter, sort: Sort, cursor: str | None, limit: int, now: float) -> ListPart:
     """A page of a list, the largest first.
 
     It begins after the last row of the page before, not at a number: alerts that come meanwhile move nothing. Raises
@@ -60,7 +60,7 @@ def list_alerts(c: Connection, of: AlertFilter, sort: Sort, cursor: str | None, 
         some = select(_A.alert_id).where(*where).order_by(*order).limit(COUNTED).subquery()
         total = c.execute(select(func.count()).select_from(some)).scalar_one()
     more = _cursor(rows[limit - 1], sort) if len(rows) > limit else None
-    return AlertPage(rows[:limit], more, total)
+    return ListPart(rows[:limit], more, total)
 
 
 def _cursor(row: AlertRow, sort: Sort) -> str:
