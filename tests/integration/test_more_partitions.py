@@ -168,9 +168,11 @@ def test_labels_that_come_after_more_partitions_are_learned_once_though_the_rebu
     assert set(begun.values()) == {1}, "none opens again"
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
 def test_what_a_killed_worker_had_not_done_is_done_after_more_partitions(
-    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path, lost: bool
 ) -> None:
+    """Also where Redis has lost what one of the label lanes held: it is filled, and then moved as the other is."""
     deployment = Deployment.create(
         tmp_path, kafka, redis_server.url, prefix=unique("cut"), partitions=BEFORE, tasks=("fraud",),
         worker={"web_port": "auto"},
@@ -187,6 +189,9 @@ def test_what_a_killed_worker_had_not_done_is_done_after_more_partitions(
         worker.process.wait()
         assert watcher.behind(), "it has not done all"
     raise_partitions(deployment)
+    if lost:
+        store = redis.Redis.from_url(redis_server.url)
+        assert store.delete(*store.keys(f"{deployment.settings.redis.prefix}:{{label-1}}:*"))
     built = run_weir(deployment, "features", "rebuild", "--yes")
     assert built.status == 0, built.err
     with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "after.log") as worker:
