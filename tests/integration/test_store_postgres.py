@@ -17,6 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, text
 
+from tests.integration.kafka_node import eventually
 from tests.integration.postgres_server import postgres_server
 from tests.service.memory_log import MemoryServiceLog
 from tests.service.notify import test_outbox
@@ -34,7 +35,7 @@ from weir.streams.service.access.scopes import Caller
 from weir.streams.service.console.alert_lists import mark_of, new_since, shown_alerts
 from weir.streams.service.notify import notifier, outbox
 from weir.streams.service.notify.outbox import Entry
-from weir.streams.service.store import owed_labels
+from weir.streams.service.store import owed_labels, projection
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import (
     Sort,
@@ -217,19 +218,37 @@ def test_two_writers_count_each_record_once(postgres: Engine) -> None:
 
 
 def test_one_replica_has_the_lease_until_it_ends_or_is_given_back(postgres: Engine) -> None:
-    one, two, now = Projection(postgres), Projection(postgres), time.time()
+    at, began = 0.0, time.time()
+    one, two = (Projection(postgres, lambda _: began + at) for _ in range(2))
     one.begin("log")
     two.begin("log")
-    assert one.lease("one", now, 10.0)
-    assert not two.lease("two", now + 9.0, 10.0)
-    assert one.lease("one", now + 9.0, 10.0), "renewed"
-    assert not two.lease("two", now + 15.0, 10.0)
-    assert two.lease("two", now + 20.0, 10.0)
-    assert not one.lease("one", now + 21.0, 10.0)
+    assert one.lease("one", 10.0)
+    at = 9.0
+    assert not two.lease("two", 10.0)
+    assert one.lease("one", 10.0), "renewed"
+    at = 15.0
+    assert not two.lease("two", 10.0)
+    at = 20.0
+    assert two.lease("two", 10.0)
+    at = 21.0
+    assert not one.lease("one", 10.0)
     two.release("two")
-    assert one.lease("one", now + 22.0, 10.0)
+    assert one.lease("one", 10.0)
     with pytest.raises(OtherLogError, match="a service of that one writes them"):
         two.begin("another")
+
+
+@pytest.mark.parametrize("wrong_s", [-7_200.0, 7_200.0])
+def test_a_replica_whose_clock_is_wrong_holds_the_lease_as_long_as_any(
+    postgres: Engine, monkeypatch: pytest.MonkeyPatch, wrong_s: float
+) -> None:
+    one, two = Projection(postgres), Projection(postgres)
+    one.begin("log")
+    with monkeypatch.context() as patch:
+        patch.setattr(projection, "time", SimpleNamespace(time=lambda: time.time() + wrong_s))
+        assert one.lease("one", 2.0)
+    assert not two.lease("two", 10.0)
+    eventually(lambda: two.lease("two", 10.0), 10, "the lease ends")
 
 
 def test_keys_sessions_and_anchors_are_the_same_on_it(tmp_path: Path, server: str) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -196,7 +195,7 @@ def test_a_service_of_another_log_leaves_the_tables_to_the_one_that_writes_them(
     one, two, records = Projection(engine), Projection(engine), list(enumerate(some(6, 20)[topics.ALERTS]))
     piece, recent = Piece(topics.ALERTS, 0, 0, len(records), records), RecentExamples()
     one.begin("log")
-    assert one.lease("one", time.time(), 10.0)
+    assert one.lease("one", 10.0)
     assert one.write(piece, recent) == []
     written = contents(engine)
     with pytest.raises(OtherLogError, match=r"another log \(log, this is another\).*or --dir\), or stop the other"):

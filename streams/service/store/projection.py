@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy import Connection, Engine, delete, func, select, update
 
 from weir.online.codec.wire import Alert, CaseEvent, ExampleQuarantine, ModelUpdate, RetrainRequest, WireModel
 from weir.streams.config import topics
@@ -39,15 +39,28 @@ class Piece(NamedTuple):
     """With their offsets. None at all: what was there is no longer kept."""
 
 
+def database_time(c: Connection) -> float:
+    """Epoch seconds by the clock of the database, which all replicas share: their own may be hours apart."""
+    if c.dialect.name == "sqlite":
+        return time.time()
+    return float(c.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
+
+
 class OtherLogError(ShellError):
     """Another service has the tables, of another log: it and this one would write over each other."""
 
 
 class Projection:
-    """The tables, for the process that writes them."""
+    """The tables, for the process that writes them.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Parameters
+    ----------
+    engine : of the database.
+    clock : by which leases end.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[Connection], float] = database_time) -> None:
+        self._engine, self._clock = engine, clock
         self._epoch: str | None = None
 
     def begin(self, epoch: str, rebuild: bool = False) -> None:
@@ -63,7 +76,7 @@ class Projection:
             held, writer, until = c.execute(
                 select(state.c.epoch, state.c.writer, state.c.writer_until).with_for_update()
             ).one()
-            if held != epoch and writer is not None and until > time.time():
+            if held != epoch and writer is not None and until > self._clock(c):
                 raise OtherLogError(
                     f"the tables are of another log ({held}, this is {epoch}), and a service of that one writes them; "
                     "give this one a database of its own ([serve] database, or --dir), or stop the other"
@@ -78,16 +91,18 @@ class Projection:
         why = "as asked" if held == epoch else f"they are of another log ({held}, this is {epoch})"
         log.warning("alerts are made anew from the log: %s", why)
 
-    def lease(self, writer: str, now: float, for_s: float) -> bool:
-        """Whether ``writer`` may write until ``now + for_s``: nobody else does.
+    def lease(self, writer: str, for_s: float) -> bool:
+        """Whether ``writer`` may write for so long: nobody else does.
 
         Of a file of SQLite everybody may: it has one process, whose directory is locked, and after a crash nobody waits
         for a lease to end. Beside Kafka there may be several, and one of them meets what the other has written.
         """
         state, other = t.projection_state, self._engine.dialect.name == "postgresql"
-        free = (state.c.writer == writer) | state.c.writer.is_(None) | (state.c.writer_until < now)
-        taken = update(state).values(writer=writer, writer_until=now + for_s)
-        return execute(self._engine, taken.where(free) if other else taken) == 1
+        with self._engine.begin() as c:
+            now = self._clock(c)
+            free = (state.c.writer == writer) | state.c.writer.is_(None) | (state.c.writer_until < now)
+            taken = update(state).values(writer=writer, writer_until=now + for_s)
+            return c.execute(taken.where(free) if other else taken).rowcount == 1
 
     def release(self, writer: str) -> None:
         """Let another process write."""

@@ -88,7 +88,7 @@ class Projector:
     @property
     def leads(self) -> bool:
         """Whether this process is the one that writes now."""
-        return self._lease_until > time.time()
+        return self._lease_until > time.monotonic()
 
     async def stop(self) -> None:
         """Let another process write."""
@@ -112,9 +112,9 @@ class Projector:
 
     async def _leads(self) -> bool:
         """Whether this process is the one that writes; half of the lease before its end it is renewed."""
-        if time.time() > self._lease_until - _LEASE_S / 2:
-            now = time.time()
-            leads = await in_thread(self._projection.lease, self._writer, now, _LEASE_S)
+        now = time.monotonic()  # of before the question: in the database the lease ends no sooner
+        if now > self._lease_until - _LEASE_S / 2:
+            leads = await in_thread(self._projection.lease, self._writer, _LEASE_S)
             if not leads or self._lease_until < now:
                 self._forget_places()  # another one may have written meanwhile
             self._lease_until = now + _LEASE_S if leads else 0.0
