@@ -36,9 +36,16 @@ def filled(n: int, value: float) -> FloatVector:
     return out
 
 
+def whole(n: int, value: int) -> IntVector:
+    """``(n,)`` of one whole number, likewise."""
+    out = np.empty(n, np.int64)
+    out.fill(value)
+    return out
+
+
 def all_of(flags: BoolVector) -> bool:
-    """Whether all are; of few `np.ndarray.all` takes three times as long."""
-    return int(np.count_nonzero(flags)) == len(flags)
+    """Whether all are; of few `np.ndarray.all` takes thirty times as long."""
+    return 0 not in flags.tobytes()
 
 
 def longer(array: NDArray[T], rows: int, fill: float = 0) -> NDArray[T]:
@@ -65,7 +72,8 @@ def side_by_side(*parts: NDArray[Any]) -> NDArray[Any]:
 class Batch:
     """Columns of equal length: lists, arrays, other batches, dicts of any of these, or ``None`` for one that is absent.
 
-    ``__slots__`` of a slotted dataclass names them; the first has one entry a row.
+    ``__slots__`` of a slotted dataclass names them; the first has one entry a row. Those that every step makes say
+    their length themselves: to look the column up takes twice as long.
     """
 
     __slots__: tuple[str, ...] = ()
@@ -135,6 +143,9 @@ class EventBatch(Batch):
     texts: dict[str, list[str | None]] = field(default_factory=dict)
     """``channel``, ``country``, ``status`` and text properties."""
 
+    def __len__(self) -> int:
+        return len(self.event_id)
+
 
 @dataclass(frozen=True, slots=True)
 class LabelBatch(Batch):
@@ -147,6 +158,9 @@ class LabelBatch(Batch):
     """The time the label speaks of, epoch seconds."""
     value: BoolVector
     weight: FloatVector
+
+    def __len__(self) -> int:
+        return len(self.label_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +175,9 @@ class PredictionBatch(Batch):
     """How many examples the model had learned."""
     features: FloatMatrix
     """``(n, F)``, exactly what the model saw; a value that was missing is -0.0 (``missing_of``)."""
+
+    def __len__(self) -> int:
+        return len(self.event_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +208,9 @@ class ExampleBatch(Batch):
         if not self.entity_id and self.event_id:
             object.__setattr__(self, "entity_id", [None] * len(self.event_id))
 
+    def __len__(self) -> int:
+        return len(self.event_id)
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredBatch(Batch):
@@ -206,6 +226,9 @@ class ScoredBatch(Batch):
     """Identifiers of the secondary entities, by wire column."""
     offsets: IntVector | None = None
     """``(n,)``: where each is in its partition of ``predictions``, to be read back; ``None`` where it cannot be."""
+
+    def __len__(self) -> int:
+        return len(self.predictions.event_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ SipHash-2-4 with 128 bits (Aumasson and Bernstein, 2012). Two of a billion ids m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,14 +46,14 @@ def pair_digests(first: Sequence[str | None] | None, second: Sequence[str], key:
     >>> a == b, pair_digests(None, ["c"]).tolist() == pair_digests([None], ["c"]).tolist()
     (False, True)
     """
-    raw, sizes = _joined(second)
     if first is None:
-        before, lengths = np.zeros(len(_PADDING), np.uint8), np.zeros(len(second), np.int64)
-    else:
-        before, lengths = _joined([text or "" for text in first] if None in first else cast("Sequence[str]", first))
-    # The lengths go in first, or ("ab", "c") and ("a", "bc") would be the same bytes.
+        first = [""] * len(second)
+    elif None in first:
+        first = [text or "" for text in first]
+    texts: list[Any] = [*first, *second]
+    raw, sizes = _joined(texts)
     out = np.empty((len(second), 2), np.uint64)
-    _digest_pairs(before, lengths, raw, sizes, key, out)
+    _digest_pairs(raw, sizes, key, out)
     return out
 
 
@@ -134,32 +134,28 @@ def _digest_rows(raw: Bytes, sizes: NDArray[np.int64], key: NDArray[np.uint64], 
 
 
 @njit(cache=True, nogil=True)
-def _digest_pairs(
-    first: Bytes,
-    lengths: NDArray[np.int64],
-    second: Bytes,
-    sizes: NDArray[np.int64],
-    key: NDArray[np.uint64],
-    out: Digests,
-) -> None:
-    a = b = 0
-    for row in range(len(sizes)):
+def _digest_pairs(raw: Bytes, sizes: NDArray[np.int64], key: NDArray[np.uint64], out: Digests) -> None:
+    """The digest of each pair of texts in ``raw``: all the first ones lie there, then all the second ones."""
+    n = len(out)
+    a, b = 0, sizes[:n].sum()
+    for row in range(n):
         v0, v1, v2, v3 = _begun(key)
-        words = (lengths[row] + 7) // 8
-        total = 1 + words + (sizes[row] + 7) // 8
+        length, size = sizes[row], sizes[n + row]
+        words = (length + 7) // 8
+        total = 1 + words + (size + 7) // 8
         for k in range(total + 1):
-            if k == 0:
-                eight = U(lengths[row]) | (U(sizes[row]) << U(32))
+            if k == 0:  # the lengths go in first, or ("ab", "c") and ("a", "bc") would be the same bytes
+                eight = U(length) | (U(size) << U(32))
             elif k == total:  # SipHash ends in the size of all, modulo 256
                 eight = U(total * 8) << U(56)
             else:
                 of_first = k <= words
                 start = 8 * (k - 1) if of_first else 8 * (k - 1 - words)
-                left = (lengths[row] if of_first else sizes[row]) - start
-                eight = word(first, a + start) if of_first else word(second, b + start)
+                left = (length if of_first else size) - start
+                eight = word(raw, (a if of_first else b) + start)
                 if left < 8:
                     eight &= (U(1) << U(8 * left)) - U(1)
             v0, v1, v2, v3 = _taken(v0, v1, v2, v3, eight)
         _end(v0, v1, v2, v3, out, row)
-        a += lengths[row]
-        b += sizes[row]
+        a += length
+        b += size

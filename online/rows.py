@@ -70,9 +70,10 @@ class NumberedRows:
 
     def reserve(self, n: int) -> None:
         """Make room for ``n`` rows more."""
-        needed, size = len(self) + n, len(next(iter(self.buffers.values())))
+        size = len(next(iter(self.buffers.values())))
         if self.stop - self.base + n <= size:
             return
+        needed = len(self) + n
         # Where enough rows have left, closing up makes the room; the columns keep their size.
         if needed > size - size // _SLACK or needed < size // 4:
             size = max(needed + needed // _SLACK, _LEAST)

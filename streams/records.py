@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Final, NamedTuple, Protocol
 
 
 class Record(NamedTuple):
@@ -13,6 +14,9 @@ class Record(NamedTuple):
     value: bytes
     ts: float
     """The time the record became available (the broker's timestamp), epoch seconds."""
+
+
+TS: Final[Callable[[Record], float]] = attrgetter("ts")
 
 
 class RefusedRecord(NamedTuple):

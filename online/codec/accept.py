@@ -177,7 +177,7 @@ def _split(model: type[WireModel], structs: list[Any], why: _Why, known: Sequenc
     if kept is not None:
         structs = [structs[i] for i in kept]
     index = np.arange(len(structs)) if kept is None else np.array(kept, np.int64)
-    ts, *others = (seconds(list(map(attrgetter(name), structs))) for name in times_of(model))
+    ts, *others = [seconds(list(map(attrgetter(name), structs))) for name in times_of(model)]
     verdicts = [in_range(each) for each in (ts, *others) if not within(each, TS_MIN, TS_MAX)]
     for name in known:
         ids = list(map(attrgetter(name), structs))

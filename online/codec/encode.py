@@ -16,17 +16,16 @@ from weir.online.batch import (
     ExampleBatch,
     FloatMatrix,
     FloatVector,
-    IntVector,
     LabelBatch,
     PredictionBatch,
     RankedBatch,
     ScoredBatch,
-    filled,
     side_by_side,
 )
 from weir.online.codec.forms.form import EncodedRecords
+from weir.online.codec.forms.form_kernel import Ints
 from weir.online.codec.hot_structs import features_struct, record_struct
-from weir.online.codec.shapes import ScoredShape, degraded_rows, prediction_form
+from weir.online.codec.shapes import KNOWN, ScoredShape, degraded_rows, prediction_form
 from weir.online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Example, Label, Prediction, WireModel
 from weir.online.jit import njit, plain
 
@@ -80,21 +79,30 @@ def write_scored(
     Parameters and errors are those of ``encode_predictions``; masks and watched columns may be NaN, not infinite. What
     a task has none of (masks, watched columns, secondary entities) is left out of its records.
     """
-    batch, n = scored.predictions, len(scored)
-    _check(batch.features, batch.score, feature_names, batch.event_id)
-    if not _written(plain(batch.ts), plain(batch.model_version)):
-        raise ValueError("a ts is not finite or a model_version below 0; no record can carry them")
+    batch, n = scored.predictions, len(scored.predictions.event_id)
+    _check_shape(batch.features, feature_names, batch.event_id)
+    for name, matrix in (("masks", scored.masks), ("watched", scored.watched)):
+        _check_rows(name, matrix, batch.event_id)
     if not TS_MIN <= scored_at <= TS_MAX:
         raise ValueError(f"scored_at is {scored_at}; give epoch seconds in {TS_MIN:.0f} to {TS_MAX:.0f}")
-    for name, matrix in (("masks", scored.masks), ("watched", scored.watched)):
-        check_missing(name, matrix, batch.event_id)
     masks, watched, entities = scored.masks.shape[1], scored.watched.shape[1], scored.entities
     form_shape = ScoredShape(tuple(feature_names), masks, watched, tuple(entities))
     form = prediction_form(task, form_shape)
     # In the order of the form's blanks, as counts and texts are (`prediction_form`).
-    numbers = side_by_side(batch.ts, batch.score, batch.features, filled(n, scored_at), scored.masks, scored.watched)
-    flags = degraded_rows(batch.features, form_shape.features) | degraded
-    counts = side_by_side(batch.model_version, flags)
+    numbers, counts, width = np.empty((n, form.numbers)), np.empty((n, form.counts), np.int64), len(feature_names)
+    numbers[:, 0], numbers[:, 1], numbers[:, 2 : 2 + width], numbers[:, 2 + width] = (
+        batch.ts, batch.score, batch.features, scored_at,
+    )  # fmt: skip
+    numbers[:, 3 + width : 3 + width + masks], numbers[:, 3 + width + masks :] = scored.masks, scored.watched
+    counts[:, 0], counts[:, 1] = batch.model_version, degraded
+    if not degraded and KNOWN in feature_names:
+        counts[:, 1] = degraded_rows(batch.features, feature_names)
+    # One look at all that is written; who is at fault is asked only where something is.
+    if not _written(numbers, counts, width):
+        _check(batch.features, batch.score, feature_names, batch.event_id)
+        check_missing("masks", scored.masks, batch.event_id)
+        check_missing("watched", scored.watched, batch.event_id)
+        raise ValueError("a ts is not finite or a model_version below 0; no record can carry them")
     return form.fill([batch.event_id, batch.entity_id, *entities.values()], numbers, counts)
 
 
@@ -113,7 +121,10 @@ def encode_ranked(batch: RankedBatch, task: str, scored_at: float) -> list[bytes
 
 def encode_examples(batch: ExampleBatch, feature_names: Sequence[str], task: str) -> list[bytes]:
     """Encode examples of ``task`` as ``Example`` records, in learning order."""
-    _check(batch.x, batch.score, feature_names, batch.event_id)
+    _check_shape(batch.x, feature_names, batch.event_id)
+    if not _written(side_by_side(batch.ts, batch.score, batch.x), plain(batch.n[:, None]), len(feature_names)):
+        _check(batch.x, batch.score, feature_names, batch.event_id)
+        raise ValueError("a ts is not finite or an n below 0; no record can carry them")
     features, n = features_struct(tuple(feature_names)), len(batch)
     x, y = [features(*row) for row in batch.x.tolist()], batch.y.astype(np.int64).tolist()
     event = ([VERSION] * n, batch.event_id, batch.n.tolist(), [task] * n, batch.ts.tolist())
@@ -140,11 +151,13 @@ def _lines(structs: Iterable[Any]) -> list[bytes]:
     return _ENCODER.encode_lines([*structs]).split(b"\n")[:-1]
 
 
-def _check(features: FloatMatrix, score: FloatVector, names: Sequence[str], event_id: Sequence[str]) -> None:
+def _check_shape(features: FloatMatrix, names: Sequence[str], event_id: Sequence[str]) -> None:
     if features.shape != (len(event_id), len(names)):
         raise ValueError(f"features are {features.shape}; expected ({len(event_id)}, {len(names)}), one column a name")
-    if _sound(plain(features), plain(score)):
-        return
+
+
+def _check(features: FloatMatrix, score: FloatVector, names: Sequence[str], event_id: Sequence[str]) -> None:
+    """Raise ``ValueError`` where a feature or a score is none that a record can carry."""
     if not (np.abs(features) <= FEATURE_MAX).all():
         row, column = np.argwhere(~(np.abs(features) <= FEATURE_MAX))[0].tolist()
         value = features[row, column]
@@ -152,35 +165,32 @@ def _check(features: FloatMatrix, score: FloatVector, names: Sequence[str], even
             f"{names[column]!r} of event {event_id[row]!r} is {value}; replace missing values by 0 and cut others to "
             f"{FEATURE_MAX:g}"
         )
-    row = int(np.argmin((score >= 0) & (score <= 1)))
-    raise ValueError(f"the score of event {event_id[row]!r} is {score[row]}; scores are in 0 to 1")
+    if not ((score >= 0) & (score <= 1)).all():
+        row = int(np.argmin((score >= 0) & (score <= 1)))
+        raise ValueError(f"the score of event {event_id[row]!r} is {score[row]}; scores are in 0 to 1")
 
 
 @njit(cache=True, nogil=True)
-def _sound(features: FloatMatrix, score: FloatVector) -> bool:
-    """Whether features ``(n, F)`` and scores ``(n,)`` are what a record can carry."""
-    for i in range(len(score)):
-        if not 0.0 <= score[i] <= 1.0:
+def _written(numbers: FloatMatrix, counts: Ints, width: int) -> bool:
+    """Whether a record can carry all of ``(n, C)`` and ``(n, I)``, in the order of its form. F is ``width``."""
+    for i in range(len(numbers)):
+        if counts[i, 0] < 0 or not abs(numbers[i, 0]) < np.inf or not 0.0 <= numbers[i, 1] <= 1.0:
             return False
-        for j in range(features.shape[1]):
-            if not abs(features[i, j]) <= FEATURE_MAX:
+        for j in range(2, numbers.shape[1]):
+            # Behind the features NaN is a value that is missing.
+            if not abs(numbers[i, j]) <= FEATURE_MAX and (j < 2 + width or numbers[i, j] == numbers[i, j]):
                 return False
     return True
 
 
-@njit(cache=True, nogil=True)
-def _written(ts: FloatVector, version: IntVector) -> bool:
-    """Whether each time is finite and no version is negative."""
-    for i in range(len(ts)):  # noqa: SIM110 - numba compiles no ``all``
-        if not abs(ts[i]) < np.inf or version[i] < 0:
-            return False
-    return True
+def _check_rows(what: str, matrix: FloatMatrix, event_id: Sequence[str]) -> None:
+    if matrix.ndim != 2 or len(matrix) != len(event_id):
+        raise ValueError(f"{what} are {matrix.shape}; expected ({len(event_id)}, any), one row an event")
 
 
 def check_missing(what: str, matrix: FloatMatrix, event_id: Sequence[str]) -> None:
     """Raise ``ValueError`` where ``matrix`` is not ``(n, any)`` or has a value too large; NaN is a missing one."""
-    if matrix.ndim != 2 or len(matrix) != len(event_id):
-        raise ValueError(f"{what} are {matrix.shape}; expected ({len(event_id)}, any), one row an event")
+    _check_rows(what, matrix, event_id)
     if matrix.size and (np.abs(matrix) > FEATURE_MAX).any():
         row, column = np.argwhere(np.abs(matrix) > FEATURE_MAX)[0].tolist()
         value = matrix[row, column]

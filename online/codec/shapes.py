@@ -6,7 +6,6 @@ A record that is not exactly its form is still a record; it is only not one that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +14,7 @@ from weir.online.batch import BoolVector, FloatMatrix
 from weir.online.codec.forms.form import COUNT, FLAG, MAYBE_NUMBER, NUMBER, JsonTemplate, maybe_text, text
 from weir.online.codec.hot_structs import features_struct
 from weir.online.codec.wire import ID_CHARS, MADE_ID_CHARS, VERSION
+from weir.online.frozen import dataclass
 from weir.online.full_columns import SEEN
 
 KNOWN = SEEN[-1]

@@ -126,7 +126,7 @@ class AlertBook:
         lines(take)
         if len(marks):
             self._move(float(marks[-1]), changed)
-        return _with_reasons(changed, reasons)
+        return _with_reasons(changed, reasons) if changed else BookDecision([], {})
 
     def due(self, at: float) -> bool:
         """Whether an alert may resolve by event time ``at``, if no row comes."""

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from weir.online.batch import BoolVector, FloatVector, IntVector, all_of, filled
+from weir.online.batch import BoolVector, FloatVector, IntVector, filled
 from weir.online.decisions.alert_cap import DAY_S, AlertCap
 from weir.online.decisions.histogram import LIMIT, bin_edges, bin_of, tail
 from weir.online.decisions.threshold_policy import BudgetThreshold, CostThreshold, FixedThreshold, PrecisionThreshold
@@ -131,7 +131,8 @@ class Threshold:
         """
         n, start = len(ts), 0
         out = filled(n, self._threshold)
-        score = score if all_of(score == score) else np.where(score == score, score, 0.0)
+        if not score.dot(score) >= 0.0:  # as of NaN
+            score = np.where(score == score, score, 0.0)
         if decide is None:
             decide = partial(self._each_row, np.maximum.accumulate(ts), score)
         if not self._adaptive or n == 0:
@@ -168,10 +169,10 @@ class Threshold:
         # One row at least: before a time is known rows are counted beyond ``every_rows``, and no boundary closes them.
         return min(len(rows.marks), max(min(by_rows, by_time), rows.taken + 1))
 
-    def lines(self, rows: _Rows, end: int) -> FloatVector:
-        """The threshold of each row not taken yet up to ``end``."""
+    def lines(self, rows: _Rows, end: int) -> FloatVector | float:
+        """The threshold of each row not taken yet up to ``end``, or of all of them."""
         if rows.worth is None:
-            return filled(end - rows.taken, self._threshold)
+            return self._threshold
         return self._of_amounts(rows.worth[rows.taken : end])
 
     def take(self, rows: _Rows, end: int) -> None:

@@ -59,10 +59,11 @@ class TypicalValues:
 
     def update(self, x: FloatMatrix) -> None:
         """Take rows in, ``(n, F) float64``; NaN is a missing value."""
-        chosen = np.array(x[-self._rows % self.every :: self.every], dtype=np.float64)
-        if not len(chosen):  # of rows that come one by one nearly none is
+        first = -self._rows % self.every
+        if first >= len(x):  # of rows that come one by one nearly none is chosen
             self._rows += len(x)
             return
+        chosen = np.array(x[first :: self.every], dtype=np.float64)
         chosen[missing_in(chosen, self._indicated)] = np.nan
         before, self._rows = self._counted, self._rows + len(x)
         self._waiting = np.concatenate([self._waiting, chosen])

@@ -23,7 +23,7 @@ from weir.online.features.plan import AnomalyPass, EntityLayout, Plan, WindowPas
 from weir.online.features.readings import Readings
 from weir.online.features.spec import Anomaly
 from weir.online.features.store import FeatureStore
-from weir.online.features.timecolumns import time_column
+from weir.online.features.timecolumns import TIME_COLUMNS, time_columns
 from weir.online.features.touched_rows import Grouping, LoadedRows, Modes, group
 from weir.online.frozen import dataclass
 
@@ -41,7 +41,7 @@ class FeatureBlock:
     """``(n, E)``: which label aggregates each event would feed (0 or 1), and what their runs take from it (NaN where
     missing); logged until its label comes."""
     columns: Mapping[str, Column]
-    """Every raw, derived and feature column by name, NaN where missing."""
+    """Finds every raw, derived and feature column by name, NaN where missing."""
     updates: Mapping[str, FloatMatrix] = field(default_factory=dict)
     """``(n, V)`` by layout: what each row brings to the passes of a side table that events feed, pass after pass."""
 
@@ -62,16 +62,28 @@ class Table:
 
 
 class _Columns(dict[str, Column]):
-    """Columns of one batch by name; the time columns are made on first use."""
+    """Columns of one batch by name; those of time, and those that passes make, are looked for on first use.
 
-    def __init__(self, ts: FloatVector, utc_offset_s: float) -> None:
-        super().__init__()
-        self._ts, self._utc_offset_s = ts, utc_offset_s
+    Parameters
+    ----------
+    made : ``(n, M)``, what passes make; ``place`` says which column is which.
+    """
+
+    def __init__(self, batch: EventBatch, utc_offset_s: float, made: FloatMatrix, place: Mapping[str, int]) -> None:
+        super().__init__(batch.texts)
+        self.update(batch.entities)
+        self["type"] = batch.type
+        self._ts, self._utc_offset_s, self._made, self._place = batch.ts, utc_offset_s, made, place
 
     def __missing__(self, name: str) -> Column:
-        column = time_column(name, self._ts, self._utc_offset_s)
-        self[name] = column
-        return column
+        if (at := self._place.get(name)) is not None:
+            self[name] = self._made[:, at]
+        elif name in TIME_COLUMNS:
+            # What the batch brings by such a name is its own.
+            self.update(time_columns(self._ts, self._utc_offset_s) | self)
+        else:
+            raise KeyError(name)
+        return self[name]
 
 
 class FeatureEngine:
@@ -126,14 +138,23 @@ class FeatureEngine:
         self._key_columns = tuple(dict.fromkeys(table.key for table in self.tables))
         for table in self.tables:
             store.create(table.name, table.row_bytes, table.schema, table.kept_s)
+        self._side = [
+            name for name, each in self._layouts.items() if each.fed_by == kernel.EVENT and self._is_side(each)
+        ]
+        """Layouts whose owners are sent what events feed."""
+        self._own = [
+            name for name, each in self._layouts.items() if each.fed_by == kernel.EVENT and not self._is_side(each)
+        ]
+        """Layouts that a batch of events changes."""
         self._expressions = dict(plan.values)
-        self._first_column: list[int] = []
-        self._names: list[list[str]] = []
+        self._blocks: list[slice] = []
+        """The columns that each pass makes."""
         self._made: list[tuple[str, str | None]] = []
         for p in plan.passes:
-            self._first_column.append(len(self._made))
-            self._names.append([name for name, _ in self._outputs(p)])
+            first = len(self._made)
             self._made += self._outputs(p)
+            self._blocks.append(slice(first, len(self._made)))
+        self._place = {name: at for at, (name, _) in enumerate(self._made)}
         self._schedule = self._schedule_values()
         self._inputs = ModelInputs(plan, self._made, inputs, raw, indicators=indicators)
         self.features = self._inputs.features
@@ -215,26 +236,20 @@ class FeatureEngine:
         modes : ``(n,) uint8``, marks rows that only read (timers); none do when not given.
         groups : of this batch, where ``group`` has been called already.
         """
-        n = len(batch)
+        n = len(batch.ts)
         groups = self.group(batch) if groups is None else groups
         modes = np.zeros(n, dtype=np.uint8) if modes is None else modes
-        columns = _Columns(batch.ts, self.utc_offset_s)
-        columns.update(batch.texts)
-        columns.update(batch.entities)
-        columns["type"] = batch.type
         made = filled(n * len(self._made), np.nan).reshape(n, len(self._made))
-        loaded = {layout.name: self._load(layout, groups[layout.key], batch.ts) for layout in self.plan.layouts}
-        sent: dict[str, list[FloatMatrix]] = {
-            each.name: [] for each in self.plan.layouts if self._is_side(each) and each.fed_by == kernel.EVENT
-        }
+        columns = _Columns(batch, self.utc_offset_s, made, self._place)
+        loaded = {name: self._load(layout, groups[layout.key], batch.ts) for name, layout in self._layouts.items()}
+        sent: dict[str, list[FloatMatrix]] = {name: [] for name in self._side}
         with np.errstate(all="ignore"):  # what is undefined becomes NaN, that is missing
-            columns.update({name: self.readings.clean(name, values) for name, values in batch.numbers.items()})
+            for name, values in batch.numbers.items():
+                columns[name] = self.readings.clean(name, values)
             self._run_passes(batch.ts, modes, columns, loaded, groups, sent, made)
             masks = self._label_masks(columns, n)
-        if n:
-            for name, rows in loaded.items():
-                if self._layouts[name].fed_by == kernel.EVENT and not self._is_side(self._layouts[name]):
-                    rows.save()
+        for name in self._own if n else ():
+            loaded[name].save()
         updates = {name: np.concatenate(values).T for name, values in sent.items()}
         return FeatureBlock(self._inputs.matrix(columns, made), masks, columns, updates)
 
@@ -258,8 +273,7 @@ class FeatureEngine:
         nothing, one = np.zeros(n), filled(n, 1.0)
         self._derive(0, columns, n)
         for k, p in enumerate(self.plan.passes):
-            first, names = self._first_column[k], self._names[k]
-            block = made[:, first : first + len(names)]
+            block = made[:, self._blocks[k]]
             if isinstance(p, WindowPass):
                 # Labels bring their own values and masks; those of events are not used, nor computable this early.
                 values = np.zeros((len(p.values), n)) if p.fed_by == kernel.LABEL else _value_matrix(p, columns, n)
@@ -268,7 +282,6 @@ class FeatureEngine:
                     sent[p.layout].append(values)
             else:
                 self._run_detector(p, columns, ts, modes, groups[p.key], block)
-            columns.update(zip(names, block.T, strict=True))
             self._derive(k + 1, columns, n)
 
     def _derive(self, stage: int, columns: _Columns, n: int) -> None:

@@ -37,15 +37,12 @@ def _value(column, mode, values, y, i):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def run_rows(
-    f64,
-    f32,
-    u32,
+    rows,
     slots,
     ts,
     modes,
     fed_by,
     values,
-    bits,
     y,
     unit,
     rings,
@@ -60,16 +57,18 @@ def run_rows(
 
     Parameters
     ----------
-    f64, f32, u32 : (K, W / 8), (K, W / 4), (K, W / 4), three views of the same packed rows; changed in place.
+    rows : (K, W) uint8, packed rows; changed in place.
     slots : (n,) int64, row of each record, -1 where it names no entity (its features are NaN).
     ts : (n,) float64, event time; for label rows the time at which the label became known.
     modes : (n,) uint8, EVENT, READ (a timer looks, nothing changes) or LABEL.
     fed_by : EVENT or LABEL, the kind of row that updates this pass's aggregates.
-    values : (V, n) float64, columns that aggregates take values or ``where`` masks from; ``bits`` its int64 view.
+    values : (V, n) float64, columns that aggregates take values or ``where`` masks from.
     y : (n,) float64, the label's value (or its change, for a correction); ``unit (n,)`` 1, or 0 for a correction.
     rings, widths, priors, scalars, decays, features : the pass's tables; without ``features`` rows are only updated.
     out : (n, C) float64, filled for EVENT and READ rows.
     """
+    # Viewed here: of few rows, arrays that are handed over cost more than what is done with them.
+    f64, f32, u32, bits = rows.view(np.float64), rows.view(np.float32), rows.view(np.uint32), values.view(np.int64)
     n_rings, n_scalars, n_features = rings.shape[0], scalars.shape[0], features.shape[0]
     stats = np.zeros((n_rings, d.TOTALS))
     counted = np.zeros(n_rings)

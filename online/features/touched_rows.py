@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +49,9 @@ def group(ids: Sequence[str | None]) -> Grouping:
     """Group records by their identifiers, ``None`` for no entity."""
     # No entity has a slot like any other key: then one look-up a record is enough.
     slot_of: dict[str | None, int] = {None: -1}
-    slots: IntVector = np.fromiter(
-        (slot_of.setdefault(key, len(slot_of) - 1) for key in ids), dtype=np.int64, count=len(ids)
-    )
+    slots: IntVector = np.array([slot_of.setdefault(key, len(slot_of) - 1) for key in ids], dtype=np.int64)
     del slot_of[None]
-    return Grouping([key for key in slot_of if key is not None], slots)
+    return Grouping(cast("list[str]", [*slot_of]), slots)
 
 
 class LoadedRows:
@@ -77,8 +76,6 @@ class LoadedRows:
         touches: bool = True,
     ) -> None:
         self._living = LivingRows(store, table, grouping.keys, grouping.slots, ts, kept_s, touches=touches)
-        rows = self._living.rows
-        self._views = (rows.view(np.float64), rows.view(np.float32), rows.view(np.uint32))
 
     def run(
         self,
@@ -93,7 +90,7 @@ class LoadedRows:
         """One kernel call: ``values (V, n)``; features go to ``out (n, C)``, and are not computed without one."""
         features = p.table if out is not None else p.table[:0]
         kernel.run_rows(
-            *self._views, self._living.slots, ts, modes, p.fed_by, values, values.view(np.int64), y, unit,
+            self._living.rows, self._living.slots, ts, modes, p.fed_by, values, y, unit,
             p.rings, p.widths, p.priors, p.scalars, p.decays, features, np.empty((0, 0)) if out is None else out,
         )  # fmt: skip
 

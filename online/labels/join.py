@@ -97,6 +97,11 @@ class LabelJoiner:
         return self._index.watermark
 
     @property
+    def no_pairs(self) -> JoinResult:
+        """What a call joins that joins nothing."""
+        return self._logged.examples(NO_PAIRS)
+
+    @property
     def cap(self) -> int | None:
         """At most so many rows for now, besides ``policy.max_rows``: what memory allows."""
         return self._index.cap
@@ -211,14 +216,9 @@ class LabelJoiner:
         return self._logged.examples(pairs), at_label[of]
 
     def _logged_now(
-        self,
-        predictions: PredictionBatch,
-        extra: FloatMatrix | None,
-        entities: dict[str, list[str | None]],
-        marks: FloatVector | None,
-        offsets: IntVector | None,
-        ripens_s: FloatVector | None,
-    ) -> tuple[JoinResult, int, IntVector]:
+        self, predictions: PredictionBatch, extra: FloatMatrix | None, entities: dict[str, list[str | None]],
+        marks: FloatVector | None, offsets: IntVector | None, ripens_s: FloatVector | None,
+    ) -> tuple[JoinResult, int, IntVector]:  # fmt: skip
         """What `log` joins; the number of the first row that is kept, and which of the predictions are ``(k,)``."""
         n, timeless = len(predictions), self.watermark == -np.inf
         texts = self._logged.texts_of(predictions, extra, entities)

@@ -122,3 +122,6 @@ class JoinResult(Batch):
     """``(n,)``: the label is."""
     ripe: BoolVector
     """``(n,)``: it is to be learned now."""
+
+    def __len__(self) -> int:
+        return len(self.examples.event_id)

@@ -153,9 +153,12 @@ class PredictionIndex(NumberedRows):
             return False
         gone = self["state"][: until - self.first] & 3
         self.stats.expired_unlabelled += int(np.count_nonzero(gone == UNLABELLED))
-        self.stats.evicted += max(until - old, 0)
-        if until > old:
-            self.cut_mark = float(self["mark"][until - self.first - 1])
+        marks, most = self["mark"], min(self.most, len(self))
+        # By the row that took its place, not by the newest one: how rows were cut into calls changes no count.
+        early = np.flatnonzero(marks[: len(self) - most] >= marks[most:] - self.policy.keep_s)
+        self.stats.evicted += len(early)
+        if len(early):
+            self.cut_mark = float(marks[early[-1]])
         self.leave(until)
         return True
 

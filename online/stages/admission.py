@@ -289,7 +289,10 @@ class Admission:
 
 def entities_of(batch: EventBatch) -> Sequence[str | None] | None:
     """Whose events they are: the user's or the device's, whoever the stream is about; ``None`` where nobody knows."""
-    return next((batch.entities[column] for column in _SENDERS if column in batch.entities), None)
+    for column in _SENDERS:
+        if column in batch.entities:
+            return batch.entities[column]
+    return None
 
 
 def _senders(batch: EventBatch, rows: IntVector) -> Sequence[str | None]:

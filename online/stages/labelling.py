@@ -47,6 +47,7 @@ from weir.online.stages.label_updates import updates_of
 from weir.online.stages.lane_threshold import threshold_of
 from weir.online.stages.reasons_full import FullReasons
 from weir.online.stages.retrain_policy import RetrainAsked, RetrainTrigger
+from weir.online.stages.row_log import RowLog
 from weir.online.stages.seen import SeenPredictions
 from weir.online.stages.stateful import Anew, Counts, Stateful, capture_parts, restore_fitting, snapshot_parts
 from weir.online.task.column_plan import columns_of
@@ -102,24 +103,16 @@ class LabellingStage:
     """
 
     def __init__(
-        self,
-        task: TaskSpec,
-        features: tuple[str, ...],
-        masks: int,
-        secondary: tuple[str, ...],
-        contributions: Contributions,
-        *,
-        share: float = 1.0,
-        dedupe: bool = True,
-        lane: str = "",
+        self, task: TaskSpec, features: tuple[str, ...], masks: int, secondary: tuple[str, ...],
+        contributions: Contributions, *, share: float = 1.0, dedupe: bool = True, lane: str = "",
         max_step: float = MAX_STEP,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.task, self._contributions, self._key = task, contributions, task.key
         self.time = EventTime(max_step)
         # The threshold in force is the one thing noted with a score that its record does not carry.
-        self.joiner = LabelJoiner(
-            task.labels.join, len(features), 1 + masks, secondary, unlogged=1, matures=task.labels.matures
-        )
+        self._matures = task.labels.matures
+        joiner = LabelJoiner(task.labels.join, len(features), 1 + masks, secondary, unlogged=1, matures=self._matures)
+        self.log = RowLog(joiner)
         self._feeds = label_feeds(task.entities)
         self._sampler = NegativeSampler(task.labels.negative_rate, task.name)
         self.seen = SeenPredictions() if dedupe else None
@@ -159,13 +152,17 @@ class LabellingStage:
         # Before typical values take the rows in: those as of a row count the rows up to it by themselves.
         out.scored, out.thresholds = scored, self._decide(scored, marks, out)
         self.typical.update(p.features)
-        noted = side_by_side(out.thresholds, scored.masks)
-        joined = self.joiner.log(p, noted, scored.entities, marks, scored.offsets, self._ripens_s(p), between=between)
+        joined = self.log.log(scored, out.thresholds, marks, self._ripens_s(p), between=between)
         self.counts.scored += len(scored)
         if self.drift is not None:
             out.detections += self.drift.update(marks, side_by_side(scored.watched, p.score))
         self._learn(joined, out)
         return out
+
+    @property
+    def joiner(self) -> LabelJoiner:
+        """Where scores meet their labels."""
+        return self.log.joiner
 
     @property
     def learns_between(self) -> bool:
@@ -304,7 +301,7 @@ class LabellingStage:
     def _ripens_s(self, p: PredictionBatch) -> FloatVector | None:
         """After what event time each is learned at the earliest."""
         labels = self.task.labels
-        if not labels.matures:
+        if not self._matures:
             return None
         if isinstance(labels.matures_after, str):
             told = p.features[:, self._features.index(labels.matures_after)]
@@ -337,8 +334,9 @@ class LabellingStage:
         joined = joined.where(joined.ripe)
         e, known = joined.examples, joined.label_ts_known
         out.updates = updates_of(told, self._feeds, self._key)
-        if len(e):
-            self.counts.labelled += len(e)
+        n = len(e)
+        if n:
+            self.counts.labelled += n
             self.evaluation.update(e, joined.extra[:, 0], self.joiner.watermark if marks is None else marks)
             self.threshold.update_labels(e.score, e.y, e.weight, e.correction)
             if self.rate_drift is not None and marks is None:
@@ -346,9 +344,9 @@ class LabellingStage:
             # Sampled last: metrics, drift and windows are of all labels, whatever a model is shown.
             learned = self._sampler.sample(e)
             out.examples += [learned] if len(learned) else []
-        if marks is None and (len(e) or out.detections):
-            now = max(self.joiner.watermark, float(known.max()) if len(e) else -np.inf)
-            out.requests += self._trigger.update(now, len(e), out.detections)
+        if marks is None and (n or out.detections):
+            now = max(self.joiner.watermark, max(known.tolist(), default=-np.inf))
+            out.requests += self._trigger.update(now, n, out.detections)
 
     def snapshot(self) -> bytes:
         """Everything it remembers but what can be read back, as MessagePack."""

@@ -16,6 +16,7 @@ from weir.online.decisions.alert_state import AlertState
 from weir.online.drift.detection import Detection
 from weir.online.features.store import FeatureStore
 from weir.online.intake_policy import MAX_STEP
+from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinResult
 from weir.online.stages.labelling import LabellingStage, LabelOutput
 from weir.online.stages.retrain_policy import RetrainAsked
@@ -66,10 +67,15 @@ class TaskPipeline:
             task, shape.features, shape.masks, shape.secondary, lambda x, _: learner.contributions(x), dedupe=False,
             max_step=max_step,
         )  # fmt: skip
-        self.joiner, self.threshold, self.book = self.labelling.joiner, self.labelling.threshold, self.labelling.book
+        self.threshold, self.book = self.labelling.threshold, self.labelling.book
         self.evaluation = self.labelling.evaluation
         self.on_scored: Callable[[ScoredBatch], object] | None = None
         """Shown scores before anything follows from them: the model, and what is typical, are those of then."""
+
+    @property
+    def joiner(self) -> LabelJoiner:
+        """Where scores meet their labels."""
+        return self.labelling.joiner
 
     @property
     def scored(self) -> int:

@@ -21,6 +21,7 @@ from weir.online.batch import (
     PredictionBatch,
     ScoredBatch,
     UpdateBatch,
+    whole,
 )
 from weir.online.codec.judge import cut
 from weir.online.errors import TaskError
@@ -276,7 +277,7 @@ class ScoringStage:
         score, version = self.model.score(x)
         if version == 0 and self._prior is not None:
             score = np.full(len(x), self._prior)
-        return self._with_scores(featured, block, x, score, np.full(len(rows), version, dtype=np.int64))
+        return self._with_scores(featured, block, x, score, whole(len(rows), version))
 
     def _with_scores(
         self, featured: FeaturedBatch, block: FeatureBlock, x: FloatMatrix, score: FloatVector, versions: IntVector
@@ -298,6 +299,8 @@ class ScoringStage:
         )
 
     def _scored_rows(self, prepared: PreparedBatch) -> IntVector:
+        if self.timers is None:  # all are events
+            return np.arange(len(prepared.modes))
         rows: IntVector = (prepared.modes == (kernel.READ if self._on_timers else kernel.EVENT)).nonzero()[0]
         return rows
 

@@ -38,7 +38,7 @@ from weir.streams.errors import UsageError
 from weir.streams.offline_models.model_updates import decode_updates
 from weir.streams.offline_models.serving import FullModels
 from weir.streams.outputs import dead_letter, ranked_records, records_of
-from weir.streams.records import RefusedRecord, oversized
+from weir.streams.records import TS, RefusedRecord, oversized
 from weir.streams.reject_limit import RejectLimit, RejectPolicy
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class EmbeddedHost:
         ``decoded`` is what `decode` gave for exactly these records, where the caller has it already.
         """
         # The log's time, no clock's: a replay stamps its outputs as the first run did.
-        now = max(record.ts for record in batch.records)
+        now = max(map(TS, batch.records))
         if batch.topic == topics.LABELS:
             outcome = self._labels(batch, now, decoded)
         elif batch.topic == topics.MODEL_UPDATES:
@@ -245,7 +245,7 @@ class EmbeddedHost:
         s = self.stats
         s.predictions += len(out.predictions) if out.predictions is not None else 0
         s.alerts += len(out.alerts)
-        s.examples += sum(len(e) for e in out.examples)
+        s.examples += sum(map(len, out.examples))
         s.detections += len(out.detections)
         s.requests += len(out.requests)
         if self._observe is not None:
@@ -268,6 +268,8 @@ class EmbeddedHost:
         """
         if self._checkpoints is None:
             raise UsageError("the host keeps no state; give it a directory of checkpoints")
+        for pipeline in self.pipelines.values():
+            pipeline.labelling.log.settle()  # here: it calls compiled code, whose locks a child of a fork must not take
         done: Future[None] = Future()
         # Here, between two batches; syncing and waiting for the child are for the thread.
         put_in_place = self._checkpoints.fork(lambda: self._state(extra))
@@ -362,4 +364,4 @@ def _values(batch: LoggedBatch) -> list[bytes]:
 
 
 def _arrived(batch: LoggedBatch) -> FloatVector:
-    return np.array([r.ts for r in batch.records], dtype=np.float64)
+    return np.array([*map(TS, batch.records)], dtype=np.float64)

@@ -9,7 +9,6 @@ One thread appends and cuts. Any thread may read, by sequence or by place, and s
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from weir.streams.embedded.log_frames import LoggedBatch
 from weir.streams.embedded.log_segments import Lanes, read_directory
 from weir.streams.embedded.segment_store import SegmentStore
 from weir.streams.errors import RecordsDropped
-from weir.streams.records import Record
+from weir.streams.records import TS, Record
 
 __all__ = ["EmbeddedLog", "LoggedBatch", "read_directory"]
 
@@ -43,7 +42,7 @@ class MemoryBatches:
         """Append batches."""
         for batch in batches:
             lane = batch.topic, batch.partition
-            newest = max(record.ts for record in batch.records)
+            newest = max(map(TS, batch.records))
             self._batches.append(batch)
             self.lanes[lane] = batch.next_offset, max(newest, self.lanes.get(lane, (0, newest))[1])
             self.next_seq = batch.seq + 1
@@ -89,7 +88,8 @@ class MemoryBatches:
                     yield batch
 
     def _at(self, seq: int) -> int:
-        return bisect.bisect_left(self._batches, seq, key=lambda b: b.seq)
+        """The place of a batch; they are numbered one by one, and leave at both ends alone."""
+        return min(max(seq - self.first_seq, 0), len(self._batches))
 
 
 class EmbeddedLog:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from weir.online.batch import FloatVector, longer
 from weir.online.errors import UNREADABLE, StateError
-from weir.online.event_time import WITNESSES
+from weir.online.event_time import WITNESSES, extremes
 from weir.online.features.compact_rows import compact, expand
 from weir.online.features.store import SPARE
+from weir.online.jit import plain
 
 
 class _Table:
@@ -120,7 +121,7 @@ class MemoryFeatureStore:
         slots = t.slots(keys)
         t.slab[slots] = rows
         t.updated[slots] = np.maximum(t.updated[slots], seen)  # a late batch does not shorten a life
-        t.sweep(float(seen.max()) if isinstance(seen, np.ndarray) else seen)
+        t.sweep(extremes(plain(seen))[1] if isinstance(seen, np.ndarray) else seen)
 
     def row(self, table: str, key: str) -> tuple[bytes, float] | None:
         """One row and the event time of its last change; ``None`` without one."""

@@ -56,8 +56,7 @@ def run(engine: FeatureEngine, rows: list[Row], cuts: list[int]) -> dict[str, li
     """Columns of all rows, processed in pieces that end at ``cuts``."""
     edges = sorted({0, len(rows), *(c for c in cuts if c < len(rows))})
     blocks = [engine.process(batch_of(rows[a:b])) for a, b in pairwise(edges)]
-    names = [name for name in blocks[0].columns if "." in name]
-    return {name: [v for block in blocks for v in column(block, name)] for name in names}
+    return {name: [v for block in blocks for v in column(block, name)] for name in engine.made}
 
 
 def column(block: FeatureBlock, name: str) -> list[float]:

@@ -14,7 +14,7 @@ from weir.online.codec.wire import FEATURE_MAX
 from weir.online.decisions.histogram import bin_edges, bin_of
 from weir.online.event_time import extremes
 from weir.online.features.model_inputs import _show
-from weir.online.features.timecolumns import DAY_S, time_column
+from weir.online.features.timecolumns import DAY_S, time_columns
 from weir.online.jit import plain
 
 odd = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e18, -1e19, 3.5])
@@ -31,7 +31,7 @@ def test_time_columns(offset: float) -> None:
     defined = {"day": day, "hour": second / 3_600.0, "weekday": (day + 3) % 7}
     defined |= {"weekend": ((day + 3) % 7 >= 5) * 1.0, "night": (second < 7 * 3_600.0) * 1.0, "ts": ts}
     for name, values in defined.items():
-        assert time_column(name, ts, offset).tobytes() == values.tobytes(), name
+        assert time_columns(ts, offset)[name].tobytes() == values.tobytes(), name
 
 
 @given(matrices)
