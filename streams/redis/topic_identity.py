@@ -116,7 +116,8 @@ def other_partitions(held: str | None, partitions: int) -> str:
     return (
         f"topics keyed by entity have {partitions} partitions, the stored state was made with {held}: entities whose "
         "partition changed would start from nothing. Stop the workers and run 'weir features rebuild', which fills the "
-        f"rows from what Kafka still has; or go back to topics of {held} partitions"
+        "rows from what Kafka still has, and brings what waits for labels to its new partition; or go back to topics "
+        f"of {held} partitions"
     )
 
 

@@ -24,6 +24,7 @@ from tests.integration.streamed import DAY, KeyValue, content, simulated, unique
 from tests.integration.test_topic_identity import more_partitions
 from tests.integration.worker_process import Watcher, Worker, run_weir
 from weir.streams.config import topics
+from weir.streams.kafka.partitioners import partitions_of_text
 
 pytestmark = pytest.mark.integration
 
@@ -127,7 +128,7 @@ def test_labels_that_come_after_more_partitions_are_learned_once_though_the_rebu
             watcher.send(topics.LABELS, some[1])
             watcher.settle(worker)
         assert worker.end() == 0
-        rows = rows_of(watcher)
+        rows = rows_of(watcher, BEFORE)
     opened = {alert["alert_id"] for alert in alerts(deployment)}
     opened -= {alert["alert_id"] for alert in alerts(deployment) if alert["status"] == "resolved"}
     assert len(opened) > 3, "alerts are open"
@@ -144,7 +145,7 @@ def test_labels_that_come_after_more_partitions_are_learned_once_though_the_rebu
         assert built.status == 0, built.err
     assert "predictions that wait" not in built.err
     with Watcher(deployment) as watcher:
-        assert rows_of(watcher) == rows, "whoever's partition changed has the same windows there"
+        assert rows_of(watcher, AFTER) == rows, "whoever's partition changed has the same windows there"
         with Worker(deployment, tmp_path / "after.log") as worker:
             watcher.send(topics.LABELS, labels[half:])
             watcher.settle(worker)
@@ -207,6 +208,12 @@ def test_what_a_killed_worker_had_not_done_is_done_after_more_partitions(
     assert all(features == predicted[t, e][0] for t, e, _, _, features in made), "the first prediction counts"
 
 
-def rows_of(watcher: Watcher) -> dict[str, tuple[int, bytes]]:
-    """What every row says, wherever it is: by table and entity."""
-    return {key.split("}:", 1)[1]: row for key, row in content(watcher.rows()).items()}
+def rows_of(watcher: Watcher, partitions: int) -> dict[str, tuple[int, bytes]]:
+    """What every row says, by table and entity; each is where workers look for it, as of so many partitions."""
+    found = {}
+    for key, row in content(watcher.rows()).items():
+        lane, name = key.split("}:", 1)
+        entity = name.split(":", 1)[1]
+        assert int(lane.rsplit("-", 1)[1]) == partitions_of_text([entity], partitions)[0], key
+        found[name] = row
+    return found

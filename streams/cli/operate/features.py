@@ -159,7 +159,8 @@ def rebuild_command(
 ) -> None:
     """Fill an emptied store again from Kafka, up to the offsets the workers have completed.
 
-    Stop the workers first. It reads the events and updates that Kafka still
+    Stop the workers first, and name every task that they run: what is stored
+    of others is cleared. It reads the events and updates that Kafka still
     has, oldest first, and writes rows and positions as the workers would
     have; windows that reach back further than the topics' retention stay
     shorter until events fill them. What waits for labels stays as it is, and
