@@ -83,6 +83,12 @@ def test_a_shadow_a_promotion_a_corrupt_artefact_a_rollback_and_a_restart(
         assert versions(fleet.step(watcher, worker)) == {(first, 0)}
         assert worker.end() == 0
     assert "Traceback" not in log.read_text()
+    # By the registry the last of the three is in the shadow and none serves: what was told above was not noted.
+    check = run_weir(fleet.deployment, "worker", "--check")
+    words = " ".join(check.out.split())
+    assert (check.status, "weir models promote spend 1 --to archived" in words) == (0, True), check.out + check.err
+    models.registry.set_stage("spend", first, "champion", at=2.0)
+    models.registry.set_stage("spend", bad, "archived", at=3.0)
     check = run_weir(fleet.deployment, "worker", "--check")
     assert (check.status, "version 1 on cpu" in check.out) == (0, True), check.out + check.err
     # Noted and not told, as by somebody who was killed in between.
