@@ -3,7 +3,8 @@
 Kept in one hash, ``<prefix>:{identity}``: ``partitions`` is the number that keys were spread over, and a place such as
 ``user-events-3`` has the id (a UUID of Kafka's) of the topic that the positions of that partition are in. A field such
 as ``table:fraud.user`` is the schema of the rows that have the table's plain name; rows of another lie beside them.
-While a rebuild is under way, or was killed, ``rebuild:user-events-3`` is the offset up to which it fills a partition.
+While a rebuild is under way, or was killed, a hash of its own, ``<prefix>:{identity}:rebuild``, has by place the offset
+up to which it fills a partition.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from weir.streams.redis.client import RedisClient
 from weir.streams.redis.stored_rows import Lane, place_of
 
 _PARTITIONS: Final = "partitions"
-_REBUILD: Final = "rebuild:"
 _ANEW: Final = {
     topics.PREDICTIONS: "stop the workers and run 'weir features rebuild'",
     topics.EXAMPLES: "delete the stored models (keys PREFIX:{models}:*), which learn anew, then weir topics accept "
@@ -37,6 +37,7 @@ class StoredIdentity:
 
     def __init__(self, link: RedisClient) -> None:
         self._link, self._key = link, f"{link.prefix}:{{identity}}"
+        self._rebuild = f"{self._key}:rebuild"
 
     async def load(self) -> dict[str, str]:
         """Everything, by field."""
@@ -88,16 +89,14 @@ class StoredIdentity:
 
     async def fill_up_to(self, lane: Lane, offset: int) -> int:
         """Note where a rebuild ends; where one that was killed was to end, if that is further."""
-        field = f"{_REBUILD}{place_of(lane)}"
-        held = await self._link.execute("HGET", self._key, field)
+        held = await self._link.execute("HGET", self._rebuild, place_of(lane))
         further = max(offset, int(held or 0))
-        await self.store({field: str(further)})
+        await self._link.execute("HSET", self._rebuild, place_of(lane), str(further))
         return further
 
     async def filled(self) -> None:
         """The rebuild is done."""
-        for field in [field for field in await self.load() if field.startswith(_REBUILD)]:
-            await self._link.execute("HDEL", self._key, field)
+        await self._link.execute("DEL", self._rebuild)
 
     async def accept(self, lane: Lane, identity: TopicIdentity) -> None:
         """From now on the positions of a partition are of this topic."""
