@@ -56,10 +56,8 @@ class Store:
     async def execute(self, command: str, *of: Any, **__: object) -> Any:
         if command == "HSET":
             self.noted[of[1]] = of[2].encode()
-        if command == "HDEL":
-            del self.noted[of[1]]
-        if command == "HGETALL":
-            return [word for field, value in self.noted.items() for word in (field.encode(), value)]
+        if command == "DEL":
+            self.noted.clear()
         if command == "HGET":
             return self.noted.get(of[1])
         return {"SCAN": (b"0", []), "UNLINK": 0, "GET": self.record}.get(command)
