@@ -43,7 +43,8 @@ def browser(_chromium: Browser, served: Served) -> Iterator[Browser]:
 
     A test that provokes an error (a refusal, a service that is gone) reads ``errors()`` itself.
     """
-    served.ensure()
+    if isinstance(served, Served):  # a module may have another service, in a thread
+        served.ensure()
     _chromium.base = served.url
     _chromium.driver.get("about:blank")  # whatever a test left on its page is no page that is waited for
     _chromium.prefer("light")
