@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
+from benchmarks.layout import measure
+
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("streams", "online", "models")
 MODULES = sorted(p for layer in LAYERS for p in (ROOT / layer).rglob("*.py"))
@@ -277,3 +279,11 @@ def test_what_the_service_answers_and_its_client_reads_is_declared_once() -> Non
     client, service = classes("streams/client"), classes("streams/service")
     assert len(client) > 4
     assert {name for name in client & service if not name.startswith("_")} == set()
+
+
+def test_no_folder_outgrows_a_look_and_names_say_what_they_are() -> None:
+    found = measure(ROOT)
+    assert found["files in the largest folder"] <= 18, "find a room for the newest of its files"
+    assert found["file names used more than once"] <= 20
+    assert found["classes named by a participle"] == 0, "name what it is, not what was done to it"
+    assert found["comment lines in 100"] >= 2.5

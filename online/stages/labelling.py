@@ -40,6 +40,7 @@ from weir.online.intake_policy import MAX_STEP
 from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinResult
 from weir.online.labels.logged_predictions import RowsToRead
+from weir.online.labels.row_log import RowLog
 from weir.online.labels.sampling import NegativeSampler
 from weir.online.mistakes import did_you_mean
 from weir.online.stages.evaluation import Evaluation
@@ -47,7 +48,6 @@ from weir.online.stages.label_updates import updates_of
 from weir.online.stages.lane_threshold import threshold_of
 from weir.online.stages.reasons_full import FullReasons
 from weir.online.stages.retrain_policy import RetrainAsked, RetrainTrigger
-from weir.online.stages.row_log import RowLog
 from weir.online.stages.seen import SeenPredictions
 from weir.online.stages.stateful import Anew, Counts, Stateful, capture_parts, restore_fitting, snapshot_parts
 from weir.online.task.column_plan import columns_of

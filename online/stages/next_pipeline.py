@@ -6,8 +6,8 @@ import numpy as np
 
 from weir.online.batch import EventBatch, RankedBatch
 from weir.online.errors import TaskError
+from weir.online.metrics.input_watch import InputWatch
 from weir.online.ranking.next_ranker import NextRanker
-from weir.online.stages.input_watch import InputWatch
 from weir.online.stages.stateful import Anew, restore_fitting, restore_parts, snapshot_parts
 from weir.online.task.next_spec import NextTask
 

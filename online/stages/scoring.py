@@ -34,8 +34,8 @@ from weir.online.intake_policy import MAX_STEP
 from weir.online.labels.repeated_silence import EVENT_MARK, timers_of
 from weir.online.labels.silence import TimerOutput
 from weir.online.learners.online_model import OnlineModel
+from weir.online.metrics.input_watch import InputWatch
 from weir.online.stages.full_states import score_full
-from weir.online.stages.input_watch import InputWatch
 from weir.online.stages.merge import insert_timers
 from weir.online.task.column_plan import columns_of
 from weir.online.task.full_spec import FullScorer, columns, full_matrix, logged_matrix, usable

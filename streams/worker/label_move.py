@@ -22,13 +22,13 @@ from weir.online.codec.decode import decode_labels
 from weir.online.codec.predictions import decode_scored
 from weir.online.digests import Digests
 from weir.online.labels import moved_rows
-from weir.online.stages.moved_lanes import HeldLane, divide
 from weir.streams.config import topics
 from weir.streams.errors import StateError
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.worker.labelling.label_partition import LabelLane
+from weir.streams.worker.labelling.moved_lanes import HeldLane, divide
 from weir.streams.worker.partitions import LaneHost
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from faust.types import TP
 from weir.online.batch import ScoredBatch
 from weir.online.codec.predictions import ScoredShape
 from weir.online.features.store import FeatureStore
+from weir.online.metrics.input_watch import InputWatch
 from weir.online.stages.dedupe import bytes_for
-from weir.online.stages.input_watch import InputWatch
 from weir.online.stages.labelling import LabellingStage
 from weir.online.stages.scoring import ScoringStage
 from weir.online.stages.seen import REMEMBERED as PREDICTIONS

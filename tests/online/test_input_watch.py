@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from weir.online.batch import EventBatch
-from weir.online.stages.input_watch import SEEN, InputWatch
+from weir.online.metrics.input_watch import SEEN, InputWatch
 
 
 def events(n: int, amount: float = np.nan, country: str | None = None) -> EventBatch:

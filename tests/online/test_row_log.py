@@ -10,7 +10,7 @@ import pytest
 from weir.online.batch import LabelBatch, PredictionBatch, ScoredBatch, side_by_side
 from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinPolicy, JoinResult
-from weir.online.stages.row_log import TOGETHER, RowLog
+from weir.online.labels.row_log import TOGETHER, RowLog
 
 APART_S = 10.0
 ROWS = 700

@@ -28,7 +28,7 @@ from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import find_rows, list_alerts, outcomes_of, standing_values
 from weir.streams.service.store.case_rules import VALUES, AlertRow
 from weir.streams.service.store.database import in_thread
-from weir.streams.service.store.owed_labels import Owed
+from weir.streams.service.store.owed_labels import LabelDebt
 from weir.streams.service.store.projector import Projector
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class Cases:
             except (SQLAlchemyError, WeirError) as exc:
                 log.warning("labels of verdicts still wait to be sent: %s", in_words(exc).splitlines()[0])
 
-    async def _send(self, owed: Owed) -> None:
+    async def _send(self, owed: LabelDebt) -> None:
         await self._say(owed.labels)
         if owed.settled:
             await self.ask(owed_labels.forget, owed.settled)

@@ -25,7 +25,7 @@ GIVE_UP_S: Final = 900.0
 """A case event that is not in the tables after so long never got into the log: its caller was told so."""
 
 
-class Owed(NamedTuple):
+class LabelDebt(NamedTuple):
     """What is to be sent now, and the case events that are then settled."""
 
     labels: list[Record]
@@ -41,21 +41,21 @@ def note(c: Connection, labels: Mapping[str, tuple[str, Sequence[Record]]], now:
     upsert(c, table, rows)
 
 
-def owed_of(c: Connection, alert_ids: Sequence[str], now: float) -> Owed:
+def owed_of(c: Connection, alert_ids: Sequence[str], now: float) -> LabelDebt:
     """Of some alerts, all that is owed and known to count: in the order of the verdicts, the newest of which wins."""
     return _owed(c, select(table).where(table.c.alert_id.in_(alert_ids)), now)
 
 
-def left_behind(c: Connection, now: float) -> Owed:
+def left_behind(c: Connection, now: float) -> LabelDebt:
     """What somebody left: of each such alert all, as above."""
     late = select(table.c.alert_id).where(table.c.at < now - WAIT_S)
     return _owed(c, select(table).where(table.c.alert_id.in_(late)), now)
 
 
-def _owed(c: Connection, query: Any, now: float) -> Owed:
+def _owed(c: Connection, query: Any, now: float) -> LabelDebt:
     rows = c.execute(query.order_by(table.c.at, table.c.case_event_id)).all()
     outcomes = outcomes_of(c, [row.case_event_id for row in rows])
-    found = Owed([], [])
+    found = LabelDebt([], [])
     for row in rows:
         if row.case_event_id in outcomes:
             found.settled.append(row.case_event_id)

@@ -25,8 +25,8 @@ from weir.online.labels.logged_predictions import RowsToRead
 from weir.online.labels.moved_rows import JoinPart
 from weir.online.labels.places import records_at
 from weir.online.stages.labelling import LabellingStage
-from weir.online.stages.moved_lanes import HeldLane, divide
 from weir.online.task.spec import TaskSpec
+from weir.streams.worker.labelling.moved_lanes import HeldLane, divide
 
 BEFORE, AFTER = {"a": 0, "b": 1}, {"a": 2, "b": 0}
 """The partition of each entity: of two, then of three."""
