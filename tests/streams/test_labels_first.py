@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tests.online.stages_apart import labelling_of
+from tests.streams.label_lanes import Steps
 from tests.streams.lane_context import Context
 from tests.streams.purchase_tasks import BAD
-from tests.streams.test_label_lane import Steps
 from weir.online.batch import LabelBatch, PredictionBatch, ScoredBatch
 from weir.online.stages.labelling import LabellingStage
 from weir.online.task.spec import TaskSpec
