@@ -70,13 +70,14 @@ class Checkpoints:
 
     def _in_child(self, make: Callable[[], bytes], digest: hashlib._Hash, writer: int) -> NoReturn:
         try:
+            # The port and the lock of the directory must be free when the parent ends, whatever the child does then. So
+            # first of all: where it is not its turn for long, a service that is started again would be refused.
+            os.dup2(writer, 3)
+            os.closerange(4, os.sysconf("SC_OPEN_MAX"))
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(_PATIENCE_S)
             gc.disable()  # it would touch, and so copy, every page
             os.nice(10)  # the parent has callers that wait
-            # The port and the lock of the directory must be free when the parent ends, whatever the child does then.
-            os.dup2(writer, 3)
-            os.closerange(4, os.sysconf("SC_OPEN_MAX"))
             _write(self._beside, make(), digest)
             # Past all finalisers: what they would flush and close is the parent's.
             os._exit(0)

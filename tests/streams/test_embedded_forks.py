@@ -104,6 +104,19 @@ def test_a_child_holds_nothing_open_that_a_restart_needs(tmp_path: Path) -> None
     assert [name.partition(":")[0] for name in made.values()] == ["pipe"]
 
 
+def test_a_child_lets_go_before_it_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that waits for its turn would keep the lock of a killed service from the one that takes its place."""
+
+    def gives_way(_: int) -> int:
+        assert not any(_open(n) for n in range(4, 64))
+        return 0
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(os, "nice", gives_way)
+    checkpoints.fork(lambda: b"whole")()
+    assert checkpoints.newest() == b"whole"
+
+
 def _open(number: int) -> bool:
     return os.path.lexists(f"/proc/self/fd/{number}")
 
