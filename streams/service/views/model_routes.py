@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 from pydantic import BaseModel, Field
 
 from weir.models.errors import ModelError, StageConflictError
 from weir.models.registry.registry import Registry, open_files
-from weir.models.registry.stages import ACTIONS, Action
+from weir.models.registry.stages import ACTIONS, Action, StageEntry
 from weir.online.codec.encode import encode_model
 from weir.online.codec.wire import RetrainRequest
 from weir.online.mistakes import did_you_mean
@@ -60,6 +60,8 @@ class RollbackOrder(BaseModel):
 
     to: int | None = Field(default=None, ge=1)
     """A version that served before; the last one without it."""
+    champion: int | None = Field(default=None, ge=1)
+    """The version that serves, as the caller saw it: the same request again goes back no further."""
     why: str = Field(default="", max_length=2_000)
 
 
@@ -162,60 +164,81 @@ class Models(View):
         self._task(caller, task)
         why = f"{order.why} ({caller.name})".strip()
 
-        def change(held: Registry) -> tuple[int, Action]:
+        def change(held: Registry) -> _Change:
             before = held.stages(task)
             if order.to != "archived":
                 # A damaged one must not serve, and can still be put away.
                 held.verify(task, version)
             # Of two people who move versions at once one is told so (409), and looks again.
-            held.set_stage(task, version, order.to, at=time.time(), expect=before.seq, why=why)
-            return version, ACTIONS[order.to]
+            after = held.set_stage(task, version, order.to, at=time.time(), expect=before.seq, why=why)
+            stays = after.seq == before.seq and order.to == "champion"
+            # Told as a promotion, it would leave the version that was rolled back in the shadow.
+            rolled = stays and _how_it_came(held.history(task))[0] == "rollback"
+            return _Change([(version, "rollback" if rolled else ACTIONS[order.to])])
 
         return await self._moved(task, change)
 
     async def rollback(self, task: str, order: RollbackOrder, caller: Caller = needs("models:write")) -> dict[str, Any]:
         """Return to the champion before; the one that serves now is archived.
 
-        Of a rollback that the workers were not told of, they are told, and no version more is gone back.
+        Of a rollback that the workers were not told of, they are told, and no version more is gone back. So it is too
+        where ``champion`` names the version that was gone back from: whoever does not know what became of a request
+        sends it again.
         """
         self._task(caller, task)
         why, told = f"{order.why} ({caller.name})".strip(), _number(await self._told(), task)
 
-        def change(held: Registry) -> tuple[int, Action]:
-            champion, moves = held.champion(task), held.history(task)
-            untold = bool(moves) and moves[-1].action == "rollback" and champion not in (None, told)
-            if champion is not None and untold and order.to in (None, champion):
-                return champion, "rollback"
-            after = held.rollback(task, at=time.time(), to=order.to, expect=held.stages(task).seq, why=why)
+        def change(held: Registry) -> _Change:
+            stages = held.stages(task)
+            champion, seen = stages.champion, order.champion
+            action, left = _how_it_came(held.history(task))
+            again = action == "rollback" and champion is not None and order.to in (None, champion)
+            if again and (seen == left or (seen is None and champion != told)):
+                assert champion is not None, "a rollback ends with a champion"
+                moves: list[tuple[int, Action]] = [(champion, "rollback")]
+                # Workers drop the shadow with a rollback; one that came since goes on.
+                moves += [(stages.shadow, "shadow")] if stages.shadow is not None else []
+                return _Change(moves if champion != told else [], left)
+            if seen not in (None, champion):
+                raise Problem(
+                    409, "Conflict", f"{task}: v{seen} does not serve, but v{champion}; look again, and name that one "
+                    "where it is to go", parameter="champion", value=seen, limit=champion,
+                )  # fmt: skip
+            after = held.rollback(task, at=time.time(), to=order.to, expect=stages.seq, why=why)
             assert after.champion is not None, "a rollback ends with a champion"
-            return after.champion, "rollback"
+            return _Change([(after.champion, "rollback")], champion)
 
         return await self._moved(task, change)
 
-    async def _moved(self, task: str, change: Callable[[Registry], tuple[int, Action]]) -> dict[str, Any]:
+    async def _moved(self, task: str, change: Callable[[Registry], _Change]) -> dict[str, Any]:
         """Change a stage and tell the workers; what was not told is told by the same request again.
 
         Raises ``Problem`` (503) where the stage is changed, and the workers may not know it.
         """
 
-        def act() -> tuple[Record, dict[str, Any]]:
+        def act() -> tuple[list[Record], dict[str, Any], int | None]:
             held = Registry(self._registry)
             try:
-                version, action = change(held)
+                made = change(held)
             except StageConflictError as error:
                 raise Problem(409, "Conflict", str(error)) from error
             now = time.time()
-            record = Record(task.encode(), encode_model(held.announce(task, version, action, at=now)), now)
+            told = [held.announce(task, version, action, at=now) for version, action in made.to_tell]
             stages = held.stages(task)
-            return record, {"task": task, "champion": stages.champion, "shadow": stages.shadow}
+            document = {"task": task, "champion": stages.champion, "shadow": stages.shadow}
+            return [Record(task.encode(), encode_model(update), now) for update in told], document, made.left
 
         # The stage first, and then the word to the workers: these look the version up where they are told of it.
-        record, document = await asyncio.to_thread(act)
+        records, document, left = await asyncio.to_thread(act)
+        if not records:
+            return document
         try:
-            await self._service.log.append(topics.MODEL_UPDATES, [record])
+            await self._service.log.append(topics.MODEL_UPDATES, records)
         except (BrokerError, Problem) as error:
             words = f"the stage is changed, and the workers may not know it: {error}"
-            fix = "ask for the same once more; GET /v1/models says by `told` whether they know which version serves"
+            # The brokers may still take it: by then a rollback would be one more.
+            again = "" if left is None else f', with "champion": {left}'
+            fix = f"ask for the same once more{again}; `told` of GET /v1/models says whether they know which one serves"
             raise Problem(503, "Workers not told", f"{words}; {fix}", fix=fix, headers={"Retry-After": "2"}) from error
         return document
 
@@ -281,6 +304,30 @@ class Models(View):
         if name not in seen:
             raise Problem(404, "Not found", f"no task {name!r}; {did_you_mean(name, list(seen))}", value=name)
         return seen[name]
+
+
+class _Change(NamedTuple):
+    """What became of the stages of a task."""
+
+    to_tell: Sequence[tuple[int, Action]]
+    """What the workers are to be told: a version, and what it is now."""
+    left: int | None = None
+    """Of a rollback, the version that served before it."""
+
+
+def _how_it_came(moves: Sequence[StageEntry]) -> tuple[Action | None, int | None]:
+    """By which move the version that serves came to serve, and which one served before; of shadows nothing.
+
+    >>> from weir.models.registry.stages import Stages
+    >>> serves = [("promote", 1), ("promote", 2), ("rollback", 1), ("shadow", 1)]
+    >>> made = [StageEntry(at=0, action=a, version=1, by="", stages=Stages(champion=v)) for a, v in serves]
+    >>> _how_it_came(made), _how_it_came([])
+    (('rollback', 2), (None, None))
+    """
+    before = [None, *(entry.stages.champion for entry in moves)]
+    pairs = zip(moves, before, strict=False)
+    changed = [(entry.action, left) for entry, left in pairs if entry.stages.champion != left]
+    return changed[-1] if changed else (None, None)
 
 
 def _number(of: UpdateFold, task: str) -> int | None:

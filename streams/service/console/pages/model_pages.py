@@ -26,7 +26,7 @@ class ModelPages(PageGroup):
         router, read, write = self.router, "models:read", "models:write"
         router.get("/models")(self.models)
         # Before the versions, which would take the word for a number.
-        self.shows("/models/{task}/rollback", "_ask_rollback.html", write, view.task)
+        self.shows("/models/{task}/rollback", "_ask_rollback.html", write, self.ask_rollback)
         self.shows("/models/{task}/{version}", "model.html", read, view.model)
         self.shows("/models/{task}/{version}/ask/{to}", "_ask_move.html", write, view.model)
         router.post("/models/{task}/rollback")(self.rollback)
@@ -60,6 +60,12 @@ class ModelPages(PageGroup):
         order = await said(request, StageOrder)
         after = await self._models.move(task, version, order, caller)
         return done(f"{task} v{version} is {order.to} now. {_serves(after)}")
+
+    async def ask_rollback(
+        self, task: str, champion: int | None = None, caller: Caller = needs("models:write")
+    ) -> dict[str, Any]:
+        """The task, and the version that its person saw serve: the form says it, so that it is sent twice in vain."""
+        return {**await self._models.task(task, caller), "champion": champion}
 
     async def rollback(self, request: Request, task: str, caller: Caller = needs("models:write")) -> Response:
         """Return to the champion before."""
