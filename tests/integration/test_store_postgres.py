@@ -35,7 +35,7 @@ from weir.streams.service.access.scopes import Caller
 from weir.streams.service.console.alert_lists import mark_of, new_since, shown_alerts
 from weir.streams.service.notify import notifier, outbox
 from weir.streams.service.notify.outbox import Entry
-from weir.streams.service.store import owed_labels, projection
+from weir.streams.service.store import owed_labels
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import (
     Sort,
@@ -245,7 +245,7 @@ def test_a_replica_whose_clock_is_wrong_holds_the_lease_as_long_as_any(
     one, two = Projection(postgres), Projection(postgres)
     one.begin("log")
     with monkeypatch.context() as patch:
-        patch.setattr(projection, "time", SimpleNamespace(time=lambda: time.time() + wrong_s))
+        patch.setattr(time, "time", lambda now=time.time: now() + wrong_s)
         assert one.lease("one", 2.0)
     assert not two.lease("two", 10.0)
     eventually(lambda: two.lease("two", 10.0), 10, "the lease ends")
@@ -272,18 +272,42 @@ def test_keys_sessions_and_anchors_are_the_same_on_it(tmp_path: Path, server: st
     engine.dispose()
 
 
-def test_labels_that_are_owed_are_the_same_on_it(postgres: Engine, tmp_path: Path) -> None:
+def test_labels_that_are_owed_are_the_same_on_it(
+    postgres: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = NOW
+    monkeypatch.setattr(owed_labels, "database_time", lambda _: now)
     label = Record("ü".encode(), '{"entity_id":"ü"}'.encode(), NOW)
     for engine in (opened(tmp_path, None), postgres):
         project(engine, some(1, ALERTS))
         with engine.begin() as c:
             (counts, refused), alert_id = ("c0", "unknown"), "fraud:u0:e0"
-            owed_labels.note(c, {counts: (alert_id, [label]), refused: (alert_id, [label])}, NOW)
-            assert owed_labels.owed_of(c, [alert_id], NOW) == ([label], [counts])
-            assert owed_labels.left_behind(c, NOW) == ([], [])
-            assert owed_labels.left_behind(c, NOW + 1e6).settled == [counts, refused], "it never got into the log"
+            now = NOW
+            owed_labels.note(c, {counts: (alert_id, [label]), refused: (alert_id, [label])})
+            assert owed_labels.owed_of(c, [alert_id]) == ([label], [counts])
+            assert owed_labels.left_behind(c) == ([], [])
+            now = NOW + 1e6
+            assert owed_labels.owed_of(c, [alert_id]).settled == [counts], "it may not be in the tables yet"
+            assert owed_labels.left_behind(c).settled == [counts, refused], "it never got into the log"
             owed_labels.forget(c, [counts, refused])
-            assert owed_labels.owed_of(c, [alert_id], NOW) == ([], [])
+            assert owed_labels.owed_of(c, [alert_id]) == ([], [])
+
+
+@pytest.mark.parametrize("wrong_s", [-7_200.0, 7_200.0])
+def test_labels_of_a_replica_whose_clock_is_wrong_are_neither_given_up_nor_left(
+    postgres: Engine, monkeypatch: pytest.MonkeyPatch, wrong_s: float
+) -> None:
+    """Its verdict is in the log, and not in the tables yet; it dies then."""
+    label = Record(b"u0", b'{"entity_id":"u0"}', NOW)
+    with postgres.begin() as c:
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda now=time.time: now() + wrong_s)
+            owed_labels.note(c, {"c0": ("fraud:u0:e0", [label])})
+        assert owed_labels.left_behind(c) == ([], []), "who gave the verdict may send them yet"
+        monkeypatch.setattr(owed_labels, "WAIT_S", -1.0)
+        assert owed_labels.left_behind(c).settled == []
+        project(postgres, some(1, ALERTS))
+        assert [sent.value for sent in owed_labels.left_behind(c).labels] == [label.value]
 
 
 def test_messages_are_decided_and_found_alike(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,9 @@ async def values(client: AsyncClient, n: int) -> list[int]:
 
 
 async def owed(client: AsyncClient) -> Any:
-    return await client.store.cases.ask(owed_labels.left_behind, time.time() + 100.0)  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owed_labels, "WAIT_S", -100.0)
+        return await client.store.cases.ask(owed_labels.left_behind)  # type: ignore[attr-defined]
 
 
 async def judged(client: AsyncClient, alert: dict[str, Any], verdict: str, **headers: str) -> Any:

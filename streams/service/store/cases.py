@@ -113,9 +113,9 @@ class Cases:
         """Let case events happen, and send the labels of each that counts."""
         paired = zip(made, labels, strict=True)
         owed = {event.case_event_id: (event.alert_id, records) for event, records in paired if records}
-        await self.ask(owed_labels.note, owed, time.time())
+        await self.ask(owed_labels.note, owed)
         outcomes = await self.happen(made)
-        await self._send(await self.ask(owed_labels.owed_of, [event.alert_id for event in made], time.time()))
+        await self._send(await self.ask(owed_labels.owed_of, [event.alert_id for event in made]))
         return outcomes
 
     async def send_what_is_owed(self) -> None:
@@ -124,8 +124,8 @@ class Cases:
             await asyncio.sleep(_LOOK_FOR_OWED_S)
             try:
                 # What is not in the tables yet is not known to count.
-                if self._projector.leads and self._projector.trouble is None:
-                    await self._send(await self.ask(owed_labels.left_behind, time.time()))
+                if self._projector.up_to_date:
+                    await self._send(await self.ask(owed_labels.left_behind))
             except (SQLAlchemyError, WeirError) as exc:
                 log.warning("labels of verdicts still wait to be sent: %s", in_words(exc).splitlines()[0])
 

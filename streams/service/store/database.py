@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -142,6 +143,13 @@ async def in_thread(what: Callable[..., _T], *given: Any, within_s: float | None
             return await running
     except TimeoutError:
         raise PoolTimeoutError(f"no answer within {within_s:g} s") from None
+
+
+def database_time(c: Connection) -> float:
+    """Epoch seconds by the clock of the database, which all replicas share: their own may be hours apart."""
+    if c.dialect.name == "sqlite":
+        return time.time()
+    return float(c.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
 
 
 def _bound_locks(connection: Any, _: object) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Engine, delete, func, select, update
+from sqlalchemy import Connection, Engine, delete, select, update
 
 from weir.online.codec.wire import Alert, CaseEvent, ExampleQuarantine, ModelUpdate, RetrainRequest, WireModel
 from weir.streams.config import topics
@@ -21,6 +20,7 @@ from weir.streams.service.store import case_rules
 from weir.streams.service.store import tables as t
 from weir.streams.service.store.alert_queries import find_rows
 from weir.streams.service.store.case_rules import AlertRow, SnoozeRow
+from weir.streams.service.store.database import database_time
 from weir.streams.service.store.learned import RecentExamples, read_examples
 from weir.streams.service.store.tables import execute, fetched, upsert
 
@@ -37,13 +37,6 @@ class Piece(NamedTuple):
     end: int
     records: Sequence[tuple[int, Record]]
     """With their offsets. None at all: what was there is no longer kept."""
-
-
-def database_time(c: Connection) -> float:
-    """Epoch seconds by the clock of the database, which all replicas share: their own may be hours apart."""
-    if c.dialect.name == "sqlite":
-        return time.time()
-    return float(c.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
 
 
 class OtherLogError(ShellError):

@@ -52,6 +52,8 @@ class Projector:
         self._keep_s, self._rebuild = keep_s, rebuild
         self._writer = secrets.token_hex(8)
         self._lease_until = self._forgot_at = 0.0
+        self._whole = False
+        """Whether all that was in the log when this process began to write is in the tables."""
         self._at: dict[tuple[str, int], int] = {}
         self._recent: RecentExamples | None = None
         self._news, self.wrote = asyncio.Event(), asyncio.Event()
@@ -73,6 +75,7 @@ class Projector:
                     self._rebuild = False
                 if await self._leads():
                     await self.catch_up()
+                    self._whole = True
                 if self.trouble is not None:
                     self.trouble = None
                     self._wake()
@@ -89,6 +92,11 @@ class Projector:
     def leads(self) -> bool:
         """Whether this process is the one that writes now."""
         return self._lease_until > time.monotonic()
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether this process writes the tables, and has written what others left: all but the newest is there."""
+        return self.leads and self._whole
 
     async def stop(self) -> None:
         """Let another process write."""
@@ -122,7 +130,7 @@ class Projector:
 
     def _forget_places(self) -> None:
         self._at.clear()
-        self._recent = None
+        self._recent, self._whole = None, False
 
     async def _read(self, topic: str, partition: int, span: Span) -> None:
         """Write what one partition holds."""
