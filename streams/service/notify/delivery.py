@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from importlib.metadata import version
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -136,9 +137,22 @@ async def _posted(url: str, body: bytes, headers: dict[str, str]) -> Answer:
         httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, verify=_tls()) as client,
         client.stream("POST", url, content=body, headers=told) as answer,  # its body may be endless, and is not read
     ):
-        wait = answer.headers.get("retry-after", "")
         words = f"HTTP {answer.status_code} {answer.reason_phrase}".strip()
-        return Answer(answer.is_success, words, float(wait) if wait.isdecimal() else 0.0)
+        return Answer(answer.is_success, words, _wait_s(answer.headers.get("retry-after", ""), time.time()))
+
+
+def _wait_s(said: str, now: float) -> float:
+    """Seconds of a ``Retry-After``, which is a number of them or a date; 0 for what is neither.
+
+    >>> [_wait_s(said, 784111717.0) for said in ("7", "Sun, 06 Nov 1994 08:49:37 GMT", "Fri, 04 Nov 1994", "soon", "")]
+    [7.0, 60.0, 0.0, 0.0, 0.0]
+    """
+    if said.isdecimal():
+        return float(said)
+    try:
+        return max(parsedate_to_datetime(said).timestamp() - now, 0.0)
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 _CALLS: Final = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})

@@ -40,6 +40,8 @@ _UNTOLD: Final = 1_000
 """After so many records that nobody is told of, their place is written down too."""
 _LONGEST_S: Final = 120.0
 """Between two attempts."""
+_ALONE_S: Final = 3_600.0
+"""A target is left alone for so long at most, whatever it asks for."""
 _TOLD_EVERY_S: Final = 60.0
 """The log is told so often of a target that takes nothing, however many messages wait for it."""
 
@@ -54,6 +56,8 @@ class _Link:
     noted: set[tuple[str, float]] = field(default_factory=set)
     """Deliveries whose end is in the log and perhaps not in the tables yet, and since when they could go out."""
     renewed_at: float = 0.0
+    alone_until: float = 0.0
+    """Until then it asks to be left alone, with whatever message."""
     told_at: float = 0.0
     """When the log was last told that it takes nothing; 0 where it does."""
 
@@ -185,7 +189,8 @@ class Notifier(Part):
             link = self._links[target.name]
             # Three times in what Alertmanager believes: one or two that fail end no alert there.
             renews = target.kind == "alertmanager" and now - link.renewed_at >= STANDS_S / 3
-            if (due_at <= now or renews) and (link.sending is None or link.sending.done()):
+            free = now >= link.alone_until and (link.sending is None or link.sending.done())
+            if (due_at <= now or renews) and free:
                 link.sending = asyncio.create_task(self._send(target, link, renews))
 
     async def _send(self, target: NotifyTarget, link: _Link, renews: bool) -> None:
@@ -193,7 +198,7 @@ class Notifier(Part):
         try:
             if renews:
                 await self._renew(target, link)
-            while deliveries := await self._open(target, link):
+            while time.time() >= link.alone_until and (deliveries := await self._open(target, link)):
                 for delivery in deliveries:
                     if not await self._tell(target, link, delivery):
                         return
@@ -210,11 +215,11 @@ class Notifier(Part):
 
     async def _tell(self, target: NotifyTarget, link: _Link, delivery: Delivery) -> bool:
         """Send one delivery, and note how it ended; whether the target took it."""
-        answer = await self._deliver(target, delivery)
+        answer = await self._deliver(target, link, delivery)
         now, (tries, _) = time.time(), link.later.pop(delivery.id, (0, 0.0))
         ids = tuple(message.id for message in delivery.messages)
         if not answer.ok and now - delivery.since <= self._settings.give_up:
-            link.later[delivery.id] = (tries + 1, now + max(_backoff(tries), min(answer.wait_s, 3_600.0)))
+            link.later[delivery.id] = (tries + 1, max(now + _backoff(tries), link.alone_until))
             if now - link.told_at >= _TOLD_EVERY_S:
                 words = "target %s: %s; it is tried again, each message for %s at most ([serve.notify] give_up)"
                 log.warning(words, target.name, answer.words, format_duration(self._settings.give_up))
@@ -239,14 +244,18 @@ class Notifier(Part):
         link.renewed_at = time.time()
         standing = await self._ask(outbox.standing, target.name)
         for start in range(0, len(standing), _AT_ONCE):
-            answer = await self._deliver(target, Delivery(tuple(standing[start : start + _AT_ONCE])))
+            answer = await self._deliver(target, link, Delivery(tuple(standing[start : start + _AT_ONCE])))
             if not answer.ok:
                 log.warning("target %s: %s; open alerts were not told again", target.name, answer.words)
                 return
 
-    async def _deliver(self, target: NotifyTarget, delivery: Delivery) -> Answer:
+    async def _deliver(self, target: NotifyTarget, link: _Link, delivery: Delivery) -> Answer:
         base = self._service.settings.serve.public_url
-        return await asyncio.get_running_loop().run_in_executor(self._threads, deliver, target, delivery, base)
+        sending = asyncio.get_running_loop().run_in_executor(self._threads, deliver, target, delivery, base)
+        answer = await sending
+        if not answer.ok:
+            link.alone_until = time.time() + min(answer.wait_s, _ALONE_S)
+        return answer
 
 
 def _complain(what: str, exc: Exception) -> None:

@@ -182,12 +182,25 @@ def waiting(c: Connection) -> dict[str, tuple[int, float]]:
 
 
 def due_deliveries(c: Connection, target: str, now: float, most: int) -> list[Delivery]:
-    """What is to go out to a target, the oldest first; what was gathered for one time is one delivery."""
+    """What is to go out to a target, the oldest first; what was gathered for one time is one delivery.
+
+    One of more than ``most`` messages is several, each of the oldest ``most`` that wait. It is cut at the same places
+    whatever else waits: its id, under which it is sent again, follows from its messages.
+    """
     query = select(_N.message, _N.due_at, _N.gathered).where(_N.status == "waiting", _N.target == target)
+    query = query.where(_N.due_at <= now).order_by(_N.due_at, _N.place).limit(most)
     groups: dict[tuple[float, str], list[Message]] = {}
-    for row in c.execute(query.where(_N.due_at <= now).order_by(_N.due_at, _N.place).limit(most)):
+    gathered: set[tuple[float, str]] = set()
+    for row in c.execute(query):
         message = msgspec.json.decode(row.message, type=Message)
-        groups.setdefault((row.due_at, message.rule if row.gathered else message.id), []).append(message)
+        group = (row.due_at, message.rule if row.gathered else message.id)
+        groups.setdefault(group, []).append(message)
+        gathered |= {group} if row.gathered else set()
+    last = max((due_at for due_at, _ in groups), default=now)
+    for due_at, rule in gathered:
+        if due_at == last:  # of those of the last time, some may lie behind the cut
+            rest = query.where(_N.due_at == due_at, _N.rule == rule, _N.gathered == 1)
+            groups[due_at, rule] = [msgspec.json.decode(text, type=Message) for text, *_ in c.execute(rest)]
     return [Delivery(tuple(each), due_at, _left_out(c, each[0])) for (due_at, _), each in groups.items()]
 
 

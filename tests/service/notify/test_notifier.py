@@ -142,6 +142,29 @@ async def test_what_a_target_refuses_is_given_up_told_and_sent_again_when_asked(
             assert sent["id"] == failed["id"] == receiver.got[-1].headers["webhook-id"]
 
 
+async def test_a_target_that_asks_to_be_left_alone_is_with_whatever_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slack and others limit what comes, and lock out who does not heed that."""
+    later_s, status = 0.0, 429
+    monkeypatch.setattr(notifier, "time", SimpleNamespace(time=lambda: time.time() + later_s))
+    monkeypatch.setattr(notifier, "_PAUSE_S", 0.0)
+    with Receiver(lambda _: status) as receiver, Receiver() as other:
+        healthy = {"name": "other", "kind": "webhook", "url": other.url, "secrets": [SECRET], "allow_private": True}
+        rules = ({"name": "desk", "targets": ["hook", "other"]},)
+        async with service(tmp_path, notify=notify(receiver, *rules, targets=[healthy])) as client:
+            await send(client, *(event(f"u{n}", n) for n in range(5)))
+            await got(other, 5)
+            await ends(client, "waiting", 5)
+            for n in range(6, 16):  # each is a further round of the one that sends
+                await send(client, event(f"u{n}", n))
+                await ends(client, "sent", n)
+            assert len(receiver.got) == 1, "another message is no other target"
+            later_s, status = 8.0, 204
+            await ends(client, "sent", 30)
+    assert len(receiver.got) == 16
+
+
 async def test_the_log_is_told_once_of_a_target_that_takes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

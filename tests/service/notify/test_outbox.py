@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +26,7 @@ from weir.streams.service.notify.messages import Message
 from weir.streams.service.notify.notifier import Notifier
 from weir.streams.service.notify.outbox import Entry
 from weir.streams.service.store.database import SQLITE_FILE, open_database
+from weir.streams.service.store.projection import Projection
 from weir.streams.service.store.projector import Projector
 from weir.streams.service.store.tables import notifications
 
@@ -187,3 +188,34 @@ def test_what_somebody_has_snoozed_or_holds_is_hidden(template: Path) -> None:
             "u1": False, "u2": True, "u7": False, "u8": True, "u5": False
         }  # fmt: skip
         assert not asyncio.run(hidden(engine, NOW + 1_400))["u2"], "it has ended"
+
+
+def test_a_digest_is_cut_at_the_same_places_whatever_waits_before_it(template: Path) -> None:
+    """Else what was sent, and is not known to be, would be sent again under another id."""
+    at_once = [made(n, 10.0, gathered=False) for n in range(60)]
+    digest = [made(n, 20.0, gathered=True) for n in range(60, 310)]
+    entry = Entry(kind="decided", at=1.0, epoch="log", topic=topics.ALERTS, end=1, messages=(*at_once, *digest))
+    with database(template) as engine:
+        Projection(engine).begin("log")
+        with engine.begin() as c:
+            outbox.write_notifications(c, [(0, entry.record())])
+            sizes, first = [], None
+            for n in range(0, 60, 20):
+                found = outbox.due_deliveries(c, "a", 30.0, 100)
+                assert [each.messages for each in found[:-1]] == [(message,) for message in at_once[n:]]
+                first = first or found[-1].id
+                assert found[-1].id == first
+                outbox.write_notifications(c, [(1, sent(at_once[n : n + 20]))])
+            while found := outbox.due_deliveries(c, "a", 30.0, 100):
+                sizes.append(len(found[0].messages))
+                outbox.write_notifications(c, [(2, sent(found[0].messages))])
+    assert sizes == [100, 100, 50]
+
+
+def made(n: int, due: float, gathered: bool) -> Message:
+    about = ("fraud", f"u{n}", "high", 0.9, 0.5, 1.0, 1.0, 1.0)
+    return Message(f"m{n}", "desk", "a", "opened", f"alert-{n}", *about, due, f"m{n}", gathered=gathered)
+
+
+def sent(messages: Sequence[Message]) -> Record:
+    return Entry(kind="sent", at=2.0, ids=tuple(message.id for message in messages)).record()
