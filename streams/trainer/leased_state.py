@@ -3,7 +3,7 @@
 A trainer that works on a task holds its lease: it says so in the document, and says it again with every change. One
 that was silent for longer than the lease may be followed by another. A trainer that only slept learns of that at its
 next change, which is refused: whatever it did in between had no effect. The clock is an argument; those of several
-machines may differ by a good part of a lease.
+machines may differ: a lease has also run out where its document stood still for so long by the clock of who looks.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class LeasedTaskState:
         # Reentrant: `release` calls `change`, and that `reload`, with the lock held.
         self._lock = threading.RLock()
         self._number, self._state = 0, TaskState(task)
+        self._still: tuple[tuple[str, float], float] | None = None
+        """Whose lease it was, and until when, as the task was claimed last; and since when that is so."""
         self.reload()
 
     @property
@@ -109,9 +111,12 @@ class LeasedTaskState:
             now = self._clock()
             if self.held:
                 return True
+            lease = self._state.owner, self._state.lease_until
+            if self._still is None or self._still[0] != lease:
+                self._still = lease, now
             # A lease that has run out is no proof that its trainer is dead. What keeps the two apart is the append
-            # below, and every later one of the other.
-            if self._state.owner and self._state.lease_until > now:
+            # below, and every later one of the other. By its own clock it might run for hours yet.
+            if self._state.owner and self._state.lease_until > now and now - self._still[1] <= self._lease_s:
                 return False
             taken = self._prolonged(msgspec.structs.replace(self._state, owner=self.owner))
             if not self._journal.append(self.task, self._number + 1, encode(taken)):

@@ -21,13 +21,15 @@ from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
-from weir.streams.errors import UsageError, in_words
+from weir.streams.errors import BrokerError, UsageError, in_words
+from weir.streams.kafka.kafka_errors import DeliveryError
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import link_security, transport_settings
 from weir.streams.offline_models.model_updates import update_record
 from weir.streams.ops.metrics import Metrics
 from weir.streams.ops.signals import stop_signals, until_one_ends
 from weir.streams.ops.web import WebServer
+from weir.streams.records import Record
 from weir.streams.trainer.inputs import ExamplesFollower, RequestReader
 from weir.streams.trainer.job.job_runner import SubprocessRunner
 from weir.streams.trainer.job.real_steps import kafka_workshop
@@ -99,6 +101,8 @@ def _told(state: TaskState, held: bool) -> Mapping[str, object]:
 
 
 _SEND_S: Final = 60.0
+_STOP_S: Final = 3.0
+"""So long a producer that lost records may take to disconnect."""
 _CHAMPION_S: Final = 30.0
 """Between two questions to the registry that are for the metrics only."""
 
@@ -134,6 +138,7 @@ class Trainer:
         self._requests = RequestReader(options, settings.topics.name(topics.RETRAIN_REQUESTS), t.group)
         self._examples = ExamplesFollower(options, self.benches, settings.topics.name(topics.EXAMPLES))
         self._producer = BatchProducer(transport_settings(settings, t.group), link_security(settings.kafka))
+        self._connecting = asyncio.Lock()
         self.status = TrainerStatus(self.benches, lambda: self._requests.trouble, t.lease_s + t.heartbeat_s)
         self.web: WebServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -250,10 +255,25 @@ class Trainer:
         """Called by threads; returns when the brokers have it."""
         if self._loop is None:
             raise UsageError("the trainer was not started")
-        topic = self._settings.topics.name(topics.MODEL_UPDATES)
         # Never called in the event loop, which would wait for itself.
-        sending = self._producer.send_and_wait(topic, [update_record(update, time.time())])
-        asyncio.run_coroutine_threadsafe(sending, self._loop).result(_SEND_S)
+        sending = asyncio.run_coroutine_threadsafe(self._send(update_record(update, time.time())), self._loop)
+        try:
+            sending.result(_SEND_S)
+        except TimeoutError:
+            # It may arrive yet: an update that comes again is known by its content.
+            raise BrokerError(f"the brokers did not acknowledge the update within {_SEND_S:g} s") from None
+
+    async def _send(self, record: Record) -> None:
+        async with self._connecting:
+            await self._producer.start()  # unless it is connected
+        try:
+            await self._producer.send_and_wait(self._settings.topics.name(topics.MODEL_UPDATES), [record])
+        except DeliveryError:
+            # It refuses everything from now on, as the order of a worker depends on it. Ours does not: whatever was
+            # lost is told again, by another one.
+            async with self._connecting:
+                await self._producer.stop(_STOP_S)
+            raise
 
 
 async def run_trainer(settings: Settings, tasks: Sequence[TaskSpec], progress: JobProgress, once: bool = False) -> int:

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,13 @@ from weir.streams.cli.models.retrain import retrain_command
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
-from weir.streams.kafka.admin.clients import producer
+from weir.streams.kafka.admin.clients import admin_client, producer
 from weir.streams.records import Record
 from weir.streams.simulate import SimulationConfig, simulate
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # see conftest
+    from kafka.admin import ConfigResource, ConfigResourceType
 
 pytestmark = pytest.mark.integration
 TASK_SPEC = TaskSpec.from_toml(TASK)
@@ -169,3 +174,26 @@ def test_once_answers_what_was_asked_and_ends(deployment: Deployment, start: Any
     journal = orjson.loads(sorted((tmp_path / "registry" / "fraud" / "trainer").iterdir())[-1].read_bytes())
     assert journal["owner"] == "", "the next run goes on with it"
     assert journal["job"]["stage"] == "shadowing"
+
+
+def takes(deployment: Deployment, own: str, record_bytes: int) -> None:
+    """How large records of a topic may be."""
+    name = deployment.settings.topics.name(own)
+    with admin_client(deployment.settings.kafka) as admin:
+        changed = ConfigResource(ConfigResourceType.TOPIC, name, configs={"max.message.bytes": str(record_bytes)})
+        admin.alter_configs([changed])
+
+
+def test_what_brokers_did_not_take_is_told_when_they_take_it(
+    deployment: Deployment, start: Any, tmp_path: Path
+) -> None:
+    cluster, log = Cluster(deployment), tmp_path / "trainer-0.log"
+    takes(deployment, topics.MODEL_UPDATES, 10)
+    process = start()
+    assert retrain(deployment).exit_code == 0
+    eventually(lambda: log.read_text().count("max.message.bytes is smaller") > 1, 90, "it is tried again")
+    assert cluster.updates() == []
+    takes(deployment, topics.MODEL_UPDATES, 1 << 20)
+    eventually(lambda: cluster.updates() == [("shadow", "1")], 60, "the shadow is published")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0

@@ -13,6 +13,7 @@ from weir.streams.errors import BrokerError
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.state_journal import MemoryJournal
 from weir.streams.trainer.task_supervisor import TaskSupervisor
+from weir.streams.trainer.trainer_errors import LeaseLostError
 
 
 def bench(world: World, shelf: Any = None, data: Any = training_data) -> TaskSupervisor:
@@ -195,3 +196,27 @@ def test_what_another_trainer_works_at_is_not_awaited(tmp_path: Path) -> None:
     world.clock.now += 31.0
     other.beat()
     assert other.held, "its lease ran out"
+
+
+def test_a_trainer_whose_clock_is_ahead_is_followed_after_its_lease_when_it_dies(tmp_path: Path) -> None:
+    journal, shelf = MemoryJournal(), FakeShelf()
+    ahead = World(tmp_path / "1", journal=journal, shelf=shelf, owner="ahead")
+    ahead.trainer.desk.release()
+    ahead.clock.now += 7_200.0
+    assert ahead.trainer.desk.claim()
+    ahead.ask(1)
+    other = World(tmp_path / "2", journal=journal, shelf=shelf, owner="other")
+    for _ in range(3):  # its signs of life count, whatever time they say
+        other.clock.now += 20.0
+        ahead.clock.now += 20.0
+        ahead.trainer.desk.beat()
+        assert not other.trainer.desk.claim()
+    other.trainer.ask(request(2), other.clock.now)  # a request is no sign of life of who holds the lease
+    other.clock.now += 20.0
+    assert not other.trainer.desk.claim()
+    other.clock.now += 11.0
+    assert other.trainer.desk.claim(), "by its own clock it would have two hours yet"
+    with pytest.raises(LeaseLostError):
+        ahead.job.work()
+    other.job.work()
+    assert shelf.told == [("shadow", 1)]
