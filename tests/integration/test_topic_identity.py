@@ -177,3 +177,35 @@ def test_partitions_that_are_added_while_a_worker_runs_end_it_with_what_to_do(
         with Worker(deployment, tmp_path / "second.log") as second:  # a rebalance, sooner than the metadata grow old
             assert (worker.wait(), second.wait()) == (2, 2)
     assert "the stored state was made with 2" in worker.log
+
+
+@pytest.mark.parametrize("count", [40, 400])
+def test_predictions_made_anew_while_a_worker_runs_are_not_passed_over(
+    deployment: Deployment, tmp_path: Path, count: int
+) -> None:
+    """Their offsets begin at 0 again; those below the position of before would be taken for what was read already."""
+    with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "predictions.log") as worker:
+        worker.until(worker.ready, "it is ready")
+        watcher.send(topics.USER_EVENTS, events(1_000, 40))
+        watcher.settle(worker)
+        make_anew(deployment, topics.PREDICTIONS)
+        watcher.send(topics.USER_EVENTS, events(2_000, count))
+
+        def paused() -> bool:
+            told = orjson.loads(worker.get("/ready")[1])["paused"]
+            return all("predictions" in told.get(f"labels-{p}", {}).get("reason", "") for p in range(2))
+
+        worker.until(paused, "the lanes that join labels pause")
+        assert "made anew" in worker.log
+        assert worker.end() == 0
+    assert run_weir(deployment, "features", "rebuild", "--yes").status == 0
+    with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "after.log") as worker:
+        labels = [
+            (USERS[n % 20].encode(), orjson.dumps({"v": 1, "label_id": f"l{n}", "task": "fraud", "ts": START + n,
+             "entity_id": USERS[n % 20], "event_id": f"e{n}", "value": 1, "source": "test"}))
+            for n in range(2_000, 2_000 + count)
+        ]  # fmt: skip
+        watcher.send(topics.LABELS, labels)
+        watcher.settle(worker)
+        assert sum(deployment.ends(topics.EXAMPLES).values()) == count
+        assert worker.end() == 0

@@ -8,8 +8,20 @@ from typing import Any, cast
 from faust.types import TP
 
 from weir.streams.config.settings import Settings
+from weir.streams.errors import StateError
 from weir.streams.ops.metrics import Metrics
+from weir.streams.redis.stored_rows import Lane, place_of
 from weir.streams.worker.scoring.misplaced import Placement
+
+
+class TopicIdentities:
+    """Of topics, of which none is made anew until a test says so."""
+
+    anew = False
+
+    async def look_again(self, lane: Lane) -> None:
+        if self.anew:
+            raise StateError(f"{place_of(lane)}: the stored position is of a topic that is gone")
 
 
 class Context:
@@ -27,6 +39,7 @@ class Context:
         self.partitions, self.silent = 0, None  # nobody is asked whose a record is
         self.placement = Placement(cast(Any, self))
         self.failed: list[Exception] = []
+        self.topics = TopicIdentities()
 
     def now(self) -> float:
         return 1.7e9

@@ -95,6 +95,23 @@ async def test_what_is_handed_over_without_a_gap_is_not_read_again() -> None:
     assert at.reader.reads <= 1  # a lane looks once whether a dead worker left something, as it begins
 
 
+@pytest.mark.parametrize("count", [3, 50])
+async def test_predictions_of_a_topic_made_anew_are_not_taken_for_those_that_were_read(count: int) -> None:
+    at = Partition()
+    await at.open()
+    first = at.append(20)
+    await at.hand_over([first])
+    await at.hand_over([first])  # the brokers know it already, and so does the lane
+    await at.processed()
+    assert at.stage.seen == at.log
+    at.ctx.topics.anew = True
+    del at.log[:]
+    await at.hand_over([at.append(count)])
+    assert "is of a topic that is gone" in str(at.ctx.failed)
+    await at.kill()
+    assert len(at.stage.seen) == 20
+
+
 @pytest.mark.parametrize("busy", [0, 1, 3])
 async def test_the_versions_of_a_step_are_there_when_it_is_computed_whatever_was_waited_for(busy: int) -> None:
     at = Partition()

@@ -60,6 +60,11 @@ class TopicCheck:
         if lane[0] in self._now:
             await self._stored.check_topic(lane, self._ctx.name(lane[0]), self._now[lane[0]])
 
+    async def look_again(self, lane: Lane) -> None:
+        """`check`, after another look: the topic may have been made anew since."""
+        await self.look([lane[0]])
+        await self.check(lane)
+
     async def sought(self, lane: Lane) -> None:
         """A person chose a position in the topic that is there now."""
         await self.look([lane[0]])

@@ -1,12 +1,14 @@
 """Predictions that score lanes of the same process hand over, put before a label lane in the order of the log.
 
 They come as soon as the brokers have acknowledged them. Offsets say where they belong, and what is missing in between
-(of a worker that died, say) is read from Kafka. It does not know what the lane does with them.
+(of a worker that died, say) is read from Kafka. Offsets that go back are of what was read already, or of a topic that
+was made anew, whose predictions must not be taken for that. It does not know what the lane does with them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
@@ -30,10 +32,13 @@ class HandedPredictions:
     ----------
     inbox : where the lane takes its steps from.
     reader : reads ranges of the topic.
+    same_log : raises ``StateError`` where the topic is another one than that of the lane's position.
     """
 
-    def __init__(self, inbox: asyncio.Queue[PendingStep], reader: LaneReader) -> None:
-        self._inbox, self._reader = inbox, reader
+    def __init__(
+        self, inbox: asyncio.Queue[PendingStep], reader: LaneReader, same_log: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._inbox, self._reader, self._same_log = inbox, reader, same_log
         self._room = asyncio.Semaphore(MAX_WAITING)
         self._order = asyncio.Lock()
         self._begun = asyncio.Event()
@@ -53,6 +58,8 @@ class HandedPredictions:
             self._handed_at = asyncio.get_running_loop().time()
             start, stop = sent[0].base_offset, sent[-1].base_offset + sent[-1].count
             rows = sum(len(s) for s in scored.values())
+            if start < self._queued:
+                await self._same_log()
             # What nobody hands over (of a worker that died, or of somebody else) comes first, in the order of the log.
             if start > self._queued:
                 await self._queue_range(start)
@@ -78,6 +85,8 @@ class HandedPredictions:
         while True:
             if loop.time() - self._handed_at >= IDLE_CHECK_S:
                 _, end = await self._reader.bounds()
+                if end < self._queued:
+                    await self._same_log()
                 async with self._order:
                     # Asked again under the lock, as something may have been handed over while the brokers were asked.
                     if seen > self._queued and loop.time() - self._handed_at >= IDLE_CHECK_S:

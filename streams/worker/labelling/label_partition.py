@@ -95,7 +95,8 @@ class LabelLane:
     def _empty(self) -> None:
         """Nothing waits, before the lane or behind it."""
         self._inbox: asyncio.Queue[PendingStep] = asyncio.Queue()
-        self._handed = HandedPredictions(self._inbox, self.reader)
+        predictions = topics.PREDICTIONS, self.partition
+        self._handed = HandedPredictions(self._inbox, self.reader, partial(self.ctx.topics.look_again, predictions))
         self._turns = LabelsFirst(self.ctx, self.partition)
         self._out = StepPublisher(self.partition, self.ctx, self._steps, self.reader.features)
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
