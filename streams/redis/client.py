@@ -18,9 +18,10 @@ from redis import exceptions as rx
 from weir.streams.config.settings import RedisSettings
 from weir.streams.ops.watchdog import LoopStall
 from weir.streams.redis.aof import parse_info
+from weir.streams.redis.link_state import LinkState, Matter
 from weir.streams.redis.nodes import Nodes
-from weir.streams.redis.resp import Argument, Script, command, script_arguments
-from weir.streams.redis.store_errors import StoreRefused, StoreUnavailable, passing, refusal
+from weir.streams.redis.resp import ADDING, Argument, Script, command, script_arguments
+from weir.streams.redis.store_errors import StoreRefused, StoreUnavailable, passing, refusal, refuses_writes
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -64,9 +65,7 @@ class RedisClient:
         self.patience_s, self.prefix = patience_s, prefix
         self._nodes = Nodes(settings, timeout_s)
         self._known: set[tuple[Script, tuple[str, int]]] = set()
-        self._away = False
-        self.away: str | None = None
-        """What is the matter while a command waits for Redis."""
+        self._state = LinkState(lambda: self.address)
         self._timeout_s = timeout_s
         self.stall: LoopStall | None = None
         """Knows when our own loop stood still, where somebody measures it."""
@@ -82,6 +81,11 @@ class RedisClient:
     def address(self) -> str:
         """The server named in the settings, without secrets."""
         return self._nodes.address
+
+    @property
+    def trouble(self) -> str | None:
+        """What is the matter with Redis now, a sentence: nobody answers, or it takes no writes."""
+        return self._state.trouble
 
     async def start(self, *, writes: bool = True) -> None:
         """Connect; check the version, and the rights of the user unless it only reads.
@@ -121,15 +125,18 @@ class RedisClient:
         """One command; in a cluster its first argument is the key unless ``route`` is. Answers are bytes."""
         if route is None and self.cluster and len(args) > 1:
             route = args[1] if isinstance(args[1], bytes) else str(args[1]).encode()
-        return (await self.packed(command(*args), 1, route or b""))[0]
+        return (await self.packed(command(*args), 1, route or b"", adds=str(args[0]).upper() in ADDING))[0]
 
-    async def packed(self, payload: bytes, replies: int, route: bytes = b"") -> list[Any]:
-        """Commands as bytes of the wire format; ``route`` is a key, or the hash tag, of their slot."""
+    async def packed(self, payload: bytes, replies: int, route: bytes = b"", *, adds: bool = False) -> list[Any]:
+        """Commands as bytes of the wire format; ``route`` is a key, or the hash tag, of their slot.
+
+        ``adds`` says whether they write something new, which a full Redis refuses.
+        """
 
         async def ask() -> list[Any]:
             return await self._nodes.ask(self._nodes.address_of(route), payload, replies)
 
-        return await self._patiently(ask)
+        return await self._patiently(ask, adds=adds)
 
     async def run(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> Any:
         """One Lua script, atomically; it must be harmless when it runs twice."""
@@ -142,15 +149,15 @@ class RedisClient:
         here = (script, self._nodes.address_of(route))  # each node of a cluster has its own memory of scripts
         if here in self._known:
             try:
-                return (await self.packed(script.call(count, known=True) + packed, 1, route))[0]
+                return (await self.packed(script.call(count, known=True) + packed, 1, route, adds=script.adds))[0]
             except rx.NoScriptError:
                 log.info("Redis at %s has forgotten a script; sending it again", self.address)
-        answer = (await self.packed(script.call(count, known=False) + packed, 1, route))[0]
+        answer = (await self.packed(script.call(count, known=False) + packed, 1, route, adds=script.adds))[0]
         # Only now: a script counts as known where it has run.
         self._known.add(here)
         return answer
 
-    async def _patiently(self, do: Callable[[], Awaitable[_T]]) -> _T:
+    async def _patiently(self, do: Callable[[], Awaitable[_T]], *, adds: bool = False) -> _T:
         lost_at: float | None = None
         pause_s = 0.0
         while True:
@@ -160,9 +167,11 @@ class RedisClient:
             except (rx.RedisError, OSError, TimeoutError) as exc:
                 if self._late_by_us(exc, began):
                     continue
-                reason = self.away = self._why_wait(exc)
+                reason = self._why_wait(exc)
+                matter: Matter = "takes no writes" if refuses_writes(exc) else "is away"
+                self._state.failed(matter, reason)
             else:
-                self._answered(lost_at)
+                self._state.answered(0.0 if lost_at is None else time.monotonic() - lost_at, took=adds)
                 return answer
             now = time.monotonic()
             if lost_at is None:  # once more at once: an idle connection may just have been closed
@@ -171,7 +180,7 @@ class RedisClient:
                 # Before the second try, as the first may have failed because the primary is elsewhere.
                 await self._look_around()
                 continue
-            self._gone(reason)
+            self._state.say(matter, self.patience_s)
             pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             if now + pause_s - lost_at > self.patience_s:
                 raise StoreUnavailable(
@@ -209,19 +218,6 @@ class RedisClient:
             await self._nodes.look_around()
         except (rx.RedisError, OSError, TimeoutError) as exc:
             log.debug("nobody told who has what: %s", exc)
-
-    def _gone(self, reason: str) -> None:
-        # Every command that waits comes by here, many times: one line for all of them.
-        if not self._away:
-            self._away = True
-            log.warning("Redis at %s is away: %s; waiting for it up to %g s", self.address, reason, self.patience_s)
-
-    def _answered(self, lost_at: float | None) -> None:
-        self.away = None
-        if self._away:
-            self._away = False
-            waited_s = 0.0 if lost_at is None else time.monotonic() - lost_at
-            log.warning("Redis at %s is back; a command waited %.1f s", self.address, waited_s)
 
 
 @asynccontextmanager

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 Argument = bytes | str | int | float | memoryview
+
+ADDING: Final = frozenset({"SET", "RPUSH", "HSET", "HSETNX", "HINCRBY", "ZADD"})
+"""Those of our commands that a full Redis refuses; it still reads and deletes."""
+_CALL: Final = re.compile(r"call\('(\w+)'")
 
 
 def argument(value: Argument) -> bytes:
@@ -48,6 +54,8 @@ class Script:
 
     def __init__(self, source: str) -> None:
         self.source = source
+        self.adds = not ADDING.isdisjoint(_CALL.findall(source))
+        """Whether it writes something new."""
         # Redis names scripts so. Not for security, as FIPS builds refuse SHA-1 for that.
         self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 

@@ -58,6 +58,7 @@ _LATER: Final = (
     TimeoutError,
 )
 _LATER_CODES: Final = ("MISCONF", "OOM", "BUSY", "NOREPLICAS", "LOADING", "READONLY", "MASTERDOWN")
+_NO_WRITES_CODES: Final = ("MISCONF", "OOM", "NOREPLICAS", "READONLY")
 _NOT_PRIMARY_CODES: Final = ("READONLY", "MASTERDOWN", "LOADING")
 _NO_RIGHT_IN_SCRIPT: Final = ("-NOPERM", "The user executing the script can't")
 _TLS_FIXES: Final = {
@@ -102,6 +103,15 @@ def passing(exc: BaseException) -> str | None:
     if code is not None or isinstance(exc, _LATER):
         return text.rstrip(".") or type(exc).__name__
     return None
+
+
+def refuses_writes(exc: BaseException) -> bool:
+    """Whether the server is there and answers, and takes no writes for now.
+
+    >>> refuses_writes(rx.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."))
+    True
+    """
+    return _code(exc, str(exc)) in _NO_WRITES_CODES
 
 
 def not_primary(exc: BaseException) -> bool:

@@ -34,8 +34,8 @@ class Links:
     def away(self) -> list[str]:
         """What is not there, a sentence each; may be asked from any thread."""
         found: list[str] = []
-        if (why := self._ctx.link.away) is not None:
-            found.append(f"Redis at {self._ctx.link.address} is away: {why}")
+        if (trouble := self._ctx.link.trouble) is not None:
+            found.append(trouble)
         silent_s, waits_s = time.monotonic() - self._heard, self._ctx.app.records.waiting_s()
         if silent_s > BROKERS_SILENT_S:
             found.append(f"the brokers have not answered for {silent_s:.0f} s")

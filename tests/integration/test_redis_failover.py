@@ -77,7 +77,7 @@ async def test_behind_one_address_connections_to_the_old_primary_are_dropped(
         began = time.monotonic()
         await asyncio.gather(*(link.execute("SET", f"weir:{i}", "after") for i in range(8)))
         assert time.monotonic() - began < 5.0
-        assert link.away is None
+        assert link.trouble is None
         await link.stop()
     assert b"after" in new.send("GET weir:3")
 

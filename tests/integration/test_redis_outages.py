@@ -20,8 +20,9 @@ from tests.integration.row_store import (
     Worker,
     worker_on,
 )
-from weir.streams.redis.client import RedisClient
+from weir.streams.redis.client import COMMANDS, RedisClient
 from weir.streams.redis.partitions.partition_store import LaneRecord
+from weir.streams.redis.resp import ADDING
 from weir.streams.redis.store_errors import LaneMoved, StoreUnavailable
 
 pytestmark = pytest.mark.integration
@@ -305,6 +306,40 @@ async def test_a_full_redis_takes_nothing_of_a_flush_and_the_flush_waits(new_red
         assert not write.done()
         await worker.link.execute("CONFIG", "SET", "maxmemory", "0")
         await write
+
+
+async def test_a_redis_that_only_reads_is_told_once_and_once_when_it_takes_a_write(
+    new_redis: NewRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = new_redis()
+
+    with caplog.at_level(logging.WARNING, "weir.streams.redis"):
+        async with worker_on(server) as worker:
+            await worker.write(a=1)
+            await worker.link.execute("CONFIG", "SET", "maxmemory", "1mb")
+            write = asyncio.create_task(worker.write(a=2))
+            while not caplog.records:
+                await worker.link.execute("GET", "x")
+            retries = worker.link.retries
+            while worker.link.retries < retries + 3:  # reads are answered while the write is refused again and again
+                await worker.values("a")
+                await worker.link.execute("UNLINK", "x")
+                assert "takes no writes: it is out of memory (OOM)" in str(worker.link.trouble)
+            await worker.link.execute("CONFIG", "SET", "maxmemory", "0")
+            await write
+            assert worker.link.trouble is None
+    begun, over = (record.getMessage() for record in caplog.records)
+    where = f"Redis at 127.0.0.1:{server.port}"
+    assert begun.startswith(f"{where} takes no writes: it is out of memory (OOM): raise maxmemory")
+    assert over.startswith(f"{where} takes writes again; a command waited")
+
+
+async def test_which_of_our_commands_a_full_redis_refuses(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
+        names = [name for name in COMMANDS if "|" not in name]
+        told = await worker.link.execute("COMMAND", "INFO", *names)
+        refused = {about[0].decode().upper() for about in told if b"denyoom" in [bytes(flag) for flag in about[2]]}
+    assert refused == ADDING
 
 
 async def test_a_redis_that_cannot_save_says_so(new_redis: NewRedis) -> None:

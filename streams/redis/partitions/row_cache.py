@@ -15,6 +15,9 @@ Slots = NDArray[np.int64]
 PINNED_PREFETCHES: Final = 8
 """What the last so many prefetches named stays: their batches may not have computed yet."""
 
+_KEY_BYTES: Final = 200
+"""Of a key and its framed form with their places, beside what they say."""
+
 
 class RowCache:
     """A bounded cache of packed rows.
@@ -50,8 +53,9 @@ class RowCache:
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory, keys aside."""
-        return self.slab.nbytes + self.updated.nbytes + self.used.nbytes + self.written.nbytes + self.stored.nbytes
+        """What it takes in memory, about: of keys, the newest stands for all."""
+        rows = self.slab.nbytes + self.updated.nbytes + self.used.nbytes + self.written.nbytes + self.stored.nbytes
+        return rows + len(self.frames) * (_KEY_BYTES + 2 * len(self.frames[-1]) if self.frames else 0)
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """The distinct keys that are not here."""
