@@ -20,6 +20,7 @@ from weir.streams.config import topics
 from weir.streams.errors import BrokerError, in_words
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.reachable import calm_logs, disconnect
+from weir.streams.ops.repeated_trouble import RepeatedTrouble
 from weir.streams.trainer.job.live_examples import decode_live
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 
@@ -57,6 +58,8 @@ class RequestReader:
         self._options, self._group = dict(options), group
         self._consumer: Any = None
         self._taking = False
+        self._not_read = RepeatedTrouble(log, f"{topic} is not read", (KafkaError,))
+        self._not_known = RepeatedTrouble(log, f"whether {topic} has more is not known", (KafkaError,))
         self.trouble = ""
         """Why the last read failed; empty when it did not."""
 
@@ -94,9 +97,10 @@ class RequestReader:
             if records:
                 await self._consumer.commit()
             self.trouble = ""
+            self._not_read.over()
         except KafkaError as error:  # the group moved on, or brokers are away: what was not committed comes again
             self.trouble = f"{self._where}: {in_words(error)}"
-            log.warning("%s: %s; trying again", self.topic, in_words(error))
+            self._not_read.failed(error)
             # aiokafka may raise at once, and without end: its coordinator's task has failed, or a right is missing.
             await self._pause(_WAIT_MS / 1e3)
             return 0
@@ -111,10 +115,12 @@ class RequestReader:
         lanes = self._consumer.assignment()
         try:
             ends = await self._consumer.end_offsets(lanes) if lanes else {}
-            return not lanes or any([await self._consumer.position(lane) < ends[lane] for lane in lanes])
+            more = not lanes or any([await self._consumer.position(lane) < ends[lane] for lane in lanes])
         except KafkaError as error:  # the group moved on, or brokers are away: as in `read`
-            log.warning("%s: %s; asking again", self.topic, in_words(error))
+            self._not_known.failed(error)
             return True
+        self._not_known.over()
+        return more
 
 
 def _parse(record: Any) -> RetrainRequest | None:

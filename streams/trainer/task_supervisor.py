@@ -12,6 +12,7 @@ from weir.models.types import TrainingStoppedError
 from weir.online.task.spec import TaskSpec
 from weir.streams.errors import in_words
 from weir.streams.ops.metric_registry import Registry
+from weir.streams.ops.repeated_trouble import RepeatedTrouble
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_stages import JobRunner
 from weir.streams.trainer.job.live_examples import LiveRows
@@ -68,6 +69,9 @@ class TaskSupervisor:
         """Whether this trainer holds the task, as of the last beat."""
         self.on_idle: Callable[[], None] = lambda: None
         """Called by the job's thread when it ends."""
+        self._no_beat = RepeatedTrouble(log, f"task {self.name} is not looked after", PASSING)
+        self._no_examples = RepeatedTrouble(log, f"task {self.name}: examples are not taken in", PASSING)
+        self._no_champion = RepeatedTrouble(log, f"task {self.name}: what serves is not known", (ModelError, *PASSING))
         self.trouble = ""
         """Why the last beat had no effect: storage that is away. Empty when it had."""
 
@@ -112,27 +116,30 @@ class TaskSupervisor:
                 self.trainer.desk.release()
                 self.held = False
             self.trouble = ""
+            self._no_beat.over()
         except LeaseLostError as lost:
             self._lost(lost)
         except PASSING as error:
             self.trouble = in_words(error)
-            log.warning("task %s: %s; trying again in a while", self.name, in_words(error))
+            self._no_beat.failed(error)
 
     def ask_champion(self) -> None:
         """Ask the registry what serves, for the metrics; where it is away the answer before stays."""
         try:
             self.trainer.measures.champion(self.trainer.shelf.champion(self.name))
+            self._no_champion.over()
         except (ModelError, *PASSING) as error:
-            log.warning("task %s: what serves is not known: %s", self.name, in_words(error))
+            self._no_champion.failed(error)
 
     def give(self, rows: LiveRows, next_offset: int) -> None:
         """Take in examples; where the journal is away they are to be read again, from ``trainer.offset``."""
         try:
             self.trainer.take(rows, next_offset)
+            self._no_examples.over()
         except LeaseLostError as lost:
             self._lost(lost)
         except PASSING as error:
-            log.warning("task %s: %s; trying again in a while", self.name, in_words(error))
+            self._no_examples.failed(error)
             self.trainer.begin()
 
     def start(self) -> None:

@@ -21,12 +21,13 @@ from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
-from weir.streams.errors import BrokerError, UsageError, in_words
+from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.kafka_errors import DeliveryError
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import link_security, transport_settings
 from weir.streams.offline_models.model_updates import update_record
 from weir.streams.ops.metrics import Metrics
+from weir.streams.ops.repeated_trouble import RepeatedTrouble
 from weir.streams.ops.signals import stop_signals, until_one_ends
 from weir.streams.ops.web import WebServer
 from weir.streams.records import Record
@@ -193,13 +194,15 @@ class Trainer:
         if bench is None:
             log.warning("request %s is for task %s, which is not trained here", request.request_id, request.task)
             return
+        failures = RepeatedTrouble(log, f"request {request.request_id} is not noted", PASSING)
         while True:
             try:
                 await asyncio.to_thread(bench.trainer.ask, request, time.time())
             except PASSING as error:
-                log.warning("request %s: %s; trying again in a while", request.request_id, in_words(error))
+                failures.failed(error)
                 await asyncio.sleep(self._settings.trainer.heartbeat_s)
             else:
+                failures.over()
                 return
 
     async def _read_examples(self) -> None:

@@ -234,7 +234,7 @@ async def test_a_list_that_is_not_whole_after_a_start_says_so(tmp_path: Path, mo
 
 
 async def test_what_keeps_the_database_from_being_written_is_told_until_it_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with service(tmp_path) as client:
         projector = client.store.projector  # type: ignore[attr-defined]
@@ -242,7 +242,7 @@ async def test_what_keeps_the_database_from_being_written_is_told_until_it_is_ov
 
         def write(*given: Any) -> bool:
             told.append(projector.trouble)
-            if len(told) < 3:
+            if len(told) < 4:
                 raise OperationalError("INSERT", {}, sqlite3.OperationalError("disk I/O error"))
             return bool(real(*given))
 
@@ -253,6 +253,11 @@ async def test_what_keeps_the_database_from_being_written_is_told_until_it_is_ov
         assert told[2] == told[1]
         assert "alerts are not written to the database" in str(told[2])
         assert "disk I/O error" in str(told[2])
+        await until(client, "/v1/alerts", lambda answer: answer["trouble"] is None)
+    said = [record for record in caplog.records if record.name.endswith("projector")]
+    assert [record.levelname for record in said] == ["WARNING", "WARNING"], "once when it begins, once when it is over"
+    assert said[0].getMessage() == f"{told[1]}; trying again"
+    assert "alerts are not written to the database: that is over; it failed 3 times" in said[1].getMessage()
 
 
 async def test_what_nobody_thought_of_ends_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

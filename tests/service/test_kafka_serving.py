@@ -113,3 +113,21 @@ async def test_a_body_that_is_larger_than_what_may_wait_is_taken_where_nothing_w
     assert len(await first) == 8
     assert len(await log.append(topics.USER_EVENTS, [example(9)])) == 1
     assert sent == [8, 1]
+
+
+async def test_a_topic_that_takes_nothing_is_told_until_it_takes_something_whatever_others_do() -> None:
+    log, broken = KafkaServiceLog(Settings()), {topics.LABELS}
+
+    async def publish(topic: str, _: Sequence[Record]) -> None:
+        if topic in broken:
+            raise BrokerError(f"{topic} has no leader")
+
+    log._publish = publish  # type: ignore[method-assign,assignment]
+    for _ in range(3):
+        with pytest.raises(BrokerError, match="labels has no leader"):
+            await log.append(topics.LABELS, [example(1)])
+        await log.append(topics.USER_EVENTS, [example(2)])
+        assert log.trouble() == ["the brokers did not take records: labels has no leader"]
+    broken.clear()
+    await log.append(topics.LABELS, [example(1)])
+    assert log.trouble() == []

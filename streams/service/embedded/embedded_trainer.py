@@ -20,9 +20,10 @@ from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
-from weir.streams.errors import BrokerError, in_words
+from weir.streams.errors import BrokerError
 from weir.streams.offline_models.model_updates import update_record
 from weir.streams.ops.metric_registry import Registry as Metrics
+from weir.streams.ops.repeated_trouble import RepeatedTrouble
 from weir.streams.records import RecordBatch
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
 from weir.streams.service.parts import NoLongerKept, Part, Problem, ended, set_within
@@ -80,6 +81,7 @@ class EmbeddedTrainer(Part):
             if task.full is not None
         }  # fmt: skip
         self._nudge = asyncio.Event()
+        self._failures = RepeatedTrouble(log, "the trainer does nothing", PASSING)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._end_subscription: Callable[[], None] = lambda: None
@@ -122,10 +124,9 @@ class EmbeddedTrainer(Part):
                 beaten = time.monotonic() if beats else beaten
                 for bench in self.benches.values():
                     await self._look_after(bench, beats)
-            except PASSING as error:
-                log.warning("the trainer: %s; trying again in a while", in_words(error))
-            except Exception:  # scoring does not end for it
-                log.exception("the trainer failed; trying again in a while")
+                self._failures.over()
+            except Exception as error:  # noqa: BLE001 - scoring does not end for it
+                self._failures.failed(error)
             await set_within(self._nudge, min(_LOOK_S, self._settings.heartbeat_s))
             self._nudge.clear()
 

@@ -22,6 +22,7 @@ from weir.streams.kafka.kafka_errors import DeliveryError, RecordsDeleted
 from weir.streams.kafka.partitioners import PartitionerName, partitions_of_text
 from weir.streams.kafka.produce.producer import AGAIN, BatchProducer
 from weir.streams.kafka.transport_settings import link_security, transport_settings
+from weir.streams.ops.repeated_trouble import RepeatedTrouble
 from weir.streams.records import Record, RecordBatch
 from weir.streams.redis.client import RedisClient
 from weir.streams.service.parts import NoLongerKept, OverloadError, ended
@@ -76,12 +77,14 @@ class KafkaServiceLog:
         """Called with why listeners get no batches any more; the process must end then."""
         self.repeats: Callable[[str, EventBatch], Collection[int]] | None = None
         """The rows of a batch of events on which this process has seen decisions already."""
-        self._not_sent: str | None = None
+        self._not_sent: dict[str, str] = {}
+        """By topic, why nothing of it goes out; another topic may go well meanwhile."""
         self._not_read: str | None = None
+        self._following_fails = RepeatedTrouble(log, "outputs are not read")
 
     def trouble(self) -> list[str]:
         """Why records do not come or go now, a sentence each."""
-        return [why for why in (self._not_sent, self._not_read) if why is not None]
+        return [*dict.fromkeys([*self._not_sent.values(), *filter(None, [self._not_read])])]
 
     async def start(self) -> None:
         """Connect; raises ``BrokerError`` where no broker answers, ``UsageError`` where a topic is not there."""
@@ -169,10 +172,9 @@ class KafkaServiceLog:
             async with asyncio.timeout(PATIENCE_S):
                 await waiting.sent
         except TimeoutError:
-            self._not_sent = (
-                f"the brokers did not acknowledge within {PATIENCE_S:g} s; send the records again: repeats are known"
-            )
-            raise BrokerError(self._not_sent) from None
+            why = f"the brokers did not acknowledge within {PATIENCE_S:g} s; send the records again: repeats are known"
+            self._not_sent[topic] = why
+            raise BrokerError(why) from None
         return [Outcome("repeat" if row in repeats else "accepted") for row in range(len(records))]
 
     async def _send_all(self, own: str) -> None:
@@ -193,10 +195,11 @@ class KafkaServiceLog:
         error: BrokerError | None = BrokerError("the service stops; send the records again: repeats are known")
         try:
             await self._publish(own, records)
-            error = self._not_sent = None
+            self._not_sent.pop(own, None)
+            error = None
         except WeirError as failed:
-            self._not_sent = f"the brokers did not take records: {str(failed).removesuffix(f'; {AGAIN}')}"
-            error = BrokerError(f"{self._not_sent}; send them again: repeats are known")
+            self._not_sent[own] = f"the brokers did not take records: {str(failed).removesuffix(f'; {AGAIN}')}"
+            error = BrokerError(f"{self._not_sent[own]}; send them again: repeats are known")
             if isinstance(failed, DeliveryError):
                 await self._renew_producer()
         finally:
@@ -246,9 +249,10 @@ class KafkaServiceLog:
                 for batch in await self._tail.fetch():
                     self._listeners.tell(replace(batch, topic=self._settings.topics.own(batch.topic) or batch.topic))
                 self._not_read = None
+                self._following_fails.over()
             except BrokerError as error:
                 self._not_read = str(error)
-                log.error("%s; trying again", error)
+                self._following_fails.failed(error)
                 await asyncio.sleep(_AGAIN_S)
 
     def _ended(self, following: asyncio.Task[None]) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from weir.online.decisions.threshold_policy import BudgetThreshold
 from weir.online.durations import format_duration
 from weir.streams.config import topics
 from weir.streams.config.notify_settings import NotifyTarget
-from weir.streams.errors import WeirError, in_words
+from weir.streams.errors import WeirError
+from weir.streams.ops.repeated_trouble import RepeatedTrouble
 from weir.streams.service.notify import outbox
 from weir.streams.service.notify.delivery import STANDS_S, Answer, check_target, deliver
 from weir.streams.service.notify.messages import Delivery, Message, decide
@@ -42,14 +42,15 @@ _LONGEST_S: Final = 120.0
 """Between two attempts."""
 _ALONE_S: Final = 3_600.0
 """A target is left alone for so long at most, whatever it asks for."""
-_TOLD_EVERY_S: Final = 60.0
-"""The log is told so often of a target that takes nothing, however many messages wait for it."""
+_EXPECTED: Final = (SQLAlchemyError, WeirError)
 
 
 @dataclass
 class _Link:
     """How it goes with one target."""
 
+    trouble: RepeatedTrouble
+    """Of sending to it, however many messages wait."""
     sending: asyncio.Task[None] | None = None
     later: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Deliveries that failed: how often, and when they are tried again. No more than are looked at together."""
@@ -58,8 +59,6 @@ class _Link:
     renewed_at: float = 0.0
     alone_until: float = 0.0
     """Until then it asks to be left alone, with whatever message."""
-    told_at: float = 0.0
-    """When the log was last told that it takes nothing; 0 where it does."""
 
 
 class Notifier(Part):
@@ -69,7 +68,9 @@ class Notifier(Part):
         self._service, self._settings = service, service.settings.serve.notify
         for target in self._settings.targets:
             check_target(target)
-        self._links = defaultdict[str, _Link](_Link)
+        self._links: dict[str, _Link] = {}
+        self._trouble = RepeatedTrouble(log, "nobody is told of alerts", _EXPECTED)
+        self._unwritten = RepeatedTrouble(log, "what was told is not written down", _EXPECTED)
         self._seen: dict[Place, int] = {}
         """Of partitions, up to where nothing is to be told, though that is not written down."""
         budgets = ((task.name, task.threshold) for task in service.tasks)
@@ -102,8 +103,9 @@ class Notifier(Part):
                 elif await self._up_to_date():
                     await self._decide()
                     await self._send_what_is_due()
+                    self._trouble.over()
             except Exception as exc:  # noqa: BLE001 - the rest of the service does not end for it
-                _complain("nobody is told of alerts", exc)
+                self._trouble.failed(exc)
             await set_within(wrote, _PAUSE_S)
 
     def _let_go(self) -> None:
@@ -128,9 +130,10 @@ class Notifier(Part):
         while True:
             try:
                 await self._service.log.append(topics.NOTIFICATIONS, [entry.record()])
+                self._unwritten.over()
                 return
             except WeirError as exc:
-                log.error("what was told is not written down: %s; trying again", in_words(exc))
+                self._unwritten.failed(exc)
                 await asyncio.sleep(_PAUSE_S)
 
     # -- deciding ----------------------------------------------------------------------------------------------------
@@ -186,12 +189,17 @@ class Notifier(Part):
         for target in self._settings.targets:
             count, due_at = waiting.get(target.name, (0, now + 1.0))
             self._service.metrics.set("weir_notifications_waiting", count, target=target.name)
-            link = self._links[target.name]
+            link = self._links.setdefault(target.name, _Link(self._trouble_of(target)))
             # Three times in what Alertmanager believes: one or two that fail end no alert there.
             renews = target.kind == "alertmanager" and now - link.renewed_at >= STANDS_S / 3
             free = now >= link.alone_until and (link.sending is None or link.sending.done())
             if (due_at <= now or renews) and free:
                 link.sending = asyncio.create_task(self._send(target, link, renews))
+
+    def _trouble_of(self, target: NotifyTarget) -> RepeatedTrouble:
+        give_up = format_duration(self._settings.give_up)
+        what = f"target {target.name} takes no messages (each is tried for {give_up} at most: [serve.notify] give_up)"
+        return RepeatedTrouble(log, what, _EXPECTED)
 
     async def _send(self, target: NotifyTarget, link: _Link, renews: bool) -> None:
         """Send what is due, until there is no more or one fails: so one that is down is tried once a second."""
@@ -203,7 +211,7 @@ class Notifier(Part):
                     if not await self._tell(target, link, delivery):
                         return
         except Exception as exc:  # noqa: BLE001 - as above
-            _complain(f"target {target.name}", exc)
+            link.trouble.failed(exc)
 
     async def _open(self, target: NotifyTarget, link: _Link) -> list[Delivery]:
         """What may go out now; nothing of an alert goes out before the message that tells of it first."""
@@ -220,15 +228,11 @@ class Notifier(Part):
         ids = tuple(message.id for message in delivery.messages)
         if not answer.ok and now - delivery.since <= self._settings.give_up:
             link.later[delivery.id] = (tries + 1, max(now + _backoff(tries), link.alone_until))
-            if now - link.told_at >= _TOLD_EVERY_S:
-                words = "target %s: %s; it is tried again, each message for %s at most ([serve.notify] give_up)"
-                log.warning(words, target.name, answer.words, format_duration(self._settings.give_up))
-                link.told_at = now
+            link.trouble.failed(answer.words)
             await self._ask(outbox.write_attempt, target.name, ids, now, answer.words, tries + 1)
             return False
-        if answer.ok and link.told_at:
-            log.info("target %s takes messages again", target.name)
-            link.told_at = 0.0
+        if answer.ok:
+            link.trouble.over()
         # Sent and only then written down: a crash in between sends it twice, under one id; the other way round, never.
         kind: Literal["sent", "failed"] = "sent" if answer.ok else "failed"
         link.noted.add((delivery.id, delivery.since))
@@ -256,12 +260,6 @@ class Notifier(Part):
         if not answer.ok:
             link.alone_until = time.time() + min(answer.wait_s, _ALONE_S)
         return answer
-
-
-def _complain(what: str, exc: Exception) -> None:
-    """Say what failed and is tried again; where nobody expected it, with its traceback."""
-    expected = isinstance(exc, SQLAlchemyError | WeirError)
-    log.error("%s: %s; trying again", what, in_words(exc).splitlines()[0], exc_info=None if expected else exc)
 
 
 def _backoff(tries: int) -> float:

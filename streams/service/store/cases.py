@@ -19,7 +19,8 @@ from weir.online.codec.encode import encode_model
 from weir.online.codec.wire import ID_CHARS, VERSION, CaseEvent, Label
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
-from weir.streams.errors import WeirError, in_words
+from weir.streams.errors import WeirError
+from weir.streams.ops.repeated_trouble import RepeatedTrouble
 from weir.streams.records import Record
 from weir.streams.service.parts import Problem, set_within
 from weir.streams.service.ports import ServiceLog
@@ -120,14 +121,16 @@ class Cases:
 
     async def send_what_is_owed(self) -> None:
         """Send, until cancelled, the labels that somebody left behind, where this process writes the tables."""
+        failures = RepeatedTrouble(log, "labels of verdicts are not sent", (SQLAlchemyError, WeirError))
         while True:
             await asyncio.sleep(_LOOK_FOR_OWED_S)
             try:
                 # What is not in the tables yet is not known to count.
                 if self._projector.up_to_date:
                     await self._send(await self.ask(owed_labels.left_behind))
+                    failures.over()
             except (SQLAlchemyError, WeirError) as exc:
-                log.warning("labels of verdicts still wait to be sent: %s", in_words(exc).splitlines()[0])
+                failures.failed(exc)
 
     async def _send(self, owed: LabelDebt) -> None:
         await self._say(owed.labels)

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from weir.online.codec.encode import encode_model
 from weir.streams.config import topics
 from weir.streams.errors import ShellError, WeirError, in_words
+from weir.streams.ops.repeated_trouble import RepeatedTrouble
 from weir.streams.records import Record
 from weir.streams.service.parts import NoLongerKept, set_within
 from weir.streams.service.ports import ServiceLog, Span, within
@@ -30,6 +31,7 @@ from weir.streams.service.store.projection import ORDER, Piece, Projection
 log = logging.getLogger(__name__)
 PIECE: Final = 500
 """Records of a transaction."""
+_NOT_WRITTEN: Final = "alerts are not written to the database"
 _LEASE_S: Final = 10.0
 _PAUSE_S: Final = 1.0
 """Without news it looks again after so long: for its lease, and for records of before it listened."""
@@ -60,6 +62,7 @@ class Projector:
         """The latter is set, and replaced, when something was written here, or a trouble is over."""
         self.trouble: str | None = "alerts are still being read from the log: the list is not whole yet"
         """Why the tables are not up to date, where they are not: after a start, until all that was there is written."""
+        self._failures = RepeatedTrouble(log, _NOT_WRITTEN, (SQLAlchemyError, WeirError))
 
     def listen(self) -> None:
         """Be woken by new records."""
@@ -79,11 +82,12 @@ class Projector:
                 if self.trouble is not None:
                     self.trouble = None
                     self._wake()
+                self._failures.over()
             except (SQLAlchemyError, WeirError) as exc:
                 self._forget_places()
                 self._lease_until = 0.0
-                self.trouble = f"alerts are not written to the database: {in_words(exc).splitlines()[0]}"
-                log.error("%s; trying again", self.trouble)
+                self.trouble = f"{_NOT_WRITTEN}: {in_words(exc).splitlines()[0]}"
+                self._failures.failed(exc)
             await set_within(self._news, _PAUSE_S)
             # Before the next look at the log: what comes during it sets this again, and is not slept over.
             self._news.clear()

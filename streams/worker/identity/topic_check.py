@@ -18,6 +18,7 @@ from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.admin.clients import admin_client
 from weir.streams.kafka.admin.cluster import TopicIdentity, read_identities
 from weir.streams.kafka.reachable import METADATA_S, PAUSE_S
+from weir.streams.ops.repeated_trouble import RepeatedTrouble
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.redis.topic_identity import StoredIdentity
 
@@ -86,12 +87,14 @@ async def identities(settings: KafkaSettings, names: list[str], patience_s: floa
             return read_identities(admin, names)
 
     loop = asyncio.get_running_loop()
+    failures = RepeatedTrouble(log, "topics cannot be looked at")
     until, shown_by = loop.time() + patience_s, math.inf
     while True:
         try:
             found = await asyncio.to_thread(ask)
             # From the first answer on: while nobody answered, nobody could have shown it.
             shown_by = min(shown_by, loop.time() + METADATA_S)
+            failures.over()
             if len(found) == len(set(names)) or loop.time() >= shown_by:
                 return found
             await asyncio.sleep(PAUSE_S)
@@ -99,7 +102,7 @@ async def identities(settings: KafkaSettings, names: list[str], patience_s: floa
             if loop.time() > until:
                 raise
             # A rebalance asks this, and one that fails ends the worker: brokers that restart are worth waiting for.
-            log.warning("%s; trying again", error)
+            failures.failed(error)
             await asyncio.sleep(AGAIN_S)
 
 

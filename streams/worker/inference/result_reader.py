@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from weir.streams.errors import BrokerError, in_words
 from weir.streams.kafka.reachable import disconnect
+from weir.streams.ops.repeated_trouble import RepeatedTrouble
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +86,14 @@ class ResultsReader:
 
     async def run(self) -> None:
         """Read answers until cancelled; while the brokers are away it tries again."""
+        failures = RepeatedTrouble(log, f"{self.topic} is not read", (KafkaError,))
         while True:
             await self._some.wait()
             try:
                 found = await self._consumer.getmany(timeout_ms=_POLL_MS)
+                failures.over()
             except KafkaError as error:
-                log.warning("%s: %s; still trying", self.topic, in_words(error))
+                failures.failed(error)
                 await asyncio.sleep(_POLL_MS / 1000)
                 continue
             for records in found.values():

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from weir.streams.config import topics
 from weir.streams.errors import WeirError, in_words
 from weir.streams.ops.command_user import caller
+from weir.streams.ops.repeated_trouble import RepeatedTrouble
 from weir.streams.records import Record
 from weir.streams.service.access.audit.audit_chain import AT_ONCE, Link, chained
 from weir.streams.service.access.scopes import Caller
@@ -143,7 +144,7 @@ class Audit:
 
     async def _write_waiting(self) -> None:
         """Everything that waits now; tried again until it is written."""
-        failures = 0
+        failures, trouble = 0, RepeatedTrouble(logger, "the audit is not written", (WeirError, SQLAlchemyError))
         while self._waiting:
             try:
                 if not self._begun:
@@ -152,10 +153,10 @@ class Audit:
                     self._waiting.appendleft({"at": time.time(), "action": "audit.started"})
                     self._begun = True
                 await self._write([self._waiting[i] for i in range(min(AT_ONCE, len(self._waiting)))])
+                trouble.over()
             # Any other error would end this task: nothing would be written from then on, and nobody would know why.
             except (WeirError, SQLAlchemyError) as exc:
-                why = in_words(exc).splitlines()[0]
-                logger.warning("the audit is not written: %s; %d records wait", why, len(self._waiting))
+                trouble.failed(f"{in_words(exc).splitlines()[0]}; {len(self._waiting)} records wait")
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
 
