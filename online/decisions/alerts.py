@@ -7,6 +7,8 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import astuple
+from itertools import islice
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 from weir.online.batch import FloatVector, IntVector, LabelBatch, PredictionBatch
 from weir.online.decisions.alert_policy import AlertPolicy, AlertStats, BookDecision
 from weir.online.decisions.alert_state import SEVERITIES, AlertState, Reason, Verdict
-from weir.online.decisions.stored_book import BookEntry, StoredBook
+from weir.online.decisions.stored_book import TEXT_BYTES, BookEntry, StoredBook
 from weir.online.decisions.threshold import Decide
 from weir.online.errors import StateError, stored
 
@@ -22,6 +24,10 @@ ReasonsOf = Callable[[IntVector], list[list[Reason]]]
 """Explains rows of the batch being decided: ``(k,) int64`` row numbers to ``k`` lists of reasons."""
 Admit = Callable[[float, float, int], bool]
 """Whether an alert may open at a watermark, by a row of a time: `Threshold.admit`."""
+
+_SAMPLE: Final = 16
+_SEEN_BYTES: Final = TEXT_BYTES + 60
+"""Of a row that is remembered, beside what its text says."""
 
 
 class _Change(msgspec.Struct):
@@ -91,6 +97,14 @@ class AlertBook:
     def __len__(self) -> int:
         """Number of open alerts."""
         return self._open
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, about: the newest of each kind stand for all, as somebody asks every second."""
+        entries = [entry.nbytes for entry in islice(reversed(self._entries.values()), _SAMPLE)]
+        seen = [_SEEN_BYTES + len(line) for line in islice(reversed(self._seen_order), _SAMPLE)]
+        of = ((self._entries, entries), (self._seen_order, seen))
+        return sum(len(held) * sum(some) // len(some) for held, some in of if some)
 
     def open_alerts(self) -> list[AlertState]:
         """Return the open alerts, in the order in which they opened."""

@@ -92,6 +92,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     _gauge("weir_cached_rows{topic}", "rows", "Rows that the lanes keep in memory."),
     _gauge("weir_memory_bytes{part}", "bytes",
         "Memory of the lanes by part: ids (dedupe_bytes), rows (cache_rows), label_rows: what waits for labels, "
+        "alerts: open ones, and events over the line ([alerts] max_open, remember_events), "
         "silence: entities that may fall silent (max_entities)."),
     _gauge("weir_dedupe_window_seconds{topic}", "seconds",
         "For how long event ids are remembered, in the partition where that is shortest: dedupe_window, or less "

@@ -11,6 +11,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from weir.online.stages.labelling import LabellingStage
+from weir.online.stages.scoring import ScoringStage
 from weir.streams.config import topics
 from weir.streams.model_replicas.follower import Follower
 from weir.streams.worker.context import Context
@@ -146,13 +147,14 @@ class WorkerStatus(ProcessStatus):
     def _measure_memory(self) -> None:
         m, lanes = self._ctx.metrics, [lane for lane in self._host.rows if lane.started]
         self._ids.look([lane for lane in lanes if isinstance(lane, ScoreLane)], self._host.reserved)
-        labels = [stage for lane in self._host.labels if lane.ready for stage in lane.stages.values()]
-        seen = sum(stage.seen.nbytes for stage in labels if stage.seen is not None)
-        m.set("weir_memory_bytes", seen + sum(lane.id_bytes for lane in lanes), part="ids")
-        m.set("weir_memory_bytes", self._ctx.store.cached_bytes(), part="rows")
-        m.set("weir_memory_bytes", sum(stage.joiner.nbytes for stage in labels), part="label_rows")
-        timers = [stage.timers for lane in lanes if isinstance(lane, ScoreLane) for stage in lane.stages]
-        m.set("weir_memory_bytes", sum(each.nbytes for each in timers if each is not None), part="silence")
+        stages: list[LabellingStage | ScoringStage] = []
+        stages += [stage for lane in self._host.labels if lane.ready for stage in lane.stages.values()]
+        stages += [stage for lane in lanes if isinstance(lane, ScoreLane) for stage in lane.stages]
+        held = Counter({"ids": sum(lane.id_bytes for lane in lanes), "rows": self._ctx.store.cached_bytes()})
+        for stage in stages:
+            held.update(memory_of(stage))
+        for part in MEMORY_PARTS:
+            m.set("weir_memory_bytes", held[part], part=part)
 
     def _new(self, of: Hashable, total: float) -> float:
         """By how much a count has grown since the last look."""
@@ -195,6 +197,18 @@ class WorkerStatus(ProcessStatus):
         total, told = getattr(stage.joiner.stats, field), self._joins.setdefault(stage, {})
         last, told[field] = told.get(field, total), total
         return float(max(total - last, 0))
+
+
+MEMORY_PARTS: Final = ("ids", "rows", "label_rows", "alerts", "silence")
+"""What grows with entities, events or labels."""
+
+
+def memory_of(stage: LabellingStage | ScoringStage) -> dict[str, int]:
+    """Bytes of what a stage holds, by those of the parts that it has."""
+    if isinstance(stage, ScoringStage):
+        return {} if stage.timers is None else {"silence": stage.timers.nbytes}
+    seen = 0 if stage.seen is None else stage.seen.nbytes
+    return {"ids": seen, "label_rows": stage.joiner.nbytes, "alerts": stage.book.nbytes}
 
 
 def together(lanes: Sequence[Mapping[str, float]]) -> dict[str, float]:
