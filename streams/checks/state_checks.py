@@ -16,6 +16,7 @@ from weir.online.stages.labelling import LabellingStage
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import engine_of, shape_of
 from weir.streams.checks.findings import Check
+from weir.streams.checks.untold_moves import untold
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.embedded.memory_store import MemoryFeatureStore
@@ -132,19 +133,8 @@ def _told(task: str, said: Mapping[str, Any], registered: Stages) -> Check:
         version, why = next(iter(said["refused"].items()))
         return Check(name, "FAIL", f"version {version} cannot be used: {why}", "register it again, or promote another")
     serving, shadow = said["champion"], said["shadow"]
-    # A move is noted in the registry and then told: who was killed in between, or moved at the same moment, left this.
-    tell = f"tell the workers: weir models promote {task}"
-    if registered.champion is not None and serving != registered.champion:
-        serves = "none serves" if serving is None else f"version {serving} serves"
-        found = f"{serves}, and by the registry version {registered.champion} does"
-        return Check(name, "WARN", found, f"{tell} {registered.champion}")
-    if registered.champion is None and serving is not None and registered.of(serving) == "archived":
-        found = f"version {serving} serves, and by the registry it is archived"
-        return Check(name, "WARN", found, f"{tell} {serving} --to archived")
-    # Another one there is no fault: workers score a champion of before beside the new one until that is settled.
-    if registered.shadow is not None and shadow is None:
-        found = f"version {registered.shadow} is not in the shadow, and by the registry it is"
-        return Check(name, "WARN", found, f"{tell} {registered.shadow} --to shadow")
+    if (found := untold(task, serving, shadow, registered)) is not None:
+        return found
     if serving is None:
         return Check(name, "OK", "none serves yet")
     beside = f", version {shadow} in its shadow" if shadow is not None else ""

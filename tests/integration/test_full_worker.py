@@ -95,7 +95,9 @@ def test_a_shadow_a_promotion_a_corrupt_artefact_a_rollback_and_a_restart(
     moved = run_weir(fleet.deployment, "models", "promote", "spend", str(second), "--no-publish")
     check = run_weir(fleet.deployment, "worker", "--check")
     assert (moved.status, check.status) == (0, 0), moved.err + check.err
-    assert "weir models promote spend 2" in " ".join(check.out.split()), check.out
+    listed = run_weir(fleet.deployment, "models", "list")
+    for said in (check.out, listed.err):
+        assert "weir models promote spend 2" in " ".join(said.split()), said
     row = run_weir(fleet.deployment, "features", "get", "user-1", "--json").document
     assert [table["table"] for table in row] == ["spend.user", "spend.full"]
     assert row[1]["values"]["champion.version"] == first

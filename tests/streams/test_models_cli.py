@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -15,8 +16,10 @@ from tests.models.graphs import candidate
 from weir.models.errors import ModelError
 from weir.models.manifest import DataRange
 from weir.models.registry.registry import Registry
+from weir.online.codec.encode import encode_model
 from weir.online.codec.wire import ModelUpdate
 from weir.online.errors import WeirError
+from weir.streams.checks import untold_moves
 from weir.streams.cli.models import model_moves
 from weir.streams.cli.models.models import models_app
 from weir.streams.config.settings import ModelSettings, load_settings
@@ -61,6 +64,9 @@ class Brokers:
         self.sent.append((topic, key, ModelUpdate.model_validate_json(value)))
         return self
 
+    def present(self, topic: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(value=encode_model(update)) for name, _, update in self.sent if name == topic]
+
     def get(self) -> None:
         if self.lost:
             self.sent.pop()
@@ -71,6 +77,8 @@ class Brokers:
 def brokers(monkeypatch: pytest.MonkeyPatch) -> Brokers:
     made = Brokers()
     monkeypatch.setattr(model_moves, "producer", made.producer)
+    monkeypatch.setattr(untold_moves, "consumer", made.producer)
+    monkeypatch.setattr(untold_moves, "read_present", lambda _, topic, __: made.present(topic))
     return made
 
 
@@ -193,9 +201,19 @@ def test_a_move_that_was_killed_before_it_was_told_is_told_by_promoting_again(
     moved = registry.history("fraud")[-1]
     assert [update.action for _, _, update in brokers.sent] == ["promote"]
     again = ["promote", "fraud", str(moved.version), *move.split()[3:]]
+    assert "not told" not in weir("list")[1], "no brokers are named"
+    Path("weir.toml").write_text('[kafka]\nbootstrap = "kafka:9092"')
+    listed = weir("list")
+    if move != "promote fraud 1 --to archived":  # neither serves nor shadows, by both
+        assert f"tell the workers: weir models {' '.join(again)}" in " ".join(listed[1].split())
+    brokers.away = True
+    assert "whether the workers were told of the last moves is not known: no broker at kafka:9092" in weir("list")[1]
+    assert weir("list")[0] == listed[0]
+    brokers.away = False
     assert "workers were told again" in weir(*again, "--publish")[1]
     assert registry.history("fraud")[-1] == moved
     assert (brokers.sent[-1][2].action, brokers.sent[-1][2].version) == (moved.action, str(moved.version))
+    assert "tell the workers" not in weir("list")[1]
 
 
 def test_a_damaged_version_is_not_promoted(registry: Registry, brokers: Brokers, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from weir.models.manifest import Manifest, Precision
     from weir.models.registry.stages import StageEntry, Stages
+    from weir.streams.checks.findings import Check
+    from weir.streams.config.settings import Settings
 
 _HELP = """Full models: list, show, import, promote, roll back, compare, verify, clear away.
 
@@ -41,6 +43,9 @@ def list_command(
 ) -> None:
     """List the versions of each task, with their stages and metrics; exit status 1 where something is damaged.
 
+    Where the settings name brokers, a move that the workers were not told of
+    is said, with the command that tells them.
+
     For example:
 
         weir models list
@@ -52,7 +57,8 @@ def list_command(
     from weir.models.errors import ModelError
 
     held = common.open_registry(registry, config)
-    rows, documents, unusable = [], [], []
+    rows, documents, unusable = [], [], list[str]()
+    moved: dict[str, Stages] = {}
     # What is damaged is told, and hides nothing else: a version no other version, a log of stages no other task.
     for name in common.tasks_in(held, task):
         try:
@@ -60,6 +66,7 @@ def list_command(
         except ModelError as exc:
             unusable.append(f"task {name}: {exc}")
             continue
+        moved[name] = stages
         for version in versions:
             try:
                 manifest = held.manifest(name, version)
@@ -74,10 +81,22 @@ def list_command(
         output().print(table(*VERSION_COLUMNS, rows=rows))
     for reason in unusable:
         say(f"unusable: {reason}")
+    for check in _untold(settings_of(config, None), moved):
+        say(f"warning: {check.name}: {check.found}{'; ' if check.fix else ''}{check.fix}", style="yellow")
     empty = "" if documents or unusable else "; weir trainer makes them, [models] registry (or --registry) says where"
     say(f"{len(documents)} versions in {held.url}{empty}")
     if unusable:
         raise typer.Exit(1)
+
+
+def _untold(settings: Settings, stages: Mapping[str, Stages]) -> Sequence[Check]:
+    """What the workers were not told of; nothing where no brokers are named, or no version has a stage."""
+    # Not by the address, whose default is a broker on this machine.
+    if "kafka" not in settings.model_fields_set or not any(held.seq for held in stages.values()):
+        return ()
+    from weir.streams.checks.untold_moves import untold_moves  # it brings compiled code
+
+    return untold_moves(settings, stages)
 
 
 @models_app.command("show")
