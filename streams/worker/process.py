@@ -33,7 +33,7 @@ from weir.streams.worker.context import Context
 from weir.streams.worker.control import Control
 from weir.streams.worker.lane_table import LaneTable
 from weir.streams.worker.links import StoreWatch
-from weir.streams.worker.warmup import warm_up_records, warm_up_structs
+from weir.streams.worker.warmup import warm_up_links, warm_up_records, warm_up_structs
 
 if TYPE_CHECKING:
     from weir.streams.worker.status import ProcessStatus
@@ -129,6 +129,7 @@ class Process:
         self.app.records.limits = await asyncio.to_thread(topic_limits, self.settings.kafka)
         log.info("compiling what is needed: half a minute on the first start on a machine, later a second")
         await asyncio.to_thread(warm_up_records)  # the endpoints answer meanwhile
+        await asyncio.to_thread(warm_up_links)
         await self.prepare()
         require_provider(self.ctx.full, self.settings.models.provider)
         await self.updates.catch_up()

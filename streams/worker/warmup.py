@@ -39,6 +39,7 @@ from weir.streams.records import Record
 from weir.streams.redis.stored_rows import HEADER, encode_row, framed_values, unpack_rows
 
 _START = 1.7e9
+_EVENT = b'{"v":1,"event_id":"e1","type":"view","user_id":"u1","ts":1.7e9}'
 _LATER_S = (0.0, 3600.0, 366 * 86_400.0)
 """When batches begin: then windows move, then whoever was seen has long been silent."""
 _ROWS, _ENTITIES = 64, 24
@@ -61,18 +62,22 @@ def warm_up_structs() -> None:
 
 
 def warm_up_records() -> None:
-    """Take a record in, find the partition of one that goes out, encode it and unpack that; a row, and join labels."""
-    record = Record(b"key", b'{"v":1,"event_id":"e1","type":"view","user_id":"u1","ts":1.7e9}', _START)
-    Admission(IntakePolicy()).admit_decoded(decode_user_events([record.value], ColumnRequest()), _START)
-    partitions_of([record.key], 4)
+    """Take a record in, remember its id, and join labels."""
+    Admission(IntakePolicy()).admit_decoded(decode_user_events([_EVENT], ColumnRequest()), _START)
     _dedupe()
+    _join()
+
+
+def warm_up_links() -> None:
+    """Find the partition of a record that goes out, encode it and unpack that; and a row, as Redis has it."""
+    record = Record(b"key", _EVENT, _START)
+    partitions_of([record.key], 4)
     partitions_of_text(["u1"], 4, "crc32")
     for batch in encoded_batches(Columns.of([record]), np.arange(1), 1 << 20):
         FetchedRecords(Unpacking(InputLimits()), None, bytes(batch._build()), 0).take(1, 1)
     row = np.zeros((1, 8), np.uint8)
     framed_values(np.zeros(1, HEADER), row)
     unpack_rows("", 0, 8, [encode_row(0, 0, 0.0, row.tobytes())])
-    _join()
 
 
 def warm_up_states() -> None:
@@ -109,7 +114,7 @@ def warm_up(task: TaskSpec, *, side: bool = True) -> None:
         task, shape.features, shape.masks, shape.secondary, lambda x, _: model.learner.contributions(x)
     )
     label.scored(scored)
-    _learn(label, model, scored.predictions.event_id, scored.predictions.entity_id, scored.predictions.ts)
+    _learn(label, model, stage, scored.predictions)
 
 
 def _dedupe() -> None:
@@ -140,9 +145,12 @@ def _join() -> None:
     joiner.restore(joiner.snapshot())
 
 
-def _learn(label: LabellingStage, model: OnlineModel, ids: list[str], entities: list[str], ts: np.ndarray) -> None:
-    value = np.arange(len(ids)) % 2 == 0
-    made = label.labels(LabelBatch([f"{i}-l" for i in ids], entities, list(ids), ts, value, np.ones(len(ids))))
+def _learn(label: LabellingStage, model: OnlineModel, stage: ScoringStage, p: PredictionBatch) -> None:
+    value = np.arange(len(p)) % 2 == 0
+    labels = LabelBatch([f"{i}-l" for i in p.event_id], p.entity_id, list(p.event_id), p.ts, value, np.ones(len(p)))
+    made = label.labels(labels)
+    for layout, updates in made.updates.items():
+        stage.engine.apply(layout, updates)
     for examples in made.examples:
         model.learn(examples)
         model.score(examples.x)

@@ -27,7 +27,7 @@ from weir.online.learners.factory import LearnerSpec
 from weir.streams.demo import demo_warmup as warmup
 from weir.streams.redis import stored_rows as rows
 from weir.streams.task_files import load_task
-from weir.streams.worker.warmup import warm_up, warm_up_records
+from weir.streams.worker.warmup import warm_up, warm_up_links, warm_up_records
 
 def run(path, *kinds):
     task = load_task(Path(path))
@@ -35,6 +35,7 @@ def run(path, *kinds):
         model = LearnerSpec(kind=kinds[0], members=tuple(LearnerSpec(kind=kind) for kind in kinds[1:]))
         task = task.model_copy(update={"model": model, "drift": DriftPolicy(block_events=8)})
     warm_up_records()
+    warm_up_links()
     warm_up(task)
     print("warm", flush=True)
     rows.unpack_rows("t", 0, 16, [rows.encode_row(0, 0, 0.0, bytes(16))])

@@ -14,7 +14,7 @@ from weir.streams.service.embedded.appends import Append, Step
 from weir.streams.service.embedded.service_engine import KEPT, OUTPUTS, Engine
 from weir.streams.service.parts import NoLongerKept
 from weir.streams.service.ports import Decoded, Listener, Listeners, Outcome, Span
-from weir.streams.worker.warmup import warm_up
+from weir.streams.worker.warmup import warm_up, warm_up_records
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
@@ -50,8 +50,10 @@ class EmbeddedServiceLog:
 
     def _open(self) -> None:
         log.info("compiling what is needed: half a minute on the first start on a machine, later a second")
+        # Else the first caller waits for what the first event compiles.
+        warm_up_records()
         for pipeline in self.engine.host.pipelines.values():
-            warm_up(pipeline.task, side=False)  # else the first caller waits for what the first event compiles
+            warm_up(pipeline.task, side=False)
         self.engine.start()
 
     async def stop(self) -> None:
