@@ -169,10 +169,11 @@ def run_path(events: list[list[Record]], labels: list[list[Record]], stages: boo
     lane = watch.wrap("dedupe + lateness", lambda f, *a: f(*a))
     wall, start = time.perf_counter(), time.process_time()
     for event_batch, label_batch in zip(events, labels, strict=True):
-        log.append(topics.USER_EVENTS, event_batch)
+        batches = log.append(topics.USER_EVENTS, event_batch)
         if label_batch:
-            log.append(topics.LABELS, label_batch)
-        host.run_pending()
+            batches += log.append(topics.LABELS, label_batch)
+        for batch in batches:
+            host.process(batch)
         if stages and not hasattr(host.intake["user-events-0"], "_timed"):
             intake: Any = host.intake["user-events-0"]
             admit = intake.admit

@@ -55,8 +55,8 @@ began = 0.0
 for i, batch in enumerate(batches):
     if i == len(batches) // 10:  # the first batches compile, or load what was compiled
         began, warm = time.perf_counter(), i
-    inputs.append(topics.USER_EVENTS, batch)
-    host.run_pending()
+    for logged in inputs.append(topics.USER_EVENTS, batch):
+        host.process(logged)
 inputs.sync()
 print((len(batches) - warm) * len(batches[0]) / (time.perf_counter() - began))
 """

@@ -55,10 +55,11 @@ class Stream:
         gc.collect()
         start = time.process_time()
         for events, labels in batches:
-            self._log.append("user-events", events)
+            logged = self._log.append("user-events", events)
             if labelled:
-                self._log.append("labels", labels)
-            self._host.run_pending()
+                logged += self._log.append("labels", labels)
+            for batch in logged:
+                self._host.process(batch)
             self._log.forget(self._log.next_seq)
         took = time.process_time() - start
         after = self._host.stats.predictions, self._host.stats.examples

@@ -123,14 +123,6 @@ class EmbeddedHost:
         self.anew: list[str] = []
         """What `resume` began anew, a sentence each."""
 
-    def run_pending(self) -> int:
-        """Process every batch that has been appended; returns how many records that were."""
-        done = 0
-        for batch in self.log.read(READ, self.seq):
-            self.process(batch)
-            done += len(batch.records)
-        return done
-
     def decode(self, topic: str, raw: Sequence[bytes]) -> Decoded:
         """Decode records of an events topic, or of ``labels``, as `process` wants them; from any thread."""
         raw = self._sized(raw)
@@ -311,8 +303,8 @@ class EmbeddedHost:
         """Continue from the newest checkpoint, if there is one; raises ``StateError`` where it is of others.
 
         Others are other tasks or other logs. In one log everything appended after the checkpoint, input too, is cut
-        off: the caller produces it again. With a log of their own only outputs are cut, and `run_pending` makes them
-        again from the inputs.
+        off: the caller produces it again. With a log of their own only outputs are cut: they
+        are made again by processing the inputs from ``seq`` on.
         """
         data = self._checkpoints.newest() if self._checkpoints is not None else None
         if data is None:

@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner
 
 from tests.integration.kafka_broker import Broker
+from tests.streams.host_runs import process_all
 from tests.streams.logged_run import read_embedded
 from weir.online.task.spec import TaskSpec
 from weir.streams.cli.models.archive import archive_command
@@ -51,7 +52,7 @@ def log() -> EmbeddedLog:
     for block in simulate(config):
         for topic, records in block.topics.items():
             made.append(topic, [Record(*r) for r in records])
-            host.run_pending()
+            process_all(host)
     return made
 
 

@@ -25,6 +25,7 @@ from tests.integration.kafka_broker import Broker, free_ports
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.streamed import KeyValue, unique
 from tests.integration.worker_process import Outcome, Watcher, Worker, run_weir
+from tests.streams.host_runs import process_all
 from weir.online.batch import PredictionBatch
 from weir.online.codec.decision_blocks import Decision, decode_decisions
 from weir.online.task.spec import TaskSpec
@@ -273,7 +274,7 @@ def test_an_embedded_host_decides_as_the_worker_did(lived: Lived) -> None:
             (topics.LABELS, [label(row) for row in part if row["bad"] is not None and row["told"] == "number"]),
         ):
             log.append(topic, [Record(*keyed(each), each["ts"]) for each in made])
-            host.run_pending()
+            process_all(host)
     records = [r.value for batch in log.read([topics.DECISIONS], 0) for r in batch.records]
     mine = [row for record in records for row in decode_decisions(record).batch.rows()]
     assert len(lived.decisions) == len(mine) == EACH * CHUNKS

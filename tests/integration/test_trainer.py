@@ -23,6 +23,7 @@ from tests.integration import forked
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.forked import Process
 from tests.integration.kafka_broker import Broker, eventually
+from tests.streams.host_runs import process_all
 from tests.streams.test_trainer_embedded import TASK
 from weir.models.registry.registry import Registry
 from weir.online.batch import ExampleBatch
@@ -73,7 +74,7 @@ class Cluster:
         for block in simulate(config):
             for topic, records in block.topics.items():
                 self.log.append(topic, [Record(*r) for r in records])
-            host.run_pending()
+            process_all(host)
         for topic in (topics.USER_EVENTS, topics.PREDICTIONS, topics.EXAMPLES):
             self.send(topic, [r for batch in self.log.read([topic], 0) for r in batch.records])
 

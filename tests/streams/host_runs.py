@@ -10,7 +10,7 @@ import orjson
 
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
-from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_host import READ, EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.records import Record
 from weir.streams.simulate import SimulationConfig, simulate
@@ -120,10 +120,19 @@ def outputs(log: EmbeddedLog) -> dict[str, list[tuple[bytes, bytes, float]]]:
     return made
 
 
+def process_all(host: EmbeddedHost) -> int:
+    """Have every batch that was appended processed, one after the other as users of a host do; how many records."""
+    done = 0
+    for batch in host.log.read(READ, host.seq):
+        host.process(batch)
+        done += len(batch.records)
+    return done
+
+
 def run(log: EmbeddedLog, host: EmbeddedHost, calls: tuple[Call, ...]) -> None:
     for topic, records in calls:
         log.append(topic, records)
-        host.run_pending()
+        process_all(host)
 
 
 class Straight:

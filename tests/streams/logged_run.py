@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.streams.host_runs import process_all
 from weir.online.batch import ExampleBatch, PredictionBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
@@ -84,7 +85,7 @@ def simulated(directory: Path | None = None, events: int = 1500) -> Run:
     for block in simulate(config):
         for topic, records in block.topics.items():
             run.log.append(topic, [Record(*r) for r in records])
-            host.run_pending()
+            process_all(host)
     run.log.sync()
     return run
 

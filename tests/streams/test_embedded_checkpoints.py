@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.streams.host_runs import CHURN, FRAUD, PARTITIONS, host_on, inputs, outputs, run, straight_run
+from tests.streams.host_runs import CHURN, FRAUD, PARTITIONS, host_on, inputs, outputs, process_all, run, straight_run
 from weir.online.errors import StateError
 from weir.streams.embedded.embedded_log import EmbeddedLog
 
@@ -31,7 +31,7 @@ def test_a_crash_anywhere_leaves_no_trace(tmp_path_factory: pytest.TempPathFacto
             waits = at % every == 0 and data.draw(st.booleans(), "checkpoint before it is processed")
             if waits:
                 host.checkpoint(b"%d" % (at + 1))
-            host.run_pending()
+            process_all(host)
             if at % every == 0 and not waits:
                 host.checkpoint(b"%d" % (at + 1))
         held = (folder / "log" / "records.log").stat().st_size
@@ -63,7 +63,7 @@ def test_a_checkpoint_taken_with_input_waiting_loses_none_of_it(tmp_path: Path) 
     with EmbeddedLog(PARTITIONS, tmp_path / "log") as log:
         host = host_on(log, checkpoints=tmp_path)
         assert host.resume()
-        assert host.run_pending() == sum(len(records) for _, records in calls[3:])
+        assert process_all(host) == sum(len(records) for _, records in calls[3:])
         assert outputs(log) == outputs(straight)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.streams.host_runs import CHURN, FRAUD, PARTITIONS, host_on, inputs, outputs, run, straight_run
+from tests.streams.host_runs import CHURN, FRAUD, PARTITIONS, host_on, inputs, outputs, process_all, run, straight_run
 from weir.online.errors import StateError
 from weir.streams.embedded.checkpoint import Checkpoints
 from weir.streams.embedded.embedded_log import EmbeddedLog
@@ -37,7 +37,7 @@ def test_it_is_of_the_moment_at_which_it_was_begun(tmp_path: Path) -> None:
     with EmbeddedLog(PARTITIONS, tmp_path / "inputs") as log, EmbeddedLog(directory=tmp_path / "outputs") as made:
         host = host_on(log, outputs=made, checkpoints=tmp_path)
         assert (host.resume(), host.resumed_extra) == (True, b"x")
-        host.run_pending()
+        process_all(host)
         assert outputs(made) == straight_run().outputs
 
 

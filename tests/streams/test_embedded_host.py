@@ -8,7 +8,7 @@ from random import Random
 
 import orjson
 
-from tests.streams.host_runs import Straight, host_on, inputs, outputs, values
+from tests.streams.host_runs import Straight, host_on, inputs, outputs, process_all, values
 from weir.online.codec.wire import Alert, DeadLetter, Example, Prediction, RetrainRequest, WireModel
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import EmbeddedLog
@@ -121,7 +121,7 @@ def test_mutated_records_are_scored_or_dead_letters_and_none_disappears() -> Non
             made = [Record(r.key, mutated(rng, r.value), r.ts) for r in records] if mutate else records
             given_[topic] += len(made)
             log.append(topic, made)
-    host.run_pending()
+    process_all(host)
     letters = Counter(v["topic"] for v in values(outputs(log)[topics.DEAD_LETTERS]))
     repeats = sum(intake.duplicates for intake in host.intake.values())
     good = host.stats.events + repeats + host.stats.labels

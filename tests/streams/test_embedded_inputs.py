@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.streams.host_runs import CHURN, FRAUD, host_on, outputs, values
+from tests.streams.host_runs import CHURN, FRAUD, host_on, outputs, process_all, values
 from weir.online.codec.wire import Alert, Example, Prediction
 from weir.online.intake_policy import IntakePolicy
 from weir.online.task.next_spec import NextTask
@@ -34,7 +34,7 @@ def test_labels_of_unknown_tasks_are_counted() -> None:
     log = EmbeddedLog()
     host = host_on(log, FRAUD)
     log.append(topics.LABELS, [label("fraud", 1), label("other", 2), label("other", 3)])
-    host.run_pending()
+    process_all(host)
     assert (host.stats.labels, host.stats.unknown_task_labels, host.stats.dead_letters) == (3, 2, 0)
 
 
@@ -43,7 +43,7 @@ def test_too_many_rejects_stop_the_host_before_it_goes_on() -> None:
     host = host_on(log, FRAUD, rejects=RejectPolicy(share=0.5, window=10))
     log.append(topics.USER_EVENTS, [event(1), *[Record(b"u1", b"{", 1.7e9)] * 9])
     with pytest.raises(TooManyRejects, match=r"9 of the last 10 records were rejected, the limit is 50%.*Correct the"):
-        host.run_pending()
+        process_all(host)
     assert host.seq == 0
     assert len(outputs(log)[topics.DEAD_LETTERS]) == 9
 
@@ -52,7 +52,7 @@ def test_a_clock_that_runs_ahead_does_not_make_the_rest_late() -> None:
     log = EmbeddedLog()
     host = host_on(log, FRAUD, intake=IntakePolicy(allowed_lateness=60, max_ahead=60))
     log.append(topics.USER_EVENTS, [event(1), event(2, ts=4e9), event(3)])
-    host.run_pending()
+    process_all(host)
     assert (host.stats.predictions, host.stats.dead_letters) == (2, 1)
     assert "ahead" in values(outputs(log)[topics.DEAD_LETTERS])[0]["reason"]
 
@@ -63,7 +63,7 @@ def test_all_clocks_of_a_host_go_by_one_step(max_step: float, hours: int) -> Non
     log = EmbeddedLog()
     host = host_on(log, FRAUD, CHURN, intake=IntakePolicy(max_step=max_step, max_ahead=1e9))
     log.append(topics.USER_EVENTS, [*(event(n) for n in (1, 2, 3)), event(4, user_id="u2", ts=1.7e9 + 5 * 3_600.0)])
-    host.run_pending()
+    process_all(host)
     now = 1.7e9 + hours * 3_600.0 if hours else 1.7e9 + 3
     assert [intake.watermark for intake in host.intake.values()] == [now]
     assert host.pipelines["fraud"].labelling.time.watermark == now
@@ -81,7 +81,7 @@ def test_lateness_does_not_depend_on_batches(cut: int) -> None:
     log = EmbeddedLog(max_batch=cut)
     host = host_on(log, FRAUD, intake=IntakePolicy(allowed_lateness=1000))
     log.append(topics.USER_EVENTS, records)
-    host.run_pending()
+    process_all(host)
     assert (host.stats.events, host.stats.dead_letters) == (4, 1)
 
 
@@ -92,7 +92,7 @@ def test_long_ids_make_records_that_fit_the_wire_format() -> None:
                                       'kind = "fixed"\nvalue = 0.0'), CHURN.replace("0.9", "0.0"))  # fmt: skip
     rows = [event(i, user_id=user, event_id=f"{i:064d}", ts=1.7e9 + 3600 * i) for i in range(80)]
     log.append(topics.USER_EVENTS, [Record(user.encode(), r.value, 1.7e9 + 3600 * i) for i, r in enumerate(rows)])
-    host.run_pending()
+    process_all(host)
     made = outputs(log)
     assert {a["task"] for a in values(made[topics.ALERTS])} == {"fraud", "churn"}
     for _, value, _ in made[topics.ALERTS]:
@@ -114,7 +114,7 @@ def test_an_entity_from_a_property_must_be_an_id() -> None:
     log.append(
         topics.USER_EVENTS, [event(i, properties={"card": c} if c is not None else {}) for i, c in enumerate(cards)]
     )
-    host.run_pending()
+    process_all(host)
     assert [p["entity_id"] for p in values(outputs(log)[topics.PREDICTIONS])] == ["c" * 64, "c1"]
     assert host.stats.events == 6
 
@@ -126,7 +126,7 @@ def test_tasks_may_read_one_name_in_different_ways() -> None:
     for log, which in ((alone, [number]), (both, [number, text])):
         host = host_on(log, *which)
         log.append(topics.USER_EVENTS, [event(i, properties={"zone": i if i % 2 else "x"}) for i in range(6)])
-        host.run_pending()
+        process_all(host)
     mine = [v for v in values(outputs(both)[topics.PREDICTIONS]) if v["task"] == "fraud"]
     assert mine == values(outputs(alone)[topics.PREDICTIONS])
 
@@ -142,7 +142,7 @@ def test_a_label_of_a_time_to_come_is_refused() -> None:
     host = host_on(log, FRAUD)
     far, near = label("fraud", 1), label("fraud", 2)
     log.append(topics.LABELS, [Record(far.key, far.value.replace(b"1700000000.0", b"4000000000.0"), far.ts), near])
-    host.run_pending()
+    process_all(host)
     assert (host.stats.labels, host.stats.dead_letters) == (1, 1)
     assert values(outputs(log)[topics.DEAD_LETTERS])[0]["reason"].startswith("ahead: ")
 
@@ -156,7 +156,7 @@ def test_what_a_task_never_gets_is_told_once(cut: int, caplog: pytest.LogCapture
     tasks: list[TaskSpec | NextTask] = [TaskSpec.from_toml(FRAUD), TaskSpec.from_toml(other), NextTask.from_toml(shop)]
     host = EmbeddedHost(tasks, log)
     log.append(topics.USER_EVENTS, [event(n, amuont=5, amount=None) for n in range(2_000)])
-    host.run_pending()
+    process_all(host)
     said = [record.getMessage() for record in caplog.records if record.name == "weir.streams.embedded.embedded_host"]
     fraud = [words for words in said if words.startswith("task fraud: ")]
     assert [words.partition("has a value of ")[2].split()[0] for words in fraud] == ["amount", "merchant_id"]

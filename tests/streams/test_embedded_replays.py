@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.streams.host_runs import PARTITIONS, Straight, digest, host_on, inputs, outputs, run
+from tests.streams.host_runs import PARTITIONS, Straight, digest, host_on, inputs, outputs, process_all, run
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import EmbeddedLog
 
@@ -32,10 +32,10 @@ def test_a_host_that_comes_late_makes_the_same_outputs(straight: Straight) -> No
         log.append(topic, records)
     waiting = log.next_seq
     host = host_on(log)
-    assert host.run_pending() == sum(len(records) for _, records in inputs())
+    assert process_all(host) == sum(len(records) for _, records in inputs())
     assert outputs(log) == straight.outputs
     assert next(log.read(topics.OUTPUTS, 0)).seq >= waiting
-    assert host.run_pending() == 0
+    assert process_all(host) == 0
 
 
 def test_the_observer_sees_every_step_and_changes_nothing(straight: Straight) -> None:
@@ -53,7 +53,7 @@ def test_the_log_may_forget_what_was_processed(straight: Straight, tmp_path: Pat
         host = host_on(log)
         for topic, records in inputs():
             log.append(topic, records)
-            host.run_pending()
+            process_all(host)
             log.forget(host.seq)
         assert outputs(log) == straight.outputs
     assert np.isfinite([i.watermark for i in host.intake.values()]).all()

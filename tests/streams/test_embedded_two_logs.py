@@ -12,7 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.streams.host_runs import CHURN, FRAUD, PARTITIONS, Call, host_on, inputs, outputs, run, straight_run, values
+from tests.streams.host_runs import (
+    CHURN,
+    FRAUD,
+    PARTITIONS,
+    Call,
+    host_on,
+    inputs,
+    outputs,
+    process_all,
+    run,
+    straight_run,
+    values,
+)
 from tests.streams.test_embedded_inputs import event
 from weir.online.errors import StateError
 from weir.online.intake_policy import IntakePolicy
@@ -90,7 +102,7 @@ def test_a_crash_anywhere_gives_the_same_outputs_at_the_same_places(
     for stop in [*crashes, len(calls)]:
         pair = Pair(folder)
         pair.host.resume()
-        pair.host.run_pending()
+        process_all(pair.host)
         held = sum(f.stat().st_size for f in (folder / "outputs").iterdir())
         while at < stop:
             pair.inputs.append(*calls[at])
@@ -98,7 +110,7 @@ def test_a_crash_anywhere_gives_the_same_outputs_at_the_same_places(
             if at % every == 0:
                 pair.host.checkpoint()
                 held = sum(f.stat().st_size for f in (folder / "outputs").iterdir())
-            pair.host.run_pending()
+            process_all(pair.host)
         pair.close()
         newest = max((folder / "outputs").glob("*.log"))
         lost = data.draw(st.integers(0, max(0, newest.stat().st_size - held)), "bytes of outputs lost")
@@ -120,7 +132,7 @@ def test_without_a_checkpoint_inputs_are_processed_from_the_start(tmp_path: Path
     pair = Pair(tmp_path)
     assert not pair.host.resume()
     assert (pair.outputs.next_seq, pair.inputs.next_seq > 5) == (0, True)
-    pair.host.run_pending()
+    process_all(pair.host)
     assert batches(pair.outputs) == before != []
     pair.close()
 
@@ -216,7 +228,7 @@ def test_a_tick_resolves_alerts_that_are_quiet() -> None:
     log, host = ticking(EVERY)
     log.append(topics.USER_EVENTS, [event(n, user_id=f"u{n}") for n in range(5)])
     log.append(topics.TICKS, [tick_record(1.7e9 + 2 * DAY, 1.7e9 + 2 * DAY)])
-    host.run_pending()
+    process_all(host)
     ends = values(outputs(log)[topics.ALERTS])[5:]
     assert [(v["entity_id"], v["status"]) for v in ends] == [(f"u{n}", "resolved") for n in range(5)]
 
@@ -224,10 +236,10 @@ def test_a_tick_resolves_alerts_that_are_quiet() -> None:
 def test_a_tick_scores_and_labels_who_is_silent() -> None:
     log, host = ticking(SILENT)
     log.append(topics.USER_EVENTS, [event(n, user_id=f"u{n}") for n in range(5)])
-    host.run_pending()
+    process_all(host)
     assert host.stats.predictions == 0
     log.append(topics.TICKS, [tick_record(1.7e9 + 4 * DAY, 1.7e9 + 4 * DAY)])
-    host.run_pending()
+    process_all(host)
     assert (host.stats.predictions, host.stats.examples, host.stats.alerts) == (5, 5, 10)
     assert {v["status"] for v in values(outputs(log)[topics.ALERTS])[5:]} == {"resolved"}
 
@@ -237,7 +249,7 @@ def test_a_tick_makes_no_event_late() -> None:
     log.append(topics.USER_EVENTS, [event(n) for n in range(3)])
     log.append(topics.TICKS, [tick_record(1.7e9 + 9 * DAY, 1.7e9 + 9 * DAY)])
     log.append(topics.USER_EVENTS, [event(5)])
-    host.run_pending()
+    process_all(host)
     assert (host.stats.events, host.stats.dead_letters) == (4, 0)
 
 
@@ -245,7 +257,7 @@ def test_a_tick_makes_no_event_late() -> None:
 def test_a_tick_that_says_no_time_is_a_dead_letter(value: bytes) -> None:
     log, host = ticking(FRAUD)
     log.append(topics.TICKS, [Record(b"", value, 1.7e9), tick_record(1.7e9, 1.7e9)])
-    host.run_pending()
+    process_all(host)
     (letter,) = values(outputs(log)[topics.DEAD_LETTERS])
     assert (letter["topic"], letter["offset"]) == (topics.TICKS, 0)
     assert "in epoch seconds" in letter["reason"]
@@ -255,6 +267,6 @@ def test_a_tick_far_ahead_of_its_writing_is_a_dead_letter() -> None:
     log, host = ticking(CHURN)
     log.append(topics.USER_EVENTS, [event(n, user_id=f"u{n}") for n in range(3)])
     log.append(topics.TICKS, [tick_record(1.7e9 + 30 * DAY, 1.7e9)])
-    host.run_pending()
+    process_all(host)
     assert (host.stats.predictions, host.stats.dead_letters) == (0, 1)
     assert np.isfinite(host.intake["user-events-0"].watermark)

@@ -10,6 +10,7 @@ import pytest
 from tests.models.graphs import recurrent_graph
 from tests.streams.full_events import START, events, feature, predictions
 from tests.streams.full_graphs import DATA, Models
+from tests.streams.host_runs import process_all
 from weir.models.evaluation.quantise import FLOAT16, INT8, variants
 from weir.models.manifest import Precision, Variant
 from weir.models.registry.stages import Stages
@@ -48,7 +49,7 @@ def served(task: TaskSpec, own: Models, version: int, precision: Precision) -> t
     host = EmbeddedHost([task], log, full=full)
     log.append(topics.MODEL_UPDATES, [update_record(own.update("promote", version), START)])
     log.append(topics.USER_EVENTS, events(0, 12))
-    host.run_pending()
+    process_all(host)
     return predictions(log), full
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.streams.full_events import START, events, feature, loaded, predictions, serving
 from tests.streams.full_graphs import LOGIT, Models
+from tests.streams.host_runs import process_all
 from weir.models.errors import ModelError
 from weir.online.codec.encode import encode_model
 from weir.online.codec.wire import ModelUpdate
@@ -103,7 +104,7 @@ def test_a_bad_artefact_is_refused_and_the_old_model_goes_on(
     for k, update in enumerate((first, bad)):
         log.append(topics.MODEL_UPDATES, [update_record(update, START + 3 * k)])
         log.append(topics.USER_EVENTS, events(3 * k, 3))
-    host.run_pending()
+    process_all(host)
     assert [int(feature(p, "full.version")) for p in predictions(log)] == [1] * 6
     assert [feature(p, "full.logit") for p in predictions(log)] == [LOGIT + 1] * 3 + [LOGIT + 2] * 3
     refusal = next(record for record in caplog.records if record.levelname == "ERROR")
@@ -209,7 +210,7 @@ def test_a_model_that_fails_is_told_once_and_counted(
     monkeypatch.setattr(model, "step", away)
     for first in (0, 6):
         log.append(topics.USER_EVENTS, events(first, 6))
-        host.run_pending()
+        process_all(host)
     told = [r.getMessage() for r in caplog.records if "went away" in r.getMessage()]
     assert told == ["task spend: the full model fails, scores are made without it: the device went away"]
     assert full.metrics.counter("weir_full_failed_total", task="spend").value == 3, "and the states' rebuilding"

@@ -12,6 +12,7 @@ import pytest
 
 from tests.streams.full_events import START, events, feature, loaded, predictions, serving
 from tests.streams.full_graphs import LOGIT, Models
+from tests.streams.host_runs import process_all
 from tests.work import calls_of
 from weir.models.serving.active_models import ModelSlots, Pair
 from weir.models.types import StepModel
@@ -69,7 +70,7 @@ def test_an_update_takes_effect_at_its_place_in_the_log(task: TaskSpec, stored: 
     for k, (action, version) in enumerate(steps, start=1):
         log.append(topics.MODEL_UPDATES, [update_record(stored.update(action, version), START + 6 * k)])
         log.append(topics.USER_EVENTS, events(6 * k, 6))
-    host.run_pending()
+    process_all(host)
     found = predictions(log)
     assert [p.event_id for p in found] == [f"e{i}" for i in range(42)]
     names = ("full.version", "full.shadow_version")
@@ -106,7 +107,7 @@ def test_the_same_log_makes_the_same_predictions_and_a_resumed_host_serves_what_
             if k in (1, 2):
                 log.append(topics.MODEL_UPDATES, [update_record(updates[k - 1], START + 6 * k)])
             log.append(topics.USER_EVENTS, events(6 * k, 6))
-            host.run_pending()
+            process_all(host)
         made = predictions(log)
         log.close()
         return made, serving(host.full)
@@ -127,7 +128,7 @@ def test_a_thousand_swaps_under_load(task: TaskSpec, stored: Models) -> None:
         log.append(topics.MODEL_UPDATES, [update_record(stored.update("promote", version), START + 4 * k)])
         log.append(topics.USER_EVENTS, events(4 * k, 4))
         serves += [version] * 4
-    host.run_pending()
+    process_all(host)
     found = predictions(log)
     assert [p.event_id for p in found] == [f"e{i}" for i in range(4 * swaps)]
     assert [int(feature(p, "full.version")) for p in found] == serves

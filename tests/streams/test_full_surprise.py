@@ -10,6 +10,7 @@ import torch
 
 from tests.streams.full_events import START, events, feature, predictions
 from tests.streams.full_graphs import DATA, TASK, Models
+from tests.streams.host_runs import process_all
 from weir.models.encoder import Encoder, EncoderConfig
 from weir.models.evaluation.quantise import FLOAT16, INT8, variants
 from weir.models.manifest import Precision, Variant
@@ -74,7 +75,7 @@ def run(
         if k in updates:
             log.append(topics.MODEL_UPDATES, [update_record(updates[k], START + 6 * k)])
         log.append(topics.USER_EVENTS, events(6 * k, 6))
-        host.run_pending()
+        process_all(host)
     made = predictions(log)
     log.close()
     return made

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 import weir.streams.demo
-from tests.streams.host_runs import PARTITIONS, inputs, tasks
+from tests.streams.host_runs import PARTITIONS, inputs, process_all, tasks
 from weir.online.codec.wire import Alert, Example, Prediction, RetrainRequest, WireModel
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import EmbeddedHost
@@ -63,7 +63,7 @@ def test_extremes_go_through_every_task(which: str, share: float, seed: int) -> 
     host = EmbeddedHost(SHIPPED if which == "shipped" else tasks(), log)
     for topic, records in hostile(share, seed):
         log.append(topic, records)
-        host.run_pending()
+        process_all(host)
     stats = host.stats
     assert min(stats.predictions, stats.alerts, stats.examples) > 0
     for topic, model in MODELS.items():
@@ -80,7 +80,7 @@ def test_readings_beyond_the_limit_are_dead_letters_and_alerts_go_on() -> None:
     for topic, records in hostile(0.6, 4, readings=(1.7e18, -1.7e18)):
         if topic != topics.USER_EVENTS:
             log.append(topic, records)
-            host.run_pending()
+            process_all(host)
     reasons = [orjson.loads(r.value)["reason"] for batch in log.read([topics.DEAD_LETTERS], 0) for r in batch.records]
     refused = [reason for reason in reasons if reason.startswith("out of range: metrics.")]
     assert len(refused) > 0.5 * host.stats.events

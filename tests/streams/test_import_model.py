@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from tests.models.graphs import text_graph
 from tests.streams.embedded_trainer import EmbeddedTrainer
 from tests.streams.full_events import serving
+from tests.streams.host_runs import process_all
 from weir.models.errors import ModelError
 from weir.models.onnx.foreign_output import FLOOR
 from weir.models.registry.registry import Registry, open_files
@@ -116,7 +117,7 @@ class Desk:
                     return
             for topic, records in block.topics.items():
                 self.log.append(topic, [Record(*r) for r in records])
-            self.host.run_pending()
+            process_all(self.host)
             now = max(r[2] for records in block.topics.values() for r in records)
             for update in self.trainer.poll(now):
                 self.told.append((update.action, update.version))

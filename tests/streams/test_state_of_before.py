@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from tests.fixtures.old_state import PARTITIONS, old_state, tasks
+from tests.streams.host_runs import process_all
 from weir.online.codec.example_log import decode_example_log
 from weir.online.errors import StateError
 from weir.online.task.spec import TaskSpec
@@ -50,7 +51,7 @@ def test_the_log_of_before_gives_the_scores_of_before(folder: Path) -> None:
         host = EmbeddedHost(tasks(), new)
         for batch in old.read([topics.USER_EVENTS, topics.LABELS], 0):
             new.append(batch.topic, batch.records)
-            host.run_pending()
+            process_all(host)
         wanted, found = predictions(old), predictions(new)
     assert {task for task, _ in wanted.keys() ^ found.keys()} == {"quiet"}
     by_events = [at for at in wanted if at[0] != "quiet"]

@@ -13,6 +13,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
+from tests.streams.host_runs import process_all
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.runner import run_backtest
 from weir.streams.config import topics
@@ -122,7 +123,7 @@ def scores_of_a_host(made: list[Row]) -> list[float]:
         part = made[at : at + EACH]
         for topic, of in ((topics.USER_EVENTS, event), (topics.LABELS, label)):
             log.append(topic, [Record(r["who"].encode(), orjson.dumps(of(r)), r["at"]) for r in part])
-            host.run_pending()
+            process_all(host)
     by_event: dict[str, float] = {}
     for batch in log.read([topics.PREDICTIONS], 0):
         for record in batch.records:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.streams.embedded_trainer import EmbeddedTrainer
 from tests.streams.full_events import serving
+from tests.streams.host_runs import process_all
 from weir.models.registry.registry import Registry
 from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.task.spec import TaskSpec
@@ -82,7 +83,7 @@ class Loop:
             for topic, records in block.topics.items():
                 self.log.append(topic, [Record(*r) for r in records])
                 self.ts = max([self.ts, *(r[2] for r in records)])
-            self.host.run_pending()
+            process_all(self.host)
             if k == int(len(blocks) * ask_at):
                 self.trainer.request(
                     RetrainRequest(request_id="r1", task="fraud", cause="manual", requested_at=self.ts)
@@ -93,7 +94,7 @@ class Loop:
         for update in updates:
             self.log.append(topics.MODEL_UPDATES, [update_record(update, self.ts)])
         self.updates += updates
-        self.host.run_pending()
+        process_all(self.host)
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -138,7 +139,7 @@ def test_alerts_name_what_the_served_trees_saw_and_do_so_again_on_a_replay(tmp_p
     )  # fmt: skip
     for batch in loop.log.read([*topics.INPUTS, topics.MODEL_UPDATES], 0):
         log.append(batch.topic, batch.records)
-        host.run_pending()
+        process_all(host)
     assert told_by(log) == told
 
 
