@@ -18,7 +18,7 @@ from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.config.worker_settings import LinkSettings
 from weir.streams.errors import in_words
-from weir.streams.kafka.admin.cluster import topic_limits
+from weir.streams.kafka.admin.cluster import topic_settings_there
 from weir.streams.kafka.consume.app import BatchApp
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.offline_models.loading import full_models, require_provider
@@ -125,14 +125,23 @@ class Process:
         await self._serve()
         await self.app.records.start()
         await self.link.start()
-        # In a thread, as kafka-python's admin client waits for its sockets.
-        self.app.records.limits = await asyncio.to_thread(topic_limits, self.settings.kafka)
+        await self._look_at_topics()
         log.info("compiling what is needed: half a minute on the first start on a machine, later a second")
         await asyncio.to_thread(warm_up_records)  # the endpoints answer meanwhile
         await asyncio.to_thread(warm_up_links)
         await self.prepare()
         require_provider(self.ctx.full, self.settings.models.provider)
         await self.updates.catch_up()
+
+    async def _look_at_topics(self) -> None:
+        # In a thread, as kafka-python's admin client waits for its sockets.
+        there = await asyncio.to_thread(topic_settings_there, self.settings.kafka)
+        self.app.records.limits = there.limits
+        for own in topics.ALL:
+            if own != topics.DEAD_LETTERS_DONE and (name := self.ctx.name(own)) in there.compacted:
+                # Unlike what retention takes, it leaves no trace for whoever reads on: offsets are missing in between.
+                words = "topic %s is compacted: of each key only the newest record stays, and others are lost unread; "
+                log.error(words + "set its cleanup.policy to delete, as weir topics create --alter does", name)
 
     async def prepare(self) -> None:
         """What must be ready before full models are loaded; the links are up."""

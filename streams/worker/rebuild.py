@@ -31,7 +31,7 @@ from weir.online.task.spec import STREAM_KEYS, TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.errors import StateError, UsageError
-from weir.streams.kafka.admin.cluster import topic_limits
+from weir.streams.kafka.admin.cluster import topic_settings_there
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from weir.streams.kafka.consume.offset_tracker import Ticket
 from weir.streams.kafka.consume.range_reader import RangeReader
@@ -183,7 +183,7 @@ class _Rebuilder:
         """Fill label lanes that are lost, and bring what all hold to the partitions of its entities."""
         records = self._worker.app.records
         await records.start()
-        records.limits = await asyncio.to_thread(topic_limits, self._ctx.settings.kafka)
+        records.limits = (await asyncio.to_thread(topic_settings_there, self._ctx.settings.kafka)).limits
         before = await StoredIdentity(self._ctx.link).partitions() or now
         return await LabelMove(self._host, self._reader, self._label, before, now, self._progress).run()
 

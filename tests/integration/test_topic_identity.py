@@ -24,7 +24,7 @@ from weir.streams.kafka.partitioners import partitions_of_text
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # see conftest
-    from kafka.admin import NewPartitions
+    from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions
 
 pytestmark = pytest.mark.integration
 
@@ -177,6 +177,21 @@ def test_partitions_that_are_added_while_a_worker_runs_end_it_with_what_to_do(
         with Worker(deployment, tmp_path / "second.log") as second:  # a rebalance, sooner than the metadata grow old
             assert (worker.wait(), second.wait()) == (2, 2)
     assert "the stored state was made with 2" in worker.log
+
+
+def test_a_topic_that_is_compacted_is_told(deployment: Deployment, tmp_path: Path) -> None:
+    name = deployment.settings.topics.name(topics.USER_EVENTS)
+    with admin_client(deployment.settings.kafka) as admin:
+        compacted = ConfigResource(ConfigResourceType.TOPIC, name, configs={"cleanup.policy": "compact,delete"})
+        admin.alter_configs([compacted])
+    with Worker(deployment, tmp_path / "compacted.log") as worker:
+        worker.until(worker.ready, "it is ready")
+        assert worker.end() == 0
+    told = [line for line in worker.log.splitlines() if "compacted" in line]
+    assert len(told) == 1, "no other is"
+    assert f"topic {name} is compacted" in told[0]
+    assert run_weir(deployment, "topics", "create", "--alter").status == 0
+    assert run_weir(deployment, "topics", "check").status == 0
 
 
 @pytest.mark.parametrize("count", [40, 400])

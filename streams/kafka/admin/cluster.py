@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RECORD_BYTES: Final = 1_048_588
 _LIMIT: Final = "max.message.bytes"
+_POLICY: Final = "cleanup.policy"
 _ALREADY_EXISTS = 36
 _SHOWN_WITHIN_S: Final = 10.0
 _LOOK_AGAIN_S: Final = 0.05
@@ -109,24 +110,41 @@ def _actual(found: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
 
 def read_limits(admin: Any) -> dict[str, int]:
     """Bytes that a record of each topic may have at most; Kafka's default where we may not ask."""
+    return read_settings(admin).limits
+
+
+class TopicSettingsThere(NamedTuple):
+    """What a worker has to know of the settings of all topics that there are."""
+
+    limits: dict[str, int]
+    """Bytes that a record may have at most; Kafka's default where we may not ask."""
+    compacted: frozenset[str]
+    """Those that keep only the newest record of each key, as far as we may ask."""
+
+
+def read_settings(admin: Any) -> TopicSettingsThere:
+    """Look at all topics that we may see."""
     kinds, errors = kafka_module("kafka.admin"), kafka_module("kafka.errors")
     # Kafka's own begin so, and few users may look at them.
     names = [name for name in admin.list_topics() if not name.startswith("__")]
     limits = dict.fromkeys(names, DEFAULT_RECORD_BYTES)
     if not names:
-        return limits
-    resources = [kinds.ConfigResource(kinds.ConfigResourceType.TOPIC, name, {_LIMIT: None}) for name in names]
+        return TopicSettingsThere(limits, frozenset())
+    wanted = {_LIMIT: None, _POLICY: None}
+    resources = [kinds.ConfigResource(kinds.ConfigResourceType.TOPIC, name, wanted) for name in names]
     try:
         found = admin.describe_configs(resources, config_filter="all").get("topic", {})
     except errors.AuthorizationError:
-        return limits
-    return limits | {name: int(held[_LIMIT]["value"]) for name, held in found.items() if _LIMIT in held}
+        return TopicSettingsThere(limits, frozenset())
+    limits |= {name: int(held[_LIMIT]["value"]) for name, held in found.items() if _LIMIT in held}
+    policies = {name: str(held[_POLICY]["value"]) for name, held in found.items() if _POLICY in held}
+    return TopicSettingsThere(limits, frozenset(name for name, policy in policies.items() if "compact" in policy))
 
 
-def topic_limits(settings: KafkaSettings) -> dict[str, int]:
-    """`read_limits` over a connection of its own; raises ``BrokerError`` where nobody answers."""
+def topic_settings_there(settings: KafkaSettings) -> TopicSettingsThere:
+    """`read_settings` over a connection of its own; raises ``BrokerError`` where nobody answers."""
     with admin_client(settings) as admin:
-        return read_limits(admin)
+        return read_settings(admin)
 
 
 def create_topics(admin: Any, specs: Sequence[TopicSpec], dry_run: bool = False) -> dict[str, bool]:
