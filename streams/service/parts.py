@@ -125,11 +125,22 @@ class OverloadError(Problem):
         super().__init__(503, "Overloaded", detail, headers={"Retry-After": str(retry_after_s)})
 
 
+_SAYS: Final = {
+    "53100": "its disk is full; make room there",
+    "25006": "it only reads; see that [serve] database leads to the primary",
+    "55P03": "somebody holds a lock there; end that transaction",
+}
+"""What to do, by PostgreSQL's code."""
+
+
 class DatabaseAway(Problem):
     """The database does not answer; ``unknown`` says what is not known or done for it."""
 
     def __init__(self, error: Exception, unknown: str = "nothing was done that needs it") -> None:
-        detail = f"{unknown}: {type(error).__name__}; see that [serve] database can be reached"
+        # Not its own words, which may name machines and users: who asks may be nobody that we know.
+        code = getattr(getattr(error, "orig", None), "sqlstate", None)
+        why = _SAYS.get(code or "", f"{type(error).__name__}; see that [serve] database can be reached")
+        detail = f"{unknown}: {why}"
         super().__init__(503, "Database away", detail, headers={"Retry-After": "2"})
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from psycopg.errors import ConnectionTimeout, DiskFull, LockNotAvailable, ReadOnlySqlTransaction
 from sqlalchemy import Engine, MetaData, create_engine, select, text
+from sqlalchemy.exc import OperationalError
 
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import StateError, UsageError
+from weir.streams.service.parts import DatabaseAway
 from weir.streams.service.store.database import NEWEST, migrate, open_database
 from weir.streams.service.store.tables import alerts, metadata
 
@@ -101,3 +104,19 @@ def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path:
     with pytest.raises(UsageError, match=r"postgresql\+psycopg://weir:\*\*\*@127.0.0.1:1/db.*correct it") as told:
         open_database(settings(tmp_path, "postgresql+psycopg://weir:secret@127.0.0.1:1/db"))
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (DiskFull, "its disk is full; make room there"),
+        (ReadOnlySqlTransaction, "it only reads; see that [serve] database leads to the primary"),
+        (LockNotAvailable, "somebody holds a lock there; end that transaction"),
+        (ConnectionTimeout, "OperationalError; see that [serve] database can be reached"),
+    ],
+)
+def test_whoever_needs_a_database_in_trouble_is_told_which_without_its_own_words(
+    error: type[Exception], words: str
+) -> None:
+    told = DatabaseAway(OperationalError("INSERT", None, error("host db-1, user weir")))
+    assert told.detail == f"nothing was done that needs it: {words}"
