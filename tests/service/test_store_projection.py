@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -315,3 +316,20 @@ async def test_a_topic_that_was_made_anew_is_told_and_not_passed_over(engine: En
     await projector.catch_up()
     with engine.connect() as c:
         assert c.execute(select(alerts.c.alert_id)).scalars().all() == ["fraud:u9:e9"]
+
+
+async def test_a_machine_whose_clock_is_wrong_says_so_once(
+    template: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with database(template) as engine:
+        projector = Projector(MemoryServiceLog(), engine, FOREVER_S)
+        projector._projection.begin("memory")
+        for ahead_s in (0.0, 7_200.0, 7_200.0, -7_200.0, 1.0, -7_200.0):
+            monkeypatch.setattr(projector._projection, "_clock", lambda _, by=ahead_s: time.time() - by)
+            projector._lease_until = 0.0
+            assert await projector._leads()
+    told = [record.getMessage() for record in caplog.records if "clock" in record.getMessage()]
+    assert [words.split(" that of ")[0] for words in told] == [
+        "this machine's clock is 2h ahead of",
+        "this machine's clock is 2h behind",
+    ]

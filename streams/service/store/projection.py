@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -55,6 +56,8 @@ class Projection:
     def __init__(self, engine: Engine, clock: Callable[[Connection], float] = database_time) -> None:
         self._engine, self._clock = engine, clock
         self._epoch: str | None = None
+        self.ahead_s = 0.0
+        """By how much this machine's clock is ahead of the database's, as of the last look at the lease."""
 
     def begin(self, epoch: str, rebuild: bool = False) -> None:
         """Empty tables that are of another log than ``epoch``, or that are to be made anew.
@@ -93,6 +96,7 @@ class Projection:
         state, other = t.projection_state, self._engine.dialect.name == "postgresql"
         with self._engine.begin() as c:
             now = self._clock(c)
+            self.ahead_s = time.time() - now
             free = (state.c.writer == writer) | state.c.writer.is_(None) | (state.c.writer_until < now)
             taken = update(state).values(writer=writer, writer_until=now + for_s)
             return c.execute(taken.where(free) if other else taken).rowcount == 1

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from weir.online.codec.encode import encode_model
+from weir.online.durations import format_duration
 from weir.streams.config import topics
 from weir.streams.errors import ShellError, WeirError, in_words
 from weir.streams.ops.repeated_trouble import RepeatedTrouble
@@ -33,6 +34,8 @@ PIECE: Final = 500
 """Records of a transaction."""
 _NOT_WRITTEN: Final = "alerts are not written to the database"
 _LEASE_S: Final = 10.0
+_CLOCKS_S: Final = 30.0
+"""So far apart the clocks of this machine and of the database may be."""
 _PAUSE_S: Final = 1.0
 """Without news it looks again after so long: for its lease, and for records of before it listened."""
 _FORGET_EVERY_S: Final = 600.0
@@ -54,6 +57,7 @@ class Projector:
         self._keep_s, self._rebuild = keep_s, rebuild
         self._writer = secrets.token_hex(8)
         self._lease_until = self._forgot_at = 0.0
+        self._clock_told = False
         self._whole = False
         """Whether all that was in the log when this process began to write is in the tables."""
         self._at: dict[tuple[str, int], int] = {}
@@ -127,10 +131,23 @@ class Projector:
         now = time.monotonic()  # of before the question: in the database the lease ends no sooner
         if now > self._lease_until - _LEASE_S / 2:
             leads = await in_thread(self._projection.lease, self._writer, _LEASE_S)
+            self._compare_clocks(self._projection.ahead_s)
             if not leads or self._lease_until < now:
                 self._forget_places()  # another one may have written meanwhile
             self._lease_until = now + _LEASE_S if leads else 0.0
         return self._lease_until > 0.0
+
+    def _compare_clocks(self, ahead_s: float) -> None:
+        """Say once that this machine's clock is wrong, by which people's claims would end early or late."""
+        wrong = abs(ahead_s) > _CLOCKS_S
+        if wrong and not self._clock_told:
+            words = (
+                "this machine's clock is %s %s that of [serve] database: claims, holds and snoozes made here end too "
+                "%s for other replicas, so that two people may get one alert; set it, as NTP does"
+            )
+            side = ("ahead of", "late") if ahead_s > 0 else ("behind", "early")
+            log.warning(words, format_duration(round(abs(ahead_s))), *side)
+        self._clock_told = wrong
 
     def _forget_places(self) -> None:
         self._at.clear()
