@@ -209,6 +209,13 @@ def test_spellings_of_one_column(tmp_path: Path, plain: list[Any], name: str) ->
     assert events(source(write(tmp_path, text_of(changed(**{column: by}))))) == plain
 
 
+@pytest.mark.parametrize("code", ["HUB03", "ABC1", "XYZ 12", "SKU-7", "A320"])
+def test_letters_that_are_no_currency_make_a_code_and_no_number(tmp_path: Path, code: str) -> None:
+    """Else a hub or an airport would be learned as a number, and nobody would be told."""
+    with pytest.raises(UsageError, match="no number"):
+        events(source(write(tmp_path, text_of(changed(basket=lambda _: code)))))
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(sorted(SPELLINGS)), max_size=3), st.sampled_from(";\t|,"))
 def test_any_spellings_together(tmp_path: Path, plain: list[Any], names: list[str], separator: str) -> None:

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +17,18 @@ import pyarrow.compute as pc
 
 from weir.streams.backtest.tables.texts import Cells
 
+_CURRENCIES: Final = (
+    "AED|AFN|ALL|AMD|AOA|ARS|ATS|AUD|AWG|AZN|BAM|BBD|BDT|BEF|BGN|BHD|BIF|BMD|BND|BOB|BRL|BSD|BTN|BWP|BYN|BZD|CAD|CDF|CHF|"
+    "CLP|CNY|COP|CRC|CUP|CVE|CZK|DEM|DJF|DKK|DOP|DZD|EEK|EGP|ERN|ESP|ETB|EUR|FIM|FJD|FKP|FRF|GBP|GEL|GHS|GIP|GMD|GNF|GRD|"
+    "GTQ|GYD|HKD|HNL|HRK|HTG|HUF|IDR|IEP|ILS|INR|IQD|IRR|ISK|ITL|JMD|JOD|JPY|KES|KGS|KHR|KMF|KPW|KRW|KWD|KYD|KZT|LAK|LBP|"
+    "LKR|LRD|LSL|LTL|LVL|LYD|MAD|MDL|MGA|MKD|MMK|MNT|MOP|MRU|MUR|MVR|MWK|MXN|MYR|MZN|NAD|NGN|NIO|NLG|NOK|NPR|NZD|OMR|PAB|"
+    "PEN|PGK|PHP|PKR|PLN|PTE|PYG|QAR|RON|RSD|RUB|RWF|SAR|SBD|SCR|SDG|SEK|SGD|SHP|SIT|SKK|SLE|SOS|SRD|SSP|STN|SYP|SZL|THB|"
+    "TJS|TMT|TND|TOP|TRY|TTD|TWD|TZS|UAH|UGX|USD|UYU|UZS|VES|VND|VUV|WST|XAF|XCD|XOF|XPF|YER|ZAR|ZMW|ZWL"
+)
+"""ISO 4217, and those that the euro replaced: other letters before digits are a code, as in HUB03."""
 _NUMBER = re.compile(
-    r"(?P<open>\()?(?P<sign>[-+]?)\s*(?P<before>[A-Z]{3}|[A-Z]{0,2}\$|[^\w\s.,()+-]|kr\.?|Rs\.?|Fr\.|zł)?\s*(?P<sign2>[-+]?)"
+    rf"(?P<open>\()?(?P<sign>[-+]?)\s*(?P<before>{_CURRENCIES}|[A-Z]{{0,2}}\$|[^\w\s.,()+-]|kr\.?|Rs\.?|Fr\.|zł)?"
+    r"\s*(?P<sign2>[-+]?)"
     r"(?P<body>\d[\d.,' _]*(?<![ _'])|[.,]\d+)(?P<power>[eE][-+]?\d+)?\s*"
     r"(?P<after>°?[^\W\d_][^\W\d_.²³/]{0,7}[.²³]?(?:/[^\W\d_]{1,4})?|[^\w\s.,()+-])?(?P<sign3>-)?\)?"
 )
@@ -123,8 +133,10 @@ def _parsed(cells: Cells, texts: pa.ChunkedArray, decimal_mark: str, comma_first
 def _parts(text: str) -> _Parts | None:
     """Sign, digits with their marks, exponent and unit; ``None`` where it is no number.
 
-    >>> _parts("EUR 1.250,00"), _parts("(12.50)"), _parts("five")
-    (_Parts(sign='', body='1.250,00', power='', unit='EUR'), _Parts(sign='-', body='12.50', power='', unit=''), None)
+    >>> _parts("EUR 1.250,00"), _parts("(12.50)")
+    (_Parts(sign='', body='1.250,00', power='', unit='EUR'), _Parts(sign='-', body='12.50', power='', unit=''))
+    >>> _parts("five"), _parts("HUB03")
+    (None, None)
     """
     text = text.translate(_SPACES)
     found = _NUMBER.fullmatch(text)
