@@ -53,10 +53,12 @@ class WatchedEntity(msgspec.Struct, array_like=True):
     number: int
     """Of the timer behind its last event; -1 for none."""
     open: list[OpenScore]
+    told: float = -math.inf
+    """Up to this day all its ``daily`` scores are told: it came from a partition whose time was ahead of this one."""
 
 
-class _State(msgspec.Struct, array_like=True):
-    """A snapshot."""
+class StoredRepeated(msgspec.Struct, array_like=True):
+    """A snapshot of `RepeatedSilence`."""
 
     watermark: float
     entities: dict[str, WatchedEntity]
@@ -204,6 +206,8 @@ class RepeatedSilence:
         """The scores of a day, of entities in the order in which they came, and the timer of the next."""
         # A list: entities that are forgotten leave the dict on the way.
         for entity_id, watched in list(self._entities.items()):
+            if at <= watched.told:
+                continue
             if at - watched.last_ts > self.policy.remember_s:
                 if not watched.open:
                     del self._entities[entity_id]
@@ -251,18 +255,20 @@ class RepeatedSilence:
         """Return the whole state as MessagePack."""
         stats = [getattr(self.stats, name) for name in SilenceStats.__slots__]
         return msgspec.msgpack.encode(
-            _State(self.watermark, self._entities, self._timers, self._made, stats, self._time.snapshot())
+            StoredRepeated(self.watermark, self._entities, self._timers, self._made, stats, self._time.snapshot())
         )
 
-    def restore(self, state: bytes) -> None:
-        """Replace the state by a ``snapshot``; raises ``StateError`` when it is none."""
-        held = stored(state, _State, "timers of repeated silence", "replay the events instead")
-        self.watermark, self._entities, self._timers = held.watermark, held.entities, held.timers
+    def restore(self, state: bytes, *, timed: bool = True) -> None:
+        """Replace the state by a ``snapshot``; as `SilenceTimers.restore`."""
+        held = stored(state, StoredRepeated, "timers of repeated silence", "replay the events instead")
+        self._entities, self._timers = held.entities, held.timers
         self._made, self.stats = held.made, SilenceStats(*held.stats)
         self._open = sum(len(watched.open) for watched in held.entities.values())
         quiet = {of: [score for score in watched.open if not score.returned] for of, watched in held.entities.items()}
         self._quiet = {of: scores for of, scores in quiet.items() if scores}
-        self._time.restore(held.time)
+        if timed:
+            self.watermark = held.watermark
+            self._time.restore(held.time)
 
 
 AnyTimers = SilenceTimers | RepeatedSilence

@@ -133,8 +133,8 @@ class EntityTimer(msgspec.Struct, array_like=True):
     scored: bool = False
 
 
-class _State(msgspec.Struct, array_like=True):
-    """A snapshot."""
+class StoredTimers(msgspec.Struct, array_like=True):
+    """A snapshot of `SilenceTimers`."""
 
     watermark: float
     entities: dict[str, EntityTimer]
@@ -266,17 +266,22 @@ class SilenceTimers:
         """Return the whole state as MessagePack."""
         stats = [getattr(self.stats, name) for name in SilenceStats.__slots__]
         return msgspec.msgpack.encode(
-            _State(self.watermark, self._entities, self._timers, list(self._labelled), stats, self._time.snapshot())
+            StoredTimers(
+                self.watermark, self._entities, self._timers, list(self._labelled), stats, self._time.snapshot()
+            )
         )
 
-    def restore(self, state: bytes) -> None:
-        """Replace the state by a ``snapshot``; raises ``StateError`` when it is none."""
-        held = stored(state, _State, "silence timers", "replay the events instead")
-        self.watermark, self._entities, self._timers = held.watermark, held.entities, held.timers
+    def restore(self, state: bytes, *, timed: bool = True) -> None:
+        """Replace the state by a ``snapshot``, event time too where it is ``timed``; ``StateError`` when it is none."""
+        held = stored(state, StoredTimers, "silence timers", "replay the events instead")
+        self._entities, self._timers = held.entities, held.timers
         self._labelled, self.stats = deque(held.labelled), SilenceStats(*held.stats)
         waiting = {number for _, kind, number, _ in held.timers if kind == SCORE}
         for timer in self._entities.values():  # snapshots of 12015ac do not say
             timer.scored = timer.scored or timer.number not in waiting
+        if not timed:
+            return
+        self.watermark = held.watermark
         if held.time is not None:
             self._time.restore(held.time)
         elif held.watermark > -math.inf:
@@ -323,8 +328,10 @@ class SilenceTimers:
             elif kind == LABEL:
                 self._close(entity_id, timer, at, fired)
             else:
-                # Labels close in order of time, and all are remembered equally long: the oldest is this one.
-                del self._entities[self._labelled.popleft()]
+                # Labels close in order of time, and all are remembered equally long: it is the first there, unless
+                # entities came from a partition whose time was behind.
+                self._labelled.remove(entity_id)
+                del self._entities[entity_id]
 
     def _score(self, row: int, entity_id: str, timer: EntityTimer, fired: FiredRows) -> None:
         self.stats.scored += 1

@@ -3,22 +3,37 @@
 Kept in one hash, ``<prefix>:{identity}``: ``partitions`` is the number that keys were spread over, and a place such as
 ``user-events-3`` has the id (a UUID of Kafka's) of the topic that the positions of that partition are in. A field such
 as ``table:fraud.user`` is the schema of the rows that have the table's plain name; rows of another lie beside them.
-While a rebuild is under way, or was killed, a hash of its own, ``<prefix>:{identity}:rebuild``, has by place the offset
-up to which it fills a partition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from weir.streams.config import topics
 from weir.streams.errors import StateError, UsageError
 from weir.streams.kafka.admin.cluster import TopicIdentity
 from weir.streams.redis.client import RedisClient
+from weir.streams.redis.resp import Script
 from weir.streams.redis.stored_rows import Lane, place_of
 
 _PARTITIONS: Final = "partitions"
+_TABLE: Final = "table:"
+# ARGV: what the fields begin with that go. HDEL is no right that workers have.
+_DROP: Final = Script("""
+local held, rest = redis.call('HGETALL', KEYS[1]), {}
+for i = 1, #held, 2 do
+  local goes = false
+  for _, start in ipairs(ARGV) do goes = goes or string.sub(held[i], 1, #start) == start end
+  if not goes then
+    rest[#rest + 1] = held[i]
+    rest[#rest + 1] = held[i + 1]
+  end
+end
+redis.call('DEL', KEYS[1])
+for i = 1, #rest, 2 do redis.call('HSET', KEYS[1], rest[i], rest[i + 1]) end
+return #rest
+""")
 _ANEW: Final = {
     topics.PREDICTIONS: "stop the workers and run 'weir features rebuild'",
     topics.EXAMPLES: "delete the stored models (keys PREFIX:{models}:*), which learn anew, then weir topics accept "
@@ -37,7 +52,6 @@ class StoredIdentity:
 
     def __init__(self, link: RedisClient) -> None:
         self._link, self._key = link, f"{link.prefix}:{{identity}}"
-        self._rebuild = f"{self._key}:rebuild"
 
     async def load(self) -> dict[str, str]:
         """Everything, by field."""
@@ -62,7 +76,7 @@ class StoredIdentity:
 
         ``recorded`` tells what lanes say that were written before this was noted.
         """
-        field = f"table:{table}"
+        field = f"{_TABLE}{table}"
         # Asked first, as looking through the records of all lanes is needed once in the life of a deployment.
         if await self._link.execute("HGET", self._key, field) is None:
             found = await recorded()
@@ -87,17 +101,6 @@ class StoredIdentity:
         if why := other_topic(lane, name, await self._first(place_of(lane), identity.id), identity.id):
             raise StateError(why)
 
-    async def fill_up_to(self, lane: Lane, offset: int) -> int:
-        """Note where a rebuild ends; where one that was killed was to end, if that is further."""
-        held = await self._link.execute("HGET", self._rebuild, place_of(lane))
-        further = max(offset, int(held or 0))
-        await self._link.execute("HSET", self._rebuild, place_of(lane), str(further))
-        return further
-
-    async def filled(self) -> None:
-        """The rebuild is done."""
-        await self._link.execute("DEL", self._rebuild)
-
     async def accept(self, lane: Lane, identity: TopicIdentity) -> None:
         """From now on the positions of a partition are of this topic."""
         if identity.id:
@@ -106,6 +109,14 @@ class StoredIdentity:
     async def accept_partitions(self, partitions: int) -> None:
         """From now on keys are spread over so many partitions."""
         await self.store({_PARTITIONS: str(partitions)})
+
+    async def tasks(self) -> set[str]:
+        """Those that have tables of rows."""
+        return {field.removeprefix(_TABLE).split(".")[0] for field in await self.load() if field.startswith(_TABLE)}
+
+    async def drop(self, tasks: Iterable[str]) -> None:
+        """Forget the tables of these tasks."""
+        await self._link.run(_DROP, [self._key], [f"{_TABLE}{task}." for task in tasks])
 
 
 def other_partitions(held: str | None, partitions: int) -> str:

@@ -21,7 +21,7 @@ from weir.online.batch import IntVector
 from weir.online.codec.decode import decode_labels
 from weir.online.codec.predictions import decode_scored
 from weir.online.digests import Digests
-from weir.online.labels import moved_rows
+from weir.online.labels.moves import moved_rows
 from weir.streams.config import topics
 from weir.streams.errors import StateError
 from weir.streams.kafka.consume.fetched_batch import Slice

@@ -18,11 +18,11 @@ from weir.online.decisions import moved_alerts
 from weir.online.decisions.alert_policy import AlertPolicy
 from weir.online.decisions.alerts import AlertBook
 from weir.online.digests import Digests, pair_digests
-from weir.online.labels import moved_rows
 from weir.online.labels.join import LabelJoiner
 from weir.online.labels.join_policy import JoinPolicy, JoinResult
 from weir.online.labels.logged_predictions import RowsToRead
-from weir.online.labels.moved_rows import JoinPart
+from weir.online.labels.moves import moved_rows
+from weir.online.labels.moves.moved_rows import JoinPart
 from weir.online.labels.places import records_at
 from weir.online.stages.labelling import LabellingStage
 from weir.online.task.spec import TaskSpec
@@ -127,6 +127,19 @@ def test_labels_find_predictions_that_moved_and_a_move_that_was_cut_short_is_mad
     told += steps_of(lanes, AFTER, steps[cut:])
     rows = Counter(row for result in told for row in rows_of(result))
     assert rows == expected(made, known, 20.0 if match == "entity_range" else None)
+
+
+@pytest.mark.parametrize("values", [(False, True), (True, False, True), (True, True)])
+def test_labels_that_differ_in_their_value_alone_are_several_and_come_in_their_order(values: tuple[bool, ...]) -> None:
+    """They were told in the same moment, and wait: the last is what counts, though a move was cut short."""
+    known: list[Label] = [(f"l{i}", "a", None, 1.0, value) for i, value in enumerate(values)]
+    made = [("e1", "a", 0.0)]
+    policy = {"match": "entity_range", "range_s": 20.0, "keep_s": 1000.0, "wait_s": 1000.0, "chunk_rows": 2}
+    lanes, owners = [Lane(partition, None, policy) for partition in (0, 1)], Owners(made, known, AFTER)
+    told = steps_of(lanes, BEFORE, [("l", row) for row in known])
+    lanes = divided([*lanes, divided(lanes, owners, keep=True)[2]], owners)
+    told += steps_of(lanes, AFTER, [("p", made[0])])
+    assert Counter(row for result in told for row in rows_of(result)) == expected(made, known, 20.0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,11 +14,13 @@ from tests.streams.lane_context import Context
 from weir.streams.config.settings import Settings
 from weir.streams.errors import TooManyRejects
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
+from weir.streams.kafka.consume.offset_tracker import Ticket
 from weir.streams.records import Record, RefusedRecord
 from weir.streams.redis.partitions.partition_record import CLEARING, LaneRecord, encode_record
-from weir.streams.redis.topic_identity import StoredIdentity
+from weir.streams.redis.stored_rebuild import StoredRebuild
+from weir.streams.worker import rebuild as rebuild_module
 from weir.streams.worker.lanes.lane_outputs import DeadLetters
-from weir.streams.worker.rebuild import _Rebuilder
+from weir.streams.worker.rebuild import _among, _Rebuilder
 from weir.streams.worker.scoring.misplaced import Strays
 
 LANE = ("user-events", 0)
@@ -56,11 +58,17 @@ class Store:
     async def execute(self, command: str, *of: Any, **__: object) -> Any:
         if command == "HSET":
             self.noted[of[1]] = of[2].encode()
-        if command == "DEL":
+        if command == "HGETALL":
+            return [word for field, value in self.noted.items() for word in (field.encode(), value)]
+        if command == "UNLINK":
             self.noted.clear()
         if command == "HGET":
             return self.noted.get(of[1])
         return {"SCAN": (b"0", []), "UNLINK": 0, "GET": self.record}.get(command)
+
+
+def kept(store: Store) -> StoredRebuild:
+    return StoredRebuild(cast(Any, store))
 
 
 class Lane:
@@ -93,11 +101,29 @@ async def test_a_fetch_of_which_nothing_can_be_used_ends_no_rebuild() -> None:
     )
     host = SimpleNamespace(row_lane=lambda _: lane)
     worker = SimpleNamespace(ctx=ctx, host=host, link=Store(), settings=settings)
-    rebuilder = _Rebuilder(cast(Any, worker), {TP(*LANE): 3}, lambda *_: None)
+    rebuilder = _Rebuilder(cast(Any, worker), {TP(*LANE): 3}, lambda *_: None, kept(worker.link))
     with Strays() as strays:
         strays.add(0, 1, record(b"stray", 20.0))
-        await rebuilder._rows(LANE, cast(Any, Reader()), strays.of(0))
-    assert lane.run == [[b"a"], [b"oversized"], [b"stray"], [b"c"]]
+        await rebuilder._rows(LANE, cast(Any, Reader()), strays.of(0), {})
+    assert lane.run == [[b"a"], [b"oversized"], [b"stray", b"c"]]
+
+
+@pytest.mark.parametrize("most", [2, 4096])
+def test_strays_come_at_their_times_among_the_records_of_one_fetch(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """One fetch of a quiet partition may be of days: strays before all of it would make what is in it late."""
+    monkeypatch.setattr(rebuild_module, "MOST_RECORDS", most)
+    own = [record(b"own", ts) for ts in (10.0, 20.0, 40.0, 50.0)]
+    batch = FetchedBatch(*LANE, 7, 20, own, Ticket(TP(*LANE), 7, 20, 0), [7, 9, 11, 19], refused=[refused(8)])
+    with Strays() as strays:
+        for ts in (5.0, 15.0, 17.0, 30.0, 60.0):
+            strays.add(0, 1, record(b"stray", ts))
+        left = strays.of(0)
+        pieces = list(_among(left, batch))
+        assert [r.ts for r in left.until(100.0)] == [60.0], "what came after it is for the next"
+    assert [r.ts for piece in pieces for r in piece.records] == [5.0, 10.0, 15.0, 17.0, 20.0, 30.0, 40.0, 50.0]
+    assert [piece.next_offset for piece in pieces] == ([9, 11, 20] if most == 2 else [20])
+    assert [len(piece.refused) for piece in pieces] == [0] * (len(pieces) - 1) + [1]
+    assert all(len(piece.offsets or ()) == len(piece.records) for piece in pieces)
 
 
 async def test_a_rebuild_after_one_that_was_killed_fills_as_much_though_the_brokers_forgot_the_group() -> None:
@@ -108,9 +134,10 @@ async def test_a_rebuild_after_one_that_was_killed_fills_as_much_though_the_brok
     for record in (store.record, None, CLEARING):
         store.record = record
         worker = SimpleNamespace(ctx=ctx, host=None, link=store, settings=Settings())
-        ends.append(await _Rebuilder(cast(Any, worker), {}, lambda *_: None)._bounds(LANE, cast(Any, Reader())))
+        rebuilder = _Rebuilder(cast(Any, worker), {}, lambda *_: None, kept(store))
+        ends.append(await rebuilder._bounds(cast(Any, Reader()), LANE))
     assert ends == [(0, 3)] * 3
-    await StoredIdentity(cast(Any, store)).filled()
+    await kept(store).done()
     assert store.noted == {}, "the next one asks anew"
 
 

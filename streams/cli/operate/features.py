@@ -153,25 +153,35 @@ def _document(found: TableRow) -> dict[str, Any]:
 @features_app.command("rebuild")
 def rebuild_command(
     tasks: options.TasksOption = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option("--drop", help="A retired task, of which everything stored goes; repeat for more."),
+    ] = None,
     yes: options.YesOption = False,
     config: options.ConfigOption = None,
     bootstrap: options.BootstrapOption = None,
 ) -> None:
     """Fill an emptied store again from Kafka, up to the offsets the workers have completed.
 
-    Stop the workers first, and name every task that they run: what is stored
-    of others is cleared. It reads the events and updates that Kafka still
-    has, oldest first, and writes rows and positions as the workers would
-    have; windows that reach back further than the topics' retention stay
-    shorter until events fill them. What waits for labels stays as it is, and
-    goes where its entity is by now; of it that is published which a worker
-    did not come to. All else is published already.
+    Stop the workers first, and name every task that they run: it refuses to
+    clear what is stored of others, unless --drop names them. It reads the
+    events and updates that Kafka still has, oldest first, and writes rows and
+    positions as the workers would have; windows that reach back further than
+    the topics' retention stay shorter until events fill them. What waits for
+    labels, and timers of silence, stay as they are, and go where their entity
+    is by now; of it that is published which a worker did not come to. All
+    else is published already.
+
+    Workers refuse to start until it has come to its end. One that was cut
+    short is run again.
 
     For example:
 
         weir features rebuild --task /etc/weir/tasks
 
         weir features rebuild --yes --config /etc/weir/weir.toml
+
+        weir features rebuild --task fraud.toml --drop churn
     """
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
@@ -180,10 +190,15 @@ def rebuild_command(
     settings = options.settings_of(config, bootstrap)
     found = options.tasks_of(tasks or [], settings)
     question = f"Write the rows of {', '.join(task.name for task in found)} in {settings.redis.url} anew?"
+    if drop:
+        question = f"{question} What is stored of {', '.join(drop)} goes."
     if not yes and not confirmed(question):
         say("nothing done")
         return
     with bar_of_each(MofNCompleteColumn(), TimeRemainingColumn()) as progress:
-        moved = rebuild(settings, found, progress)
+        try:
+            moved = rebuild(settings, found, progress, drop or ())
+        except KeyboardInterrupt:
+            raise typer.Exit(options.INTERRUPTED) from None
     if moved:
         say(f"{moved:,} predictions that wait for labels went to the partitions of their entities")

@@ -18,6 +18,7 @@ from weir.streams.kafka.admin.cluster import TopicIdentity, read_identities
 from weir.streams.kafka.admin.reader import Start, read_present
 from weir.streams.kafka.partitioners import PartitionerName, partitions_of_text
 from weir.streams.redis.client import opened
+from weir.streams.redis.stored_rebuild import UNDER_WAY, StoredRebuild
 from weir.streams.redis.topic_identity import StoredIdentity, differences
 from weir.streams.worker.identity.partitioner import stored_partitioner
 from weir.streams.worker.scoring.misplaced import FIX
@@ -34,10 +35,12 @@ def check_identity(settings: Settings) -> list[Check]:
         with admin_client(settings.kafka) as admin:
             there = read_identities(admin, list(names.values()))
         found = {own: there[name] for own, name in names.items() if name in there}
-        held, by = asyncio.run(stored_identity(settings))
+        held, by, under_way = asyncio.run(stored_identity(settings))
         wrong = differences(held, found, names, topics.PREDICTIONS)
         checks = [Check(f"topic {name}", "FAIL", why) for name, why in wrong]
-        if not wrong:
+        if under_way:
+            checks.append(Check("stored state", "FAIL", UNDER_WAY))
+        elif not wrong:
             checks.append(Check("stored state", "OK", "of these topics" if held else "no topics noted yet"))
         # Before a worker has settled it, that is what it finds out itself.
         return checks + (check_keys(settings, found, by) if by is not None else [])
@@ -45,10 +48,11 @@ def check_identity(settings: Settings) -> list[Check]:
         return [Check("stored state", "WARN", f"not compared with the topics: {error}")]
 
 
-async def stored_identity(settings: Settings) -> tuple[dict[str, str], PartitionerName | None]:
-    """What the store holds of topics, and the partitioner that it was made by."""
+async def stored_identity(settings: Settings) -> tuple[dict[str, str], PartitionerName | None, bool]:
+    """What the store holds of topics, the partitioner that it was made by, and whether a rebuild is under way."""
     async with opened(settings.redis) as link:
-        return await StoredIdentity(link).load(), await stored_partitioner(link)
+        held, by = await StoredIdentity(link).load(), await stored_partitioner(link)
+        return held, by, await StoredRebuild(link).under_way()
 
 
 def accept_topic(settings: Settings, own: str) -> TopicIdentity:

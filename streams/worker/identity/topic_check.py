@@ -20,6 +20,7 @@ from weir.streams.kafka.admin.cluster import TopicIdentity, read_identities
 from weir.streams.kafka.reachable import METADATA_S, PAUSE_S
 from weir.streams.ops.repeated_trouble import RepeatedTrouble
 from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.redis.stored_rebuild import StoredRebuild
 from weir.streams.redis.topic_identity import StoredIdentity
 
 if TYPE_CHECKING:
@@ -53,8 +54,12 @@ class TopicCheck:
         return now
 
     async def check_partitions(self, own: str) -> None:
-        """See `StoredIdentity`; ``own`` is any topic keyed by entity, as it was last looked at."""
+        """See `StoredIdentity`; ``own`` is any topic keyed by entity, as it was last looked at.
+
+        Raises ``UsageError`` also while a rebuild is under way, or was cut short.
+        """
         await self._stored.check_partitions(self._now[own].partitions)
+        await StoredRebuild(self._ctx.link).check()
 
     async def check(self, lane: Lane) -> None:
         """See `StoredIdentity.check_topic`."""

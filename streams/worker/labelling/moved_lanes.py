@@ -15,8 +15,8 @@ import numpy as np
 
 from weir.online.batch import BoolVector, IntVector
 from weir.online.decisions import moved_alerts
-from weir.online.labels import moved_rows
-from weir.online.labels.moved_rows import JoinPart
+from weir.online.labels.moves import moved_rows
+from weir.online.labels.moves.moved_rows import JoinPart
 from weir.online.labels.stored_join import StoredJoin
 from weir.online.stages.labelling import LabellingStage
 

@@ -159,22 +159,25 @@ class LaneJournal:
         """Entries at the end that the timers need: the newest snapshot's and those behind it."""
         self._rows = 0
 
-    def entry(self, moved: Sequence[tuple[list[str], FloatVector] | None]) -> tuple[list[bytes], int]:
+    def entry(
+        self, moved: Sequence[tuple[list[str], FloatVector] | None], *, whole: bool = False
+    ) -> tuple[list[bytes], int]:
         """The entry of the batch just processed, if it added anything, and how many old entries may go.
 
         Parameters
         ----------
         moved : of each task, keys and times ``(n,)`` of the events that its timers took in; one time and no key where
             time passed without.
+        whole : whether the entry is to hold the timers as they are now, whatever they were by entries before.
         """
         kept = self._intake.take_journal()
         steps = [_TimerEntry(i, m[0], m[1].tobytes()) for i, m in enumerate(moved) if m is not None and len(m[1])]
         # Nothing to remember, so nothing goes either: what may be dropped is dropped with the next entry.
-        if not len(kept) and not steps:
+        if not len(kept) and not steps and not whole:
             return [], 0
         self._rows += sum(len(step.keys) for step in steps)
         # Behind the count of this batch, as the snapshot holds what it moved.
-        snapshot = self._snapshot() if self._due() else None
+        snapshot = self._snapshot() if whole or self._due() else None
         tasks = list(self._by_name) if steps or snapshot is not None else []
         entry = _Entry(newest_of(kept), kept.tobytes(), steps, snapshot, tasks)
         self._held.add(entry.newest)

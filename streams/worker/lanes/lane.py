@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from weir.streams.errors import StateError
@@ -164,12 +164,12 @@ class RowLane(ABC):
         """What the lane keeps in its record."""
         return b""
 
-    async def move(self, offset: int) -> None:
-        """Go on at ``offset``, where the lane is open and not started."""
+    async def move(self, offset: int, journal: Sequence[bytes] = (), drop: int = 0) -> None:
+        """Go on at ``offset``, where the lane is open and not started; see `LaneStore.flush`."""
         store = self.ctx.store
         writes = store.end_step(self.lane, offset - 1)
         record = store.record(self.lane, offset, self.mark())
-        await store.flush(self.lane, [writes], record, self.next_offset)
+        await store.flush(self.lane, [writes], record, self.next_offset, journal, drop)
         self.next_offset = offset
 
     def made(self, step: PendingWrite) -> None:

@@ -238,6 +238,10 @@ class Scoring:
                 await self._score(left, made, clock)
         return [made[lane] for lane, _ in taken]
 
+    def pass_by(self, lane: ScoreLane, batch: FetchedBatch) -> None:
+        """Let a lane's intake and timers see a batch of which nothing is made."""
+        self._admit([(lane, batch)], self.ctx.metrics.stages("score"))
+
     def _admit(self, taken: Taken, clock: Laps) -> list[LaneBatch]:
         """Decode everything; each lane's intake and timers see what is its own."""
         if not taken:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -137,6 +137,27 @@ class ScoreLane(RowLane):
         # Through the queue, as a batch, so that it has a step and a place of its own; the ticket is one that nobody
         # gave.
         self.put(FetchedBatch(*tp, 0, 0, (), Ticket(tp, 0, 0, -1), tick=at))
+
+    # -- timers between two lives of the lane; see `TimerMove` ---------------------------------------------------
+
+    def pass_by(self, batch: FetchedBatch) -> None:
+        """Let timers see a batch of which nothing is made; behind it the lane has to be opened anew."""
+        self._scoring.pass_by(self, batch)
+
+    def timers(self) -> dict[str, bytes]:
+        """By task, a snapshot of its timers, where they have seen anything."""
+        with_timers = [(stage.task.name, stage.timers) for stage in self.stages if stage.timers is not None]
+        return {task: of.snapshot() for task, of in with_timers if len(of) or of.watermark > -math.inf}
+
+    async def hold(self, timers: Mapping[str, bytes], offset: int) -> None:
+        """Have timers hold what these snapshots do, by the lane's own time, where it is open and not started.
+
+        ``offset`` is where it begins, if it never did.
+        """
+        for stage in self.stages:
+            if stage.timers is not None and stage.task.name in timers:
+                stage.timers.restore(timers[stage.task.name], timed=False)
+        await self.move(offset if self.next_offset is None else self.next_offset, *self._journal.entry([], whole=True))
 
     async def compute(self, batch: FetchedBatch) -> PendingWrite:
         """Score one batch."""

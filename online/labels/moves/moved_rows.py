@@ -142,9 +142,29 @@ def _waiting(parts: Sequence[JoinPart], unmatched: int) -> StoredWaiting:
     ]
     labels = _concatenated(tables)
     told = np.column_stack([labels["digest"], labels["ts"].view(np.uint64), labels["known_at"].view(np.uint64)])
-    order = _first_of(told)
+    # Those that are alike in one part are several: one may take back what the one before it said.
+    again = np.concatenate([_again(told[part]) for part in _consecutive(tables)])
+    order = _first_of(np.column_stack([told, again]))
     order = order[np.argsort(labels["known_at"][order], kind="stable")]
     return StoredWaiting(0, unmatched, {name: column[order].tobytes() for name, column in labels.items()})
+
+
+def _consecutive(tables: Sequence[Mapping[str, NDArray[Any]]]) -> list[slice]:
+    """Where the rows of each table are among those of all."""
+    ends = np.cumsum([len(table["digest"]) for table in tables]).tolist()
+    return [slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False)]
+
+
+def _again(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """How many before each row are the same, ``(n,)``."""
+    order = np.lexsort(rows.T)
+    ordered = rows[order]
+    new = np.ones(len(rows), np.bool_)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    place = np.arange(len(rows))
+    again = np.empty(len(rows), np.uint64)
+    again[order] = place - np.maximum.accumulate(np.where(new, place, 0))
+    return again
 
 
 def _array(raw: bytes, kind: Any, width: int) -> NDArray[Any]:

@@ -1,0 +1,1 @@
+"""What waits, divided anew between two lives of the lanes that hold it."""
