@@ -36,6 +36,8 @@ from weir.streams.kafka.admin.clients import admin_client
 LONGEST_FIRST = (
     "test_installed.py",  # it mostly waits for a package index
     "test_more_partitions.py",
+    "test_more_partitions_timers.py",
+    "test_rebuild_refused.py",
     "test_service_http.py",
     "test_transport.py",
     "test_rebalances.py",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.integration.test_topic_identity import events
 from tests.integration.worker_process import Outcome, Watcher, Worker, run_weir
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
+from weir.streams.ops.stop_request import INTERRUPTED
 from weir.streams.redis.stored_rebuild import StoredRebuild
 from weir.streams.worker.rebuild_checks import alone
 
@@ -161,6 +163,22 @@ def test_a_store_that_goes_away_is_told_and_the_same_command_goes_on(
     assert run_weir(deployment, *REBUILD).status == 0
     with Watcher(deployment) as watcher:
         assert content(watcher.rows()) == rows
+
+
+def test_one_that_is_interrupted_says_what_to_do_and_another_may_begin_at_once(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+) -> None:
+    deployment, log = worked(tmp_path, kafka, redis_server.url), tmp_path / "rebuild.log"
+    store, key = redis.Redis.from_url(redis_server.url), f"{deployment.settings.redis.prefix}:{{identity}}:rebuild"
+    process = begun(deployment, log)
+    eventually(lambda: bool(store.exists(key)) or process.poll() is not None, 60, "it has begun")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == INTERRUPTED, log.read_text()
+    assert "The rebuild was cut short" in " ".join(log.read_text().split())
+    assert "Traceback" not in log.read_text()
+    assert (store.exists(key), store.exists(f"{key}:by")) == (1, 0)
+    assert run_weir(deployment, *REBUILD).status == 0
+    assert not store.exists(key)
 
 
 def test_brokers_that_are_away_are_told_and_another_may_begin_at_once(
