@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import json
 import re
 import tokenize
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -38,17 +39,19 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
-def imports(path: Path, known: Mapping[str, Path]) -> set[str]:
-    """Own modules that a module imports, also within functions and for types."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def read(text: str, known: Mapping[str, Path]) -> tuple[set[str], list[str]]:
+    """Own modules that a module imports, also within functions and for types; and the names of its classes."""
+    found, classes = set(), []
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found |= {alias.name.removeprefix("weir.") for alias in node.names} & known.keys()
         elif isinstance(node, ast.ImportFrom) and node.module:
             module = node.module.removeprefix("weir.")
             names = [f"{module}.{alias.name}" for alias in node.names]
             found |= {name if name in known else module for name in names} & known.keys()
-    return found
+        elif isinstance(node, ast.ClassDef):
+            classes.append(node.name)
+    return found, classes
 
 
 def cycles(edges: Mapping[str, set[str]]) -> list[list[str]]:
@@ -81,29 +84,27 @@ def cycles(edges: Mapping[str, set[str]]) -> list[list[str]]:
     return [sorted(group) for group in found if len(group) > 1]
 
 
-def comments(paths: Iterator[Path]) -> int:
+def comments(texts: Iterable[str]) -> int:
     """Lines that hold a comment; directives to tools do not count."""
     tool = re.compile(r"#\s*(noqa|type:|fmt:|pragma|mypy)")
     count = 0
-    for path in paths:
-        with path.open("rb") as file:
-            tokens = tokenize.tokenize(file.readline)
-            count += sum(t.type == tokenize.COMMENT and not tool.match(t.string) for t in tokens)
+    for text in texts:
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        count += sum(t.type == tokenize.COMMENT and not tool.match(t.string) for t in tokens)
     return count
 
 
 def measure(root: Path) -> dict[str, float]:
     """The numbers of one checkout."""
     known = modules(root)
-    edges = {name: imports(path, known) - {name} for name, path in known.items()}
-    lines = sum(len(path.read_text().splitlines()) for path in known.values())
+    texts = {name: path.read_text() for name, path in known.items()}
+    edges, classes = {}, []
+    for name, text in texts.items():
+        targets, own = read(text, known)
+        edges[name] = targets - {name}
+        classes += own
+    lines = sum(len(text.splitlines()) for text in texts.values())
     files = Counter(path.name for path in known.values() if path.name != "__init__.py")
-    classes = [
-        node.name
-        for path in known.values()
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ClassDef)
-    ]
     counts = sorted(len(targets) for targets in edges.values())
     bare = [name for name in classes if _PARTICIPLE.match(name) and name.lstrip("_") not in _NOT_PARTICIPLES]
     return {
@@ -113,7 +114,7 @@ def measure(root: Path) -> dict[str, float]:
         "lines of product code": lines,
         "file names used more than once": sum(n > 1 for n in files.values()),
         "classes named by a participle": len(bare),
-        "comment lines in 100": round(100 * comments(iter(known.values())) / lines, 2),
+        "comment lines in 100": round(100 * comments(texts.values()) / lines, 2),
     }
 
 

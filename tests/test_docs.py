@@ -56,9 +56,11 @@ def missing_names(text: str) -> Iterator[str]:
             yield name
 
 
+TESTS = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+
 def missing_paths(text: str, folder: Path) -> Iterator[str]:
-    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
-    yield from (name for name in re.findall(r"`(test_\w+\.py)`", text) if name not in tests)
+    yield from (name for name in re.findall(r"`(test_\w+\.py)`", text) if name not in TESTS)
     places = [folder, *(ROOT / part for part in FROM)]
     for path in PATH.findall(text):
         if not any((place / path).exists() for place in places):

@@ -50,9 +50,9 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(tree: ast.AST, module: str) -> Iterator[str]:
+def imported(nodes: Iterable[ast.AST], module: str) -> Iterator[str]:
     """What a module imports; Weir's own modules without the ``weir.`` in front."""
-    for node in ast.walk(tree):
+    for node in nodes:
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -80,9 +80,9 @@ def dotted(node: ast.expr) -> str:
     return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def impure(tree: ast.AST) -> Iterator[str]:
+def impure(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Calls that read a clock, draw unseeded random numbers or touch files."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if not isinstance(node, ast.Call):
             continue
         owner, _, function = dotted(node.func).rpartition(".")
@@ -97,20 +97,55 @@ def impure(tree: ast.AST) -> Iterator[str]:
             yield where
 
 
+LOADERS = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "copyreg"}
+CALLS = {"eval", "exec", "compile", "allow_pickle"}
+OWN_FILES = {
+    "models/training/ddp.py",
+    "streams/trainer/job/job_steps.py",
+    "streams/trainer/job/job_runner.py",
+}
+"""The trainer's hand-over to its own children, in its own directory, which only its user can enter."""
+
+
+def _loads_objects(node: ast.AST) -> str:
+    """The module or function by which this piece of code could make objects of somebody else's bytes."""
+    if isinstance(node, ast.Import):
+        return next((a.name for a in node.names if a.name.split(".")[0] in LOADERS), "")
+    if isinstance(node, ast.ImportFrom):
+        if all(a.name.endswith("Error") for a in node.names):  # it catches one, and loads nothing
+            return ""
+        return (node.module or "") if (node.module or "").split(".")[0] in LOADERS else ""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
+        return node.func.id
+    if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+        return "allow_pickle"
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and (node.value.id, node.attr) in {
+        ("torch", "load"), ("pd", "read_pickle"), ("pandas", "read_pickle"),
+    }:  # fmt: skip
+        return f"{node.value.id}.{node.attr}"
+    return ""
+
+
+def nodes_of(source: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(source)))
+
+
 class Facts(NamedTuple):
     """What the tests ask of a module."""
 
     imports: list[str]
     impure: list[str]
     calls: set[str]
+    loads: set[str]
 
 
 @cache
 def facts_of(path: Path) -> Facts:
     """A module is parsed once for all tests, and its tree let go: thousands of them would slow down the others."""
-    tree = ast.parse(path.read_text())
-    calls = {dotted(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    return Facts(list(imported(tree, name_of(path))), list(impure(tree)), calls)
+    nodes = nodes_of(path.read_text())
+    calls = {dotted(node.func) for node in nodes if isinstance(node, ast.Call)}
+    loads = {_loads_objects(node) for node in nodes} - {""}
+    return Facts(list(imported(nodes, name_of(path))), list(impure(nodes)), calls, loads)
 
 
 def test_every_layer_has_modules() -> None:
@@ -139,7 +174,7 @@ def test_the_core_has_no_clock_no_unseeded_randomness_and_no_files() -> None:
      ("models", "from weir.online.stages.pipeline import TaskPipeline"), ("models", "import weir.streams")],
 )  # fmt: skip
 def test_the_import_rule_can_fail(layer: str, source: str) -> None:
-    assert any(upward(layer, name) for name in imported(ast.parse(source), "here"))
+    assert any(upward(layer, name) for name in imported(nodes_of(source), "here"))
 
 
 @pytest.mark.parametrize(
@@ -148,12 +183,12 @@ def test_the_import_rule_can_fail(layer: str, source: str) -> None:
      "open('x')", "date.today()"],
 )  # fmt: skip
 def test_the_purity_rule_can_fail(source: str) -> None:
-    assert list(impure(ast.parse(source)))
+    assert list(impure(nodes_of(source)))
 
 
 @pytest.mark.parametrize("source", ["np.random.default_rng(7)", "random.Random(seed)", "ts.max()", "from_time.now"])
 def test_the_purity_rule_lets_seeds_pass(source: str) -> None:
-    assert not list(impure(ast.parse(source)))
+    assert not list(impure(nodes_of(source)))
 
 
 def backwards(module: str, names: Iterable[str]) -> list[str]:
@@ -187,13 +222,13 @@ def test_the_order_of_rooms_can_fail() -> None:
 
 def test_a_bare_name_is_refused() -> None:
     with pytest.raises(AssertionError, match=r"it is weir\.models\.types"):
-        list(imported(ast.parse("from models.types import Built"), "here"))
+        list(imported(nodes_of("from models.types import Built"), "here"))
 
 
 @pytest.mark.parametrize("folder", ["tests", "benchmarks", "docs"])
 def test_everything_beside_the_product_imports_weir(folder: str) -> None:
     for path in (ROOT / folder).rglob("*.py"):
-        assert list(imported(ast.parse(path.read_text()), str(path))) is not None
+        assert list(imported(nodes_of(path.read_text()), str(path))) is not None
 
 
 def test_models_may_share_types() -> None:
@@ -262,6 +297,20 @@ def test_no_module_seeds_what_others_share() -> None:
     seeds = {"random.seed", "np.random.seed", "numpy.random.seed"}
     for path in MODULES:
         assert not seeds & facts_of(path).calls, name_of(path)
+
+
+def test_no_product_module_loads_objects_by_name() -> None:
+    found = {(str(path.relative_to(ROOT)), word) for path in MODULES for word in facts_of(path).loads}
+    assert found == {(name, "pickle") for name in OWN_FILES}
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [("import pickle", "pickle"), ("from pickle import UnpicklingError, loads", "pickle"), ("eval(x)", "eval"),
+     ("np.load(f, allow_pickle=True)", "allow_pickle"), ("torch.load(f)", "torch.load")],
+)  # fmt: skip
+def test_the_rule_of_objects_can_fail(source: str, word: str) -> None:
+    assert {_loads_objects(node) for node in nodes_of(source)} - {""} == {word}
 
 
 @pytest.mark.parametrize("name", ["faust", "torch", "onnxruntime", "redis"])

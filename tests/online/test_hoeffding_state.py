@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import pickle
 import random
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,7 +20,6 @@ from weir.online.learners.hoeffding.adaptive_tree import AdaptiveTree
 from weir.online.learners.hoeffding.grove import ALTERNATE, FEATURE, LEAF, LEFT, NODES, WATCH, Grove
 from weir.online.learners.state import MAX_STATE_BYTES, pack_arrays, seal, unpack_arrays, unseal
 
-ROOT = Path(__file__).parents[2]
 NAMES = ("zeta", "alpha", "mid", "beta")
 LEAVES = ("mc", "nb", "nba")
 
@@ -237,45 +234,6 @@ def test_an_array_is_of_plain_numbers(dtype: str) -> None:
 def test_a_snapshot_has_a_limit() -> None:
     with pytest.raises(StateError, match=str(MAX_STATE_BYTES)):
         unseal(bytes(MAX_STATE_BYTES + 1), "adaptive_tree", NAMES)
-
-
-LOADERS = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "copyreg"}
-CALLS = {"eval", "exec", "compile", "allow_pickle"}
-OWN_FILES = {
-    "models/training/ddp.py",
-    "streams/trainer/job/job_steps.py",
-    "streams/trainer/job/job_runner.py",
-}
-"""The trainer's hand-over to its own children, in its own directory, which only its user can enter."""
-
-
-def test_no_product_module_loads_objects_by_name() -> None:
-    found = []
-    for folder in ("online", "models", "streams"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            name = str(path.relative_to(ROOT))
-            words = {_loads_objects(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))} - {""}
-            found += [f"{name}: {word}" for word in words if not (word == "pickle" and name in OWN_FILES)]
-    assert found == []
-
-
-def _loads_objects(node: ast.AST) -> str:
-    """The module or function by which this piece of code could make objects of somebody else's bytes."""
-    if isinstance(node, ast.Import):
-        return next((a.name for a in node.names if a.name.split(".")[0] in LOADERS), "")
-    if isinstance(node, ast.ImportFrom):
-        if all(a.name.endswith("Error") for a in node.names):  # it catches one, and loads nothing
-            return ""
-        return (node.module or "") if (node.module or "").split(".")[0] in LOADERS else ""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
-        return node.func.id
-    if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-        return "allow_pickle"
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and (node.value.id, node.attr) in {
-        ("torch", "load"), ("pd", "read_pickle"), ("pandas", "read_pickle"),
-    }:  # fmt: skip
-        return f"{node.value.id}.{node.attr}"
-    return ""
 
 
 def test_explaining_many_rows_of_many_columns_takes_little_memory() -> None:
