@@ -14,7 +14,7 @@ from weir.online.batch import FloatVector
 from weir.online.labels.repeated_silence import EVENT_MARK, AnyTimers, timers_of
 from weir.online.labels.silence import SilencePolicy
 
-ENTITIES, BATCH = 4_000, 500
+ENTITIES, BATCH = 1_000, 250
 
 
 def batches(rounds: int, each: bool) -> Iterator[tuple[list[str], FloatVector]]:
