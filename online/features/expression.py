@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from zlib import crc32
 
 import numpy as np
@@ -83,6 +83,8 @@ class Expression:
     >>> bought = ["purchase"] * 2
     >>> e.evaluate({"amount": np.array([9.0, 1.0]), "user.amount_mean_1d": np.array([2.0, 2.0]), "type": bought})
     array([1., 0.])
+    >>> Expression.parse(e.source) is e
+    True
     """
 
     source: str
@@ -91,26 +93,14 @@ class Expression:
     """The names that are compared with text."""
     _evaluate: _Eval
 
-    @classmethod
-    def parse(cls, source: str) -> Expression:
+    @staticmethod
+    def parse(source: str) -> Expression:
         """Check and compile ``source``; raises ``TaskError`` naming the part that is not allowed."""
         try:
-            return cls._parsed(source)
+            return _parsed(source)
         except (RecursionError, MemoryError) as exc:  # Python's parser gives up by either
             told = "it has too many parts inside each other; split it into several values"
             raise TaskError(f"expression {shown(source)}: {told}") from exc
-
-    @classmethod
-    def _parsed(cls, source: str) -> Expression:
-        try:
-            tree = ast.parse(source, mode="eval")
-        except SyntaxError as exc:
-            where = f"column {exc.offset}" if exc.offset else "its end"
-            remedy = next(words for pattern, words in _REMEDIES if re.search(pattern, source))
-            raise TaskError(f"expression {source!r}: {exc.msg} at {where}; {remedy}") from exc
-        compiler = _Compiler(source)
-        evaluate = compiler.compile(tree.body)
-        return cls(source, frozenset(compiler.names), frozenset(compiler.texts), evaluate)
 
     def evaluate(self, columns: Mapping[str, Column]) -> FloatVector:
         """Evaluate on columns of n rows, ``(n,) float64``; what is undefined (0 / 0, log of -1) is NaN.
@@ -122,6 +112,20 @@ class Expression:
         if out.dot(out) < np.inf:
             return out
         return np.where(np.isinf(out), np.nan, out) if np.count_nonzero(np.isinf(out)) else out
+
+
+# A task's expressions are asked for hundreds of times while its stages are made; one has nothing that could change.
+@lru_cache(maxsize=4096)
+def _parsed(source: str) -> Expression:
+    try:
+        tree = ast.parse(source, mode="eval")
+    except SyntaxError as exc:
+        where = f"column {exc.offset}" if exc.offset else "its end"
+        remedy = next(words for pattern, words in _REMEDIES if re.search(pattern, source))
+        raise TaskError(f"expression {source!r}: {exc.msg} at {where}; {remedy}") from exc
+    compiler = _Compiler(source)
+    evaluate = compiler.compile(tree.body)
+    return Expression(source, frozenset(compiler.names), frozenset(compiler.texts), evaluate)
 
 
 def _name(node: ast.expr) -> str | None:

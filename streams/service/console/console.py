@@ -12,7 +12,7 @@ from weir.streams.service.console.pages.alerts_pages import AlertsPages, AsidePa
 from weir.streams.service.console.pages.entity_pages import EntityPages
 from weir.streams.service.console.pages.model_pages import ModelPages
 from weir.streams.service.console.pages.overview_pages import OverviewPages
-from weir.streams.service.console.rendering import Assets, Pages
+from weir.streams.service.console.rendering import Pages, shipped_assets
 from weir.streams.service.parts import Problem
 from weir.streams.service.views.typical_values import TypicalValues
 
@@ -29,7 +29,7 @@ class Console:
     """Pages for people."""
 
     def __init__(self, service: Service) -> None:
-        self.assets = Assets()
+        self.assets = shipped_assets()
         self.pages = Pages(service, self.assets)
         self.router = APIRouter(prefix="/console", include_in_schema=False)
         self.router.get("/assets/{version}/{name:path}")(self.asset)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qs, quote, urlencode
@@ -236,6 +237,12 @@ _TYPES: Final = {
     ".txt": "text/plain; charset=utf-8",
 }  # fmt: skip
 _KEPT: Final = "public, max-age=31536000, immutable"
+
+
+@cache
+def shipped_assets() -> Assets:
+    """Those of this installation, read and compressed once a process, however many services it holds."""
+    return Assets()
 
 
 class Assets:
