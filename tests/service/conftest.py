@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from fastapi import routing
 from fastapi.dependencies import utils
 from fastapi.dependencies.models import Dependant
+from fastapi.utils import create_model_field
 from sqlalchemy import Engine
 
 from weir.streams.config.serve_settings import ServeSettings
@@ -50,6 +52,7 @@ def handlers_read_once() -> Iterator[None]:
     """Hundreds of services have the same hundred handlers; FastAPI works out twice for each what it takes."""
     signature, signatures = utils._get_signature, dict[tuple[object, bool], inspect.Signature]()
     real, known = utils.get_dependant, dict[tuple[object, ...], Dependant]()
+    field = cache(create_model_field)  # of a type of answers
 
     def called(call: Callable[..., Any]) -> tuple[object, bool]:
         return getattr(call, "__func__", call), inspect.ismethod(call)
@@ -67,6 +70,7 @@ def handlers_read_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "_get_signature", signed)
+        patch.setattr(routing, "create_model_field", field)
         for module in (routing, utils):  # the latter for what handlers depend on
             patch.setattr(module, "get_dependant", read)
         yield

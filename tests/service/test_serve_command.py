@@ -6,12 +6,12 @@ import asyncio
 import os
 import re
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
 import uvicorn
 
+from tests.integration.forked import start
 from tests.service.engine_runs import service_in
 from tests.streams.host_runs import CHURN, FRAUD, tasks
 from weir.streams.config.settings import Settings
@@ -66,11 +66,13 @@ def test_a_database_that_is_a_file_is_of_one_service(
             assert (database.status, "is in use by process" in database.found) == ("FAIL", True)
             for name, value in given.items():
                 monkeypatch.setenv(name, value)
-            command = ["serve", "fraud.toml", "--dir", "data", "--port", "0", *mode]
-            refused = subprocess.run([*WEIR, *command], capture_output=True, text=True, check=False, timeout=60)
-            assert refused.returncode == 2, refused.stderr
+            said = tmp_path / "said.txt"
+            with said.open("wb") as out:
+                command = [*WEIR, "serve", "fraud.toml", "--dir", "data", "--port", "0", *mode]
+                refused = start(command, dict(os.environ), out, tmp_path)
+            assert refused.wait(60) == 2, said.read_text()
             words = rf"\.db is in use by process {os.getpid()}; stop that one, or give another directory by --dir"
-            assert re.search(words, " ".join(refused.stderr.split()))
+            assert re.search(words, " ".join(said.read_text().split()))
             assert not [*tmp_path.rglob("*.db"), *tmp_path.rglob("service.json")]
         with sole_service(held.serve), sole_service(settings_of(directory=str(tmp_path / "other")).serve):
             pass
