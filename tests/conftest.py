@@ -1,7 +1,7 @@
 """Of every test: Hypothesis without deadlines, no waiting for disks, ``async def`` tests by asyncio in bounded time.
 
 Processes take whole files of tests; those of the console, which share one filled service, are one process's, and so are
-those of every learner, which share its kernels.
+those of every learner, which share its kernels. Of files whose tests take a minute each, they take single tests.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _EVERY_LEARNER: Final = {
     f"tests/online/test_{name}.py"
     for name in ("hoeffding_state", "hoeffding_trees", "hostile_rows", "learner_contract", "reasons_true")
 }
+_BY_TEST: Final = {"tests/integration/test_kill_loop.py", "tests/integration/test_trouble.py"}
 _TESTS: Final = Path(__file__).parent
 _ALL_INTEGRATION: Final = re.compile(r"^pytestmark = (\[[^]]*)?pytest\.mark\.integration", re.MULTILINE)
 
@@ -124,7 +125,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Replace ``--dist loadfile``, as processes would do the same for half a minute each.
 
-    That is to fill a service for tests of the console, and to compile the kernels of every learner.
+    That is to fill a service for tests of the console, and to compile the kernels of every learner. And a process gets
+    its next file before its last test, not before the last but one: files behind a long test would wait at the end,
+    while the other processes have nothing to do. (It has to know what follows to run a test, so not later either.)
     """
     if config.getvalue("dist") != "loadfile":
         return None
@@ -134,8 +137,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         file = nodeid.partition("::")[0]
         if file in _EVERY_LEARNER:
             return "every learner"
+        if file in _BY_TEST:
+            return nodeid
         shared = file.startswith("tests/console/") and not file.endswith("test_demo_console.py")
         return "tests/console" if shared else file
 
-    scheduler._split_scope = scope
+    def more(node: Any) -> None:
+        if not scheduler.workqueue or scheduler._pending_of(scheduler.assigned_work[node]) < 2:
+            LoadFileScheduling._reschedule(scheduler, node)
+
+    scheduler._split_scope, scheduler._reschedule = scope, more
     return scheduler

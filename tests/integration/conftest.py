@@ -35,6 +35,7 @@ from weir.streams.kafka.admin.clients import admin_client
 
 LONGEST_FIRST = (
     "test_installed.py",  # it mostly waits for a package index
+    "tests/console",  # all of it is one process's
     "test_more_partitions.py",
     "test_more_partitions_timers.py",
     "test_rebuild_refused.py",
@@ -58,8 +59,15 @@ LONGEST_FIRST = (
     "test_kafka_cli_letters.py",
     "test_kafka_cli_records.py",
     "test_kafka_cli_topics.py",
+    # By themselves, in two processes (.ci/run).
+    "test_workers_redis_and_the_broker_killed_under_load",
+    "test_a_broker_that_is_slow_cut_off_and_away",
+    "test_one_broker_of_three_killed_and_revived",
+    "test_a_store_that_is_slow_hung_cut_off_and_away",
+    "test_torture.py",
 )
-"""So that processes that share the files end together; xdist keeps the order with ``--no-loadscope-reorder``."""
+"""Files, folders and tests: so that processes that share them end together. xdist keeps the order with
+``--no-loadscope-reorder``."""
 
 
 LOST_SOCKET = "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
@@ -72,7 +80,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("integration"):
             item.add_marker(pytest.mark.filterwarnings(LOST_SOCKET))
     rank = {name: i for i, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+    last = len(rank)
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.relative_to(item.config.rootpath).as_posix()
+        return min(rank.get(name, last) for name in (folder, item.path.name, item.name))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
