@@ -59,12 +59,12 @@ LONGEST_FIRST = (
     "test_kafka_cli_letters.py",
     "test_kafka_cli_records.py",
     "test_kafka_cli_topics.py",
-    # By themselves, in two processes (.ci/run).
+    # By themselves, in two processes (.ci/run). The torture begins when they end: it judges what is learned in time.
     "test_workers_redis_and_the_broker_killed_under_load",
     "test_a_broker_that_is_slow_cut_off_and_away",
-    "test_one_broker_of_three_killed_and_revived",
     "test_a_store_that_is_slow_hung_cut_off_and_away",
-    "test_torture.py",
+    "test_one_broker_of_three_killed_and_revived",
+    "test_poison_and_oversized_records",
 )
 """Files, folders and tests: so that processes that share them end together. xdist keeps the order with
 ``--no-loadscope-reorder``."""
@@ -138,7 +138,7 @@ def erasable_kafka(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> I
         yield kafka
         return
     try:
-        broker = JavaBroker(find_jars(), tmp_path_factory.mktemp("erasable-kafka") / "broker")
+        broker = JavaBroker(find_jars(), tmp_path_factory.mktemp("erasable-kafka") / "broker", quick=True)
     except NoKafka as reason:
         unavailable(str(reason))
     broker.start()

@@ -122,7 +122,7 @@ def proxied_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ja
     except NoKafka as reason:
         unavailable(str(reason))
     proxy = Proxy(target=0)
-    broker = JavaBroker(libs, tmp_path_factory.mktemp("proxied") / "broker", "384m", advertised=proxy.port)
+    broker = JavaBroker(libs, tmp_path_factory.mktemp("proxied") / "broker", "384m", advertised=proxy.port, quick=True)
     proxy.target = broker.port
     with proxy:
         broker.start()
