@@ -30,6 +30,13 @@ def test_a_record_forges_no_line_of_a_log() -> None:
     assert "\\x1b[2J\\u202etxt" in lines[1]
 
 
+def test_an_error_that_is_logged_from_where_none_is_handled_adds_no_line() -> None:
+    """Faust logs each crash so, and the last lines of a worker that ended for a setting said ``NoneType: None``."""
+    nothing: tuple[None, None, None] = (None, None, None)
+    record = logging.LogRecord("weir", logging.ERROR, "x.py", 1, "crashed", (), nothing)
+    assert _SafeLines("%(levelname)s %(message)s").format(record) == "ERROR crashed"
+
+
 def test_the_text_of_a_request_reaches_the_trainer_as_one_line() -> None:
     request = RetrainRequest(request_id="r", task="fraud", cause="manual", requested_at=1.7e9, text=FORGED)
     assert RetrainAsk.of(request).text.isprintable()

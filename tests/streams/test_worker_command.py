@@ -112,6 +112,7 @@ def test_a_check_runs_nothing_and_fails_when_something_is_missing(
     found, output, _ = weir("worker", str(TASKS), "--check")
     assert found == code
     assert "mend it" in output
+    assert ("ready, with a warning" in output) == (status == "WARN")
     assert not run
 
 

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 
 import typer
 
@@ -123,7 +123,8 @@ def report(checks: Sequence[Check]) -> None:
     if failed:
         say(f"not ready: {failed} of {len(checks)} checks failed")
         raise typer.Exit(2)
-    say(f"ready{f', with {warned} warnings' if warned else ''}")
+    some = "a warning" if warned == 1 else f"{warned} warnings"
+    say(f"ready{f', with {some}' if warned else ''}")
 
 
 def log_to_stderr(level: str, child: int = 0) -> None:
@@ -150,6 +151,10 @@ class _SafeLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is that of the library
         """The line of a record; further lines of its message are indented."""
         return "\n    ".join(printable(line) for line in super().formatMessage(record).split("\n"))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - as above
+        """The traceback, where there is one: Faust logs a crash from where no error is being handled."""
+        return "" if ei[0] is None else super().formatException(ei)
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:
