@@ -126,7 +126,7 @@ class Process:
         await self.app.records.start()
         await self.link.start()
         await self._look_at_topics()
-        log.info("compiling what is needed: half a minute on the first start on a machine, later a second")
+        log.info("compiling what is needed: half a minute or more on the first start on a machine, later a second")
         await asyncio.to_thread(warm_up_records)  # the endpoints answer meanwhile
         await asyncio.to_thread(warm_up_links)
         await self.prepare()

@@ -197,7 +197,7 @@ def _scenario(
         if value != (held := getattr(stored, name)):
             raise UsageError(f"--{name} {value}: the run in this directory has {held}; add --fresh to start over")
     began = time.perf_counter()
-    console.print("Compiling kernels (half a minute on the first start, later seconds) ...", highlight=False)
+    console.print("Compiling kernels (half a minute or more on the first start, later seconds) ...", highlight=False)
     warm_up(tasks)
     events = {} if stored or "events" in said else {"events": planned_events(measured_rate(tasks), seconds)}
     gc.collect()

@@ -234,7 +234,7 @@ def list_groups(letters: Iterator[Letter], as_json: bool) -> None:
     ]
     if rows:
         output().print(table("count>", "topic", "reason", "newest (UTC)", "newest id", rows=rows))
-    say(f"{sum(g.count for g in groups):,} dead letters in {len(groups)} groups")
+    say(f"dead letters: {sum(g.count for g in groups):,}, groups: {len(groups)}")
 
 
 def list_each(letters: Iterator[Letter], as_json: bool) -> None:

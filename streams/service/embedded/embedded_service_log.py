@@ -49,7 +49,7 @@ class EmbeddedServiceLog:
         self.opened.set()
 
     def _open(self) -> None:
-        log.info("compiling what is needed: half a minute on the first start on a machine, later a second")
+        log.info("compiling what is needed: half a minute or more on the first start on a machine, later a second")
         # Else the first caller waits for what the first event compiles.
         warm_up_records()
         for pipeline in self.engine.host.pipelines.values():
