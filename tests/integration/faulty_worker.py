@@ -50,7 +50,7 @@ FAULTS: Final[dict[str, list[Broken]]] = {
     "before": [(Worker, "prepare", DIVERGED, 0)],
     "before, a bug": [(Worker, "prepare", BOOM, 0)],
     "a lost batch": [(LaneHost, "take", None, 0)],
-    "a deaf thread": [(BatchConsumerThread, "_drain_now", ([], None), 0)],
+    "a deaf thread": [(BatchConsumerThread, "_drain_now", ([], []), 0)],
     "tick": [(WorkerStatus, "measure", BOOM, 2)],
     "flush": [(LaneStore, "flush", StoreRefused("the store says no"), 0)],
     "send": [(BatchProducer, "send_parts", DeliveryError("the brokers say no"), 0)],

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import FetchError
+from aiokafka.errors import NoOffsetForPartitionError
 
 from weir.streams.kafka.consume.app import BatchApp
 from weir.streams.kafka.consume.fetch_thread import BatchConsumerThread
@@ -56,3 +60,15 @@ async def test_whoever_waits_for_the_thread_is_told_however_it_ended(monkeypatch
     thread = await ended(Interrupted())
     async with asyncio.timeout(10):
         await thread._shutdown.wait()
+
+
+def test_all_partitions_that_failed_are_told_at_once() -> None:
+    """One a turn would have the others asked for again each time: minutes, where hundreds have no offset yet."""
+    thread: Any = object.__new__(BatchConsumerThread)  # not started: a loop of its own would be left open
+    lanes = [TopicPartition("user-events", p) for p in range(200)]
+    records = {lane: FetchError(error=NoOffsetForPartitionError(lane), backoff=0.0) for lane in lanes}
+    fetcher: Any = SimpleNamespace(_records=records, _notify=lambda _: None, _wait_consume_future=None)
+    thread._readable = lambda _: [(lane, 1) for lane in lanes]
+    drained, failed = thread._drain_now(fetcher)
+    assert drained == []
+    assert [lane for lane, _ in failed] == lanes

@@ -213,14 +213,16 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                 wake.clear()
                 # Waiting for the new assignment here, as aiokafka does, would hold up the rebalance that makes it.
                 held = fetcher._subscriptions.reassignment_in_progress
-                drained, failed = ([], None) if held else self._drain_now(fetcher)
+                drained, failed = ([], []) if held else self._drain_now(fetcher)
                 if drained:
                     self.parent_loop.call_soon_threadsafe(self.consumer.arrived, drained)
-                elif failed is not None:  # else the next fetch meets it again: what was drained comes first
-                    await self._resolve(consumer, *failed)
+                # All of them, and only now: what was drained comes first, and each that is left is asked for again,
+                # which takes minutes where hundreds of partitions have no offset yet.
+                for tp, error in failed:
+                    await self._resolve(consumer, tp, error)
                 if self._used:
                     await self._fetch_on(fetcher)
-                elif not drained and failed is None:
+                elif not drained and not failed:
                     await self._news(fetcher, wake, left)
 
     async def _resolve(self, consumer: Any, tp: Any, failed: Any) -> None:
@@ -254,16 +256,16 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             fetched.cancel()
             woken.cancel()
 
-    def _drain_now(self, fetcher: Any) -> tuple[list[PartitionRead], tuple[Any, Any] | None]:
-        """What there is, and a partition that failed with its error."""
+    def _drain_now(self, fetcher: Any) -> tuple[list[PartitionRead], list[tuple[Any, Any]]]:
+        """What there is, and the partitions that failed with their errors."""
         drained: list[PartitionRead] = []
-        failed: tuple[Any, Any] | None = None
+        failed: list[tuple[Any, Any]] = []
         for tp, epoch in self._readable(fetcher):
             result = fetcher._records[tp]
             # aiokafka raises an error where a person polls; nobody does here.
             if type(result) is FetchError:
                 self._fetched(fetcher, tp)
-                failed = tp, result
+                failed.append((tp, result))
                 continue
             assert type(result) is FetchResult
             settings = self.consumer.settings
