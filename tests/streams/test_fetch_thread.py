@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -62,13 +62,40 @@ async def test_whoever_waits_for_the_thread_is_told_however_it_ended(monkeypatch
         await thread._shutdown.wait()
 
 
+LANES = [TopicPartition("user-events", p) for p in range(200)]
+
+
+def failing() -> tuple[Any, Any]:
+    """A thread, and a fetcher to which each partition failed; the thread is not started: a loop would be left open."""
+    thread: Any = object.__new__(BatchConsumerThread)
+    thread._readable = lambda _: [(lane, 1) for lane in LANES]
+    records = {lane: FetchError(error=NoOffsetForPartitionError(lane), backoff=0.0) for lane in LANES}
+    subscriptions = SimpleNamespace(reassignment_in_progress=None, fetch_context=nullcontext)
+    held = SimpleNamespace(_records=records, _notify=id, _wait_consume_future=None, _closed=False)
+    held._subscriptions = subscriptions
+    return thread, held
+
+
 def test_all_partitions_that_failed_are_told_at_once() -> None:
     """One a turn would have the others asked for again each time: minutes, where hundreds have no offset yet."""
-    thread: Any = object.__new__(BatchConsumerThread)  # not started: a loop of its own would be left open
-    lanes = [TopicPartition("user-events", p) for p in range(200)]
-    records = {lane: FetchError(error=NoOffsetForPartitionError(lane), backoff=0.0) for lane in lanes}
-    fetcher: Any = SimpleNamespace(_records=records, _notify=lambda _: None, _wait_consume_future=None)
-    thread._readable = lambda _: [(lane, 1) for lane in lanes]
+    thread, fetcher = failing()
     drained, failed = thread._drain_now(fetcher)
     assert drained == []
-    assert [lane for lane, _ in failed] == lanes
+    assert [lane for lane, _, _ in failed] == LANES
+
+
+async def test_a_partition_that_was_placed_while_another_was_asked_about_stays_there() -> None:
+    thread, fetcher = failing()
+    thread.consumer, thread._wake, thread._used = SimpleNamespace(flow_active=True), asyncio.Event(), []
+    thread._ensure_consumer = lambda: SimpleNamespace(_fetcher=fetcher, _closed=False)
+    thread._epochs = dict.fromkeys(LANES, 1)
+    resolved = []
+
+    async def resolve(_: Any, lane: TopicPartition, error: FetchError) -> None:
+        del error
+        resolved.append(lane)
+        thread._epochs[LANES[7]], thread.consumer.flow_active = 2, False
+
+    thread._resolve = resolve
+    await thread._pump(1.0)
+    assert resolved == [lane for lane in LANES if lane.partition != 7]

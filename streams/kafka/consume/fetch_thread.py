@@ -218,8 +218,9 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                     self.parent_loop.call_soon_threadsafe(self.consumer.arrived, drained)
                 # All of them, and only now: what was drained comes first, and each that is left is asked for again,
                 # which takes minutes where hundreds of partitions have no offset yet.
-                for tp, error in failed:
-                    await self._resolve(consumer, tp, error)
+                for tp, epoch, error in failed:
+                    if self._epochs.get(tp) == epoch:  # else it was placed while brokers were asked about another
+                        await self._resolve(consumer, tp, error)
                 if self._used:
                     await self._fetch_on(fetcher)
                 elif not drained and not failed:
@@ -256,16 +257,16 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             fetched.cancel()
             woken.cancel()
 
-    def _drain_now(self, fetcher: Any) -> tuple[list[PartitionRead], list[tuple[Any, Any]]]:
-        """What there is, and the partitions that failed with their errors."""
+    def _drain_now(self, fetcher: Any) -> tuple[list[PartitionRead], list[tuple[Any, int, Any]]]:
+        """What there is, and the partitions that failed, each with its epoch and its error."""
         drained: list[PartitionRead] = []
-        failed: list[tuple[Any, Any]] = []
+        failed: list[tuple[Any, int, Any]] = []
         for tp, epoch in self._readable(fetcher):
             result = fetcher._records[tp]
             # aiokafka raises an error where a person polls; nobody does here.
             if type(result) is FetchError:
                 self._fetched(fetcher, tp)
-                failed.append((tp, result))
+                failed.append((tp, epoch, result))
                 continue
             assert type(result) is FetchResult
             settings = self.consumer.settings
