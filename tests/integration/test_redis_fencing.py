@@ -105,13 +105,13 @@ async def test_a_read_overtaken_by_our_own_flushes_does_not_take_them_for_anothe
     async with worker_on(redis_server) as worker:
         packed, flushed = worker.link.packed, asyncio.Event()
 
-        async def late(payload: bytes, *rest: Any) -> list[Any]:
+        async def late(payload: bytes, *rest: Any, **options: Any) -> list[Any]:
             answer: list[Any] | None = None
             if b"MGET" in payload and flushes == 2:  # asked before the flushes, heard of behind them
-                answer = await packed(payload, *rest)
+                answer = await packed(payload, *rest, **options)
             if b"MGET" in payload:
                 await flushed.wait()
-            return answer or await packed(payload, *rest)
+            return answer or await packed(payload, *rest, **options)
 
         await worker.write(a=1)
         monkeypatch.setattr(worker.link, "packed", late)
