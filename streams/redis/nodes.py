@@ -90,11 +90,14 @@ class Nodes:
 
     async def ask(self, address: tuple[str, int], payload: bytes, replies: int) -> list[Any]:
         """Send and read ``replies`` answers; an error among them is raised once all are read."""
-        connection = self._take(address)
+        connection, before = self._take(address), _cancellations()
         try:
             # As redis-py's pool would: connections are kept here, by address.
             await connection.connect_check_health()
             await connection.send_packed_command(payload)
+            # redis-py sends within `asyncio.wait_for`, in which Python 3.11 loses a cancellation: a stop would hang.
+            if _cancellations() > before:
+                raise asyncio.CancelledError
             answers: list[Any] = []
             for _ in range(replies):
                 try:
@@ -173,6 +176,12 @@ class Nodes:
         closing = [*(connection.disconnect() for connection in idle), *(each.aclose() for each in asked)]
         # One that fails to close is gone all the same, and must not keep the others open.
         await asyncio.gather(*closing, return_exceptions=True)
+
+
+def _cancellations() -> int:
+    """How often the task that runs was cancelled."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _sentinel(settings: RedisSettings, timeout_s: float) -> Any:
