@@ -152,6 +152,14 @@ def start(command: Sequence[str], environment: Mapping[str, str], out: IO[bytes]
         forks = _forks(next((command for command in _IMPORTED if command in arguments), "worker"))
         if forks.suits(environment):
             return forks.start(arguments, environment, cwd, out.fileno())
-    process = subprocess.Popen(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+        preexec_fn=_heed_interrupts,
+    )  # fmt: skip
     leave_none(process.pid)
     return process
+
+
+def _heed_interrupts() -> None:
+    # A shell without jobs has its background processes ignore SIGINT, and whom they start inherits that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
