@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 import pytest
 
+from tests.streams.host_runs import CHURN
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import EmbeddedHost
@@ -32,22 +33,6 @@ kind = "logistic"
 [threshold]
 kind = "fixed"
 value = 0.01
-"""
-CHURN = """
-name = "churn"
-entity = "user"
-[[entities]]
-name = "user"
-key = "user_id"
-aggregates = [{ name = "seen", ops = ["count"], windows = ["1d"] }]
-[model]
-kind = "logistic"
-[labels.silence]
-observe_s = "12h"
-horizon_s = "2d"
-[threshold]
-kind = "fixed"
-value = 0.9
 """
 FEW, MANY = 1_000, 8_000
 DAY = 86_400.0
